@@ -1,0 +1,1 @@
+"""Bookkeeping around training: progress, pictures, tables."""

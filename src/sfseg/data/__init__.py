@@ -1,0 +1,1 @@
+"""Images and labels: from files or drawn, to batches on the device."""

@@ -1,0 +1,153 @@
+"""Label spaces: class names, colours and the subsets that metrics average over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sfseg.types import IGNORE
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a task, in the order of their ids.
+
+    Args:
+        name: short name for tables.
+        classes: one name per class; the id of a class is its position.
+        palette: one RGB colour per class, 0..255.
+        subsets: metric name -> class ids it averages over; ``mIoU`` over all is always there.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    subsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.classes) < IGNORE:
+            raise ValueError(f"classes must be 2 to 254 names, got {len(self.classes)}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be distinct, got {list(self.classes)}")
+        if len(self.palette) != len(self.classes):
+            raise ValueError(
+                f"palette must hold one colour for each of the {len(self.classes)} classes, "
+                f"got {len(self.palette)}"
+            )
+        for name, members in self.subsets.items():
+            if not members or not all(0 <= k < len(self.classes) for k in members):
+                raise ValueError(
+                    f"subset {name!r} must list ids from 0 to {len(self.classes) - 1}, "
+                    f"got {list(members)}"
+                )
+        everything = tuple(range(len(self.classes)))
+        object.__setattr__(self, "subsets", {"mIoU": everything, **self.subsets})
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint; :meth:`from_dict` is the way back."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "palette": [list(colour) for colour in self.palette],
+            "subsets": {name: list(ids) for name, ids in self.subsets.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LabelSpace":
+        return cls(
+            name=str(values["name"]),
+            classes=tuple(str(name) for name in values["classes"]),
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in values["palette"]),
+            subsets={
+                str(name): tuple(int(k) for k in ids)
+                for name, ids in values.get("subsets", {}).items()
+            },
+        )
+
+
+CITYSCAPES = LabelSpace(
+    name="cityscapes",
+    classes=(
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light",
+        "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck",
+        "bus", "train", "motorcycle", "bicycle",
+    ),
+    palette=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+        (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+        (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100),
+        (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+    # The SYNTHIA subsets: without terrain, truck, train; then without wall, fence, pole.
+    subsets={
+        "mIoU16": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+        "mIoU13": (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18),
+    },
+)  # fmt: skip
+
+CAMVID = LabelSpace(
+    name="camvid",
+    classes=(
+        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car",
+        "pedestrian", "bicyclist",
+    ),
+    palette=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222),
+        (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0),
+        (0, 128, 192),
+    ),
+)  # fmt: skip
+
+BUILT_IN = {space.name: space for space in (CITYSCAPES, CAMVID)}
+
+
+def load_label_space(source: str | Path) -> LabelSpace:
+    """A built-in label space by name, or one from a user's YAML file.
+
+    The file holds ``classes`` (names in the order of their ids) and, optionally, ``palette``
+    (RGB triples), ``subsets`` and ``ignore`` (ids of the masks that do not count; read by
+    the folder layout).
+
+    Raises:
+        ValueError: neither a built-in name nor a readable file of that form.
+    """
+    if str(source) in BUILT_IN:
+        return BUILT_IN[str(source)]
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(
+            f"classes must be one of {sorted(BUILT_IN)} or a YAML file with a list 'classes', "
+            f"got {str(source)!r}, which does not exist"
+        )
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or not isinstance(values.get("classes"), list):
+        raise ValueError(f"{path} must hold a list 'classes' with one name per class id")
+    names = [str(name) for name in values["classes"]]
+    palette = values.get("palette") or [distinct_colour(k) for k in range(len(names))]
+    return LabelSpace.from_dict(
+        {
+            "name": values.get("name", path.parent.name),
+            "classes": names,
+            "palette": palette,
+            "subsets": values.get("subsets") or {},
+        }
+    )
+
+
+def distinct_colour(index: int) -> Colour:
+    """The PASCAL VOC colour of a class id: bits spread over the high bits of R, G and B."""
+    channels = [0, 0, 0]
+    value = index + 1
+    for bit in range(7, -1, -1):
+        for c in range(3):
+            channels[c] |= ((value >> c) & 1) << bit
+        value >>= 3
+    return channels[0], channels[1], channels[2]

@@ -1,0 +1,1 @@
+"""Backbones, heads and the segmenter that joins them; free of configuration."""

@@ -1,0 +1,46 @@
+"""What travels between the layers.
+
+Shape letters used everywhere: B images of a batch, K classes, C channels, H and W height and
+width in pixels. Sizes are always ``(height, width)``.
+"""
+
+from collections.abc import Mapping
+from typing import Required, TypedDict
+
+from torch import Tensor
+
+IGNORE = 255
+"""Label of pixels that neither train nor count: void, padding, unlabelled images."""
+
+
+class Batch(TypedDict):
+    """Images of one domain.
+
+    image: (B, 3, H, W) uint8 RGB; networks normalise it on the device.
+    label: (B, H, W) uint8 class ids, :data:`IGNORE` where there is none. In evaluation it has
+        the label file's own size, which may differ from the image's.
+    index: (B,) int64 position in the dataset.
+    geometry: (B, 9) int64, see :class:`sfseg.data.geometry.Geometry`.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+    geometry: Tensor
+
+
+TrainingBatch = Mapping[str, Batch]
+"""A training batch: ``source``, ``target`` or both, as the method's ``needs`` say."""
+
+
+class StepOutput(TypedDict, total=False):
+    """What ``training_step`` returns.
+
+    loss: scalar with gradient.
+    prediction: (B, H, W) class ids of the target images, detached.
+    confidence: (B, H, W) probability of the prediction in [0, 1], detached.
+    """
+
+    loss: Required[Tensor]
+    prediction: Tensor
+    confidence: Tensor

@@ -1,0 +1,91 @@
+"""Checkpoints of runs: read them safely, compare them with a model, rebuild their network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from sfseg.callbacks.provenance import KEY
+from sfseg.config import build
+from sfseg.errors import ConfigError
+from sfseg.labels import LabelSpace
+from sfseg.networks.checkpoint import load_strictly, require_same_keys
+
+PREFIX = "network."
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A trained network with what is needed to use it.
+
+    network: in eval mode, on the CPU.
+    labels: the label space it was trained for.
+    config: the run's configuration, interpolations unresolved.
+    """
+
+    network: nn.Module
+    labels: LabelSpace
+    config: DictConfig
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint written by a run; holds tensors and plain containers only.
+
+    Raises:
+        ConfigError: missing, damaged, or not written by a run of sfseg.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"ckpt_path={path} does not exist; runs keep theirs in checkpoints/")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged archive fails in any of its readers, each with an exception of its own.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"ckpt_path={path} cannot be read: {reason}; it is damaged or no checkpoint, and "
+            "nothing in it was executed. Take an earlier one"
+        ) from error
+    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+        raise ConfigError(
+            f"ckpt_path={path} was not written by sfseg-train; give a run's "
+            "checkpoints/last.ckpt, or a backbone's weights with backbone.weights"
+        )
+    return content
+
+
+def check_resumable(path: str | Path, method: LightningModule) -> None:
+    """Refuse a checkpoint of another model before training starts.
+
+    Raises:
+        ConfigError: says which keys differ and, if so, how many classes each side has.
+    """
+    tensors: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    require_same_keys(method.state_dict(), tensors, source=str(path))
+
+
+def restore(path: str | Path) -> Restored:
+    """The network of a run's checkpoint.
+
+    Raises:
+        ConfigError: unreadable, or its weights do not fit its own configuration.
+    """
+    content = read_checkpoint(path)
+    config = OmegaConf.create(content[KEY]["config"])
+    assert isinstance(config, DictConfig)
+    OmegaConf.set_struct(config, True)
+    labels = LabelSpace.from_dict(content[KEY]["labels"])
+    # Its own weights follow; ImageNet's need neither a download nor a file.
+    config.backbone.pretrained, config.backbone.weights = False, None
+    network: nn.Module = build(config.backbone.network, num_classes=labels.num_classes)
+    tensors = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    load_strictly(network, tensors, source=str(path))
+    return Restored(network.eval(), labels, config)

@@ -1,0 +1,83 @@
+"""The commands' common frame: where the configuration lives, and errors without tracebacks."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sfseg.errors import ConfigError, SfsegError
+
+_INSTALLED = Path(__file__).parent / "conf"
+CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
+"""The configuration tree: inside the wheel, or beside ``src`` in a checkout."""
+
+
+def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
+
+    Exit codes: 2 for configuration, 3 for data. Anything else is a defect and keeps its
+    traceback.
+    """
+    # Hydra would print a traceback of its own and hide the exception.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    try:
+        decorated(task)()
+    except SfsegError as error:
+        _fail(error, error.exit_code)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        _fail(error, ConfigError.exit_code)
+    except OSError as error:
+        if not _is_output_error(error):
+            raise
+        _fail(f"the output folder cannot be written: {error}", ConfigError.exit_code)
+
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Instantiate a configuration node with plain containers.
+
+    Raises:
+        ConfigError: an argument is refused by the object it is meant for.
+    """
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, SfsegError):
+            raise cause from error
+        key = getattr(node, "_get_full_key", lambda _: "")("")
+        where = f"{key}: " if key else ""
+        raise ConfigError(f"{where}{cause or error}") from error
+
+
+def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """The configuration as dicts and lists, as a checkpoint may hold it."""
+    container = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _is_output_error(error: OSError) -> bool:
+    """Whether Hydra failed to make the run folder."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == "hydra.core.utils":
+            return traceback.tb_next is None or "pathlib" in str(
+                traceback.tb_next.tb_frame.f_globals.get("__name__")
+            )
+        traceback = traceback.tb_next
+    return False
+
+
+def _fail(message: object, exit_code: int) -> None:
+    sys.stderr.write(f"\nsfseg: {message}\n")
+    sys.exit(exit_code)

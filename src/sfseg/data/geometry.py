@@ -1,0 +1,173 @@
+"""Scale, crop, flip and pad with cv2, and the way back to the full image.
+
+A :class:`Geometry` holds whole numbers only, so that a pixel of a crop and the pixel of the
+full image it shows are matched exactly in both directions. Labels are never resized and then
+cropped: the rows and columns of the crop are looked up in the full label at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sfseg.types import IGNORE
+
+Size = tuple[int, int]
+Image = NDArray[np.uint8]
+"""(H, W, 3) RGB or (H, W) class ids."""
+
+PAD_COLOUR = (124, 116, 104)
+"""The ImageNet mean: zero after normalisation."""
+CROP_TRIES = 10
+
+
+class Geometry(NamedTuple):
+    """Where a crop lies: in pixels of the scaled image, with the sizes before and after.
+
+    full_*: size of the file; scaled_*: size after resizing; top, left, height, width: the crop,
+    which may reach past the scaled image (padding below and to the right); flip: 1 if mirrored
+    left to right after cropping.
+    """
+
+    full_height: int
+    full_width: int
+    scaled_height: int
+    scaled_width: int
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: int
+
+    @classmethod
+    def whole(cls, full: Size, scaled: Size | None = None) -> "Geometry":
+        """The whole image, resized to ``scaled``."""
+        height, width = scaled or full
+        return cls(*full, height, width, 0, 0, height, width, 0)
+
+
+@dataclass(frozen=True)
+class View:
+    """How training crops are drawn from an image.
+
+    Args:
+        crop: size of the crop in pixels.
+        resize: size of the image before cropping; None keeps the file's own.
+        ratio: range of a random factor on top of that size.
+        flip: probability of a mirrored crop.
+        max_share: a crop whose most frequent class covers more than this share of its labelled
+            pixels is drawn again, up to ten times (mmsegmentation's ``cat_max_ratio``); 1
+            takes the first.
+    """
+
+    crop: Size
+    resize: Size | None = None
+    ratio: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.5
+    max_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, size in (("crop", self.crop), ("resize", self.resize)):
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise ValueError(f"{name} must be (height, width) in pixels, got {size}")
+        low, high = self.ratio
+        if not 0 < low <= high:
+            raise ValueError(f"ratio must be a range of positive factors, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be a probability in [0, 1], got {self.flip}")
+        if not 0 < self.max_share <= 1:
+            raise ValueError(f"max_share must be in (0, 1], got {self.max_share}")
+
+    def draw(self, label: Image, rng: np.random.Generator) -> Geometry:
+        """A random crop of an image whose full-size label is ``label`` (H, W)."""
+        full = (label.shape[0], label.shape[1])
+        height, width = self.resize or full
+        low, high = self.ratio
+        factor = rng.uniform(low, high) if low < high else low
+        scaled = (max(1, round(height * factor)), max(1, round(width * factor)))
+        flip = int(rng.random() < self.flip)
+        for _ in range(CROP_TRIES):
+            top = int(rng.integers(max(0, scaled[0] - self.crop[0]) + 1))
+            left = int(rng.integers(max(0, scaled[1] - self.crop[1]) + 1))
+            geometry = Geometry(*full, *scaled, top, left, *self.crop, flip)
+            if self.max_share == 1 or largest_share(crop_label(label, geometry)) < self.max_share:
+                break
+        return geometry
+
+
+def largest_share(label: Image) -> float:
+    """Share of the most frequent class among the labelled pixels; 0 when there are none."""
+    counts = cv2.calcHist([np.ascontiguousarray(label)], [0], None, [IGNORE], [0, IGNORE])
+    total = float(counts.sum())
+    return float(counts.max()) / total if total else 0.0
+
+
+def crop_image(image: Image, geometry: Geometry) -> Image:
+    """Bilinear resize, crop, pad and flip of an (H, W, 3) image."""
+    g = geometry
+    if (g.scaled_height, g.scaled_width) != image.shape[:2]:
+        image = _as_uint8(cv2.resize(image, (g.scaled_width, g.scaled_height)))
+    image = image[g.top : g.top + g.height, g.left : g.left + g.width]
+    below, right = g.height - image.shape[0], g.width - image.shape[1]
+    if below or right:
+        image = _as_uint8(
+            cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=PAD_COLOUR)
+        )
+    return image[:, ::-1] if g.flip else image
+
+
+def crop_label(label: Image, geometry: Geometry) -> Image:
+    """Nearest-neighbour counterpart of :func:`crop_image`; padding becomes IGNORE."""
+    g = geometry
+    rows = _look_up(np.arange(g.top, g.top + g.height), g.scaled_height, g.full_height)
+    columns = _look_up(np.arange(g.left, g.left + g.width), g.scaled_width, g.full_width)
+    cropped = np.full((g.height, g.width), IGNORE, np.uint8)
+    cropped[: len(rows), : len(columns)] = label[rows[:, None], columns]
+    return cropped[:, ::-1] if g.flip else cropped
+
+
+def restore_label(cropped: Image, geometry: Geometry, full: Image) -> None:
+    """Write a label map of the crop into ``full`` (full_height, full_width), in place.
+
+    Every full-image pixel that the crop shows takes the value of the crop pixel at its place;
+    pixels outside the crop keep theirs.
+    """
+    g = geometry
+    if cropped.shape != (g.height, g.width) or full.shape != (g.full_height, g.full_width):
+        raise ValueError(
+            f"cropped and full must have the sizes {(g.height, g.width)} and "
+            f"{(g.full_height, g.full_width)} of the geometry, got {cropped.shape}, {full.shape}"
+        )
+    if g.flip:
+        cropped = cropped[:, ::-1]
+    rows = _look_up(np.arange(g.full_height), g.full_height, g.scaled_height) - g.top
+    columns = _look_up(np.arange(g.full_width), g.full_width, g.scaled_width) - g.left
+    shown_rows = np.flatnonzero((rows >= 0) & (rows < g.height))
+    shown_columns = np.flatnonzero((columns >= 0) & (columns < g.width))
+    full[shown_rows[:, None], shown_columns] = cropped[
+        rows[shown_rows][:, None], columns[shown_columns]
+    ]
+
+
+def _look_up(positions: NDArray[np.int64], size: int, other: int) -> NDArray[np.int64]:
+    """The pixel of an axis of ``other`` pixels under each pixel centre of an axis of ``size``.
+
+    Positions past the end are dropped.
+    """
+    inside = positions[positions < size]
+    return (2 * inside + 1) * other // (2 * size)
+
+
+def _as_uint8(image: object) -> Image:
+    return np.asarray(image, dtype=np.uint8)
+
+
+def as_size(value: Sequence[int] | None) -> Size | None:
+    """A (height, width) from a configuration list, or None."""
+    if value is None:
+        return None
+    height, width = value
+    return int(height), int(width)

@@ -1,0 +1,116 @@
+"""Decode image and label files safely; errors name the file."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from sfseg.data.geometry import Image, Size
+from sfseg.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MAX_PIXELS = 1 << 26
+"""Largest image that is decoded: 67 megapixels, eight times an 8K frame."""
+
+
+def image_size(path: Path, data: bytes | None = None) -> Size:
+    """(height, width) from the header, checked against the limit; nothing is decoded.
+
+    Raises:
+        DataError: no such file, not an image, or larger than :data:`MAX_PIXELS`.
+    """
+    try:
+        with PILImage.open(io.BytesIO(data) if data is not None else path) as header:
+            width, height = header.size
+    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+        raise DataError(f"{path} is no readable image: {error}") from error
+    if height * width > MAX_PIXELS:
+        raise DataError(
+            f"{path} has {height}x{width} pixels, more than the limit of {MAX_PIXELS}; "
+            "resize it or remove it from the folder"
+        )
+    return height, width
+
+
+def read_image(path: Path) -> Image:
+    """(H, W, 3) uint8 RGB; grey and 16-bit files are converted, alpha is dropped.
+
+    Raises:
+        DataError: missing, truncated, too large or no image.
+    """
+    data = _read_bytes(path)
+    image_size(path, data)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if decoded is None:
+        raise DataError(f"{path} is truncated or damaged; restore it or remove it from the folder")
+    return np.asarray(decoded, dtype=np.uint8)
+
+
+def read_label(path: Path) -> NDArray[np.integer]:
+    """Raw ids as stored: (H, W) for grey and palette files, (H, W, 3) RGB for colour masks.
+
+    Palette files go through PIL, which returns indices where cv2 returns colours; files of 16
+    bits a channel go through cv2, since PIL keeps only the high byte of 16-bit RGB.
+
+    Raises:
+        DataError: missing, truncated, too large or no image.
+    """
+    data = _read_bytes(path)
+    image_size(path, data)
+    if _is_16_bit(data):
+        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if deep is None:
+            raise DataError(f"{path} is truncated or damaged")
+        return np.asarray(deep if deep.ndim == 2 else deep[:, :, 2::-1])
+    try:
+        with PILImage.open(io.BytesIO(data)) as opened:
+            if opened.mode in {"P", "L", "1", "I"}:
+                return np.asarray(opened)
+            return np.asarray(opened.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} is truncated or damaged: {error}") from error
+
+
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write (H, W) or RGB (H, W, 3) pixels, whole or not at all.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    encoded, data = cv2.imencode(".png", stored)
+    if not encoded:
+        raise DataError(f"an image of shape {image.shape} cannot be encoded for {path}")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data.tobytes())
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below a folder, sub-folders included, sorted by path."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise DataError(f"{path} is empty")
+    return data
+
+
+def _is_16_bit(data: bytes) -> bool:
+    return data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) > 24 and data[24] == 16

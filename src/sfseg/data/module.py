@@ -1,0 +1,197 @@
+"""The one DataModule: source, target and evaluation sets of an adaptation task."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import cv2
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader
+
+from sfseg.data.check import check_scenes
+from sfseg.data.colour import ColourJitter
+from sfseg.data.folder import FolderDataset, Sample, Scenes, ScenesFactory, collate
+from sfseg.data.geometry import Size, View
+from sfseg.data.sampling import EndlessBatches, EvalSampler
+from sfseg.errors import ConfigError
+from sfseg.labels import LabelSpace
+
+log = logging.getLogger(__name__)
+
+NEEDS = ("source", "target", "target_labels")
+
+
+class AdaptationData(LightningDataModule):
+    """Serves what the method needs and opens nothing else.
+
+    A training batch is ``{"source": Batch}``, ``{"target": Batch}`` or both. Labels of the
+    target's training images are opened only for ``target_labels`` (an oracle); otherwise they
+    are IGNORE. The source is opened only for ``source``: a source-free run needs no source
+    folder at all.
+
+    Args:
+        labels: the task's label space.
+        needs: what the method asks for: ``source``, ``target``, ``target_labels``.
+        source_train: opens the labelled source images.
+        target_train: opens the target's training images.
+        target_eval: opens the set on which the method is judged.
+        source_eval: opens a held-out source set, evaluated when the source is served.
+        source_view: how source crops are drawn.
+        target_view: how target crops are drawn.
+        colour: distortion of training images, or None.
+        batch_size: images of each domain per step and process.
+        eval_batch_size: images per evaluation step; more than 1 needs images of one size.
+        eval_size: (height, width) the network sees in evaluation; None keeps the file's.
+        num_workers: loader processes per domain.
+        check_samples: scenes of each set read before training; null reads all.
+        seed: run seed.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: LabelSpace,
+        needs: Sequence[str],
+        source_train: ScenesFactory | None,
+        target_train: ScenesFactory,
+        target_eval: ScenesFactory,
+        source_eval: ScenesFactory | None = None,
+        source_view: View,
+        target_view: View,
+        colour: ColourJitter | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        eval_size: Size | None = None,
+        num_workers: int = 2,
+        check_samples: int | None = 500,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        unknown = set(needs) - set(NEEDS)
+        if unknown or not needs:
+            raise ValueError(f"needs must name some of {NEEDS}, got {list(needs)}")
+        if "source" in needs and source_train is None:
+            raise ConfigError("the method needs the source, but data.source_train is null")
+        self.labels = labels
+        self.needs = tuple(needs)
+        self.factories: dict[str, ScenesFactory] = {"target eval": target_eval}
+        if "source" in needs and source_train is not None:
+            self.factories["source train"] = source_train
+            if source_eval is not None:
+                self.factories["source eval"] = source_eval
+        if "target" in needs or "target_labels" in needs:
+            self.factories["target train"] = target_train
+        self.views = {"source": source_view, "target": target_view}
+        self.colour = colour
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.eval_size = eval_size
+        self.num_workers = min(num_workers, os.cpu_count() or 1)
+        self.check_samples = check_samples
+        self.seed = seed
+        self.scenes: dict[str, Scenes] = {}
+        self._position = 0
+
+    def setup(self, stage: str) -> None:
+        """Open the sets that ``stage`` (fit or validate) needs, and check them."""
+        for name, factory in self.factories.items():
+            if name in self.scenes or (stage != "fit" and name.endswith("train")):
+                continue
+            scenes = factory()
+            if scenes.labels.num_classes != self.labels.num_classes:
+                raise ConfigError(
+                    f"the {name} set has {scenes.labels.num_classes} classes "
+                    f"({scenes.labels.name}), the task {self.labels.num_classes} "
+                    f"({self.labels.name}); point data.classes at the right label space"
+                )
+            with_labels = self._reads_labels(name) and scenes.has_labels
+            if self._reads_labels(name) and not scenes.has_labels:
+                if name.endswith("train"):
+                    raise ConfigError(f"the {name} set has no labels, but training needs them")
+                log.warning("the %s set has no labels: predictions are drawn, not scored", name)
+            check_scenes(scenes, name, with_labels=with_labels, samples=self.check_samples)
+            self.scenes[name] = scenes
+
+    def _reads_labels(self, name: str) -> bool:
+        return name != "target train" or "target_labels" in self.needs
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains of a training batch."""
+        return tuple(d for d in ("source", "target") if f"{d} train" in self.factories)
+
+    @property
+    def eval_domains(self) -> tuple[str, ...]:
+        """Domains of the evaluation loaders, in their order; the target comes first."""
+        return tuple(d for d in ("target", "source") if f"{d} eval" in self.factories)
+
+    def train_dataloader(self) -> CombinedLoader:
+        rank, world_size = self._ranks()
+        loaders: dict[str, DataLoader[Sample]] = {}
+        for domain in self.domains:
+            dataset = FolderDataset(
+                self.scenes[f"{domain} train"],
+                view=self.views[domain],
+                colour=self.colour,
+                seed=self.seed,
+                purpose=domain,
+                use_labels=self._reads_labels(f"{domain} train"),
+            )
+            batches = EndlessBatches(
+                len(dataset),
+                self.batch_size,
+                seed=self.seed,
+                purpose=domain,
+                rank=rank,
+                world_size=world_size,
+                start=self._position,
+            )
+            loaders[domain] = self._loader(dataset, batch_sampler=batches)
+        return CombinedLoader(loaders, mode="min_size")
+
+    def val_dataloader(self) -> list[DataLoader[Sample]]:
+        rank, world_size = self._ranks()
+        loaders = []
+        for domain in self.eval_domains:
+            dataset = FolderDataset(self.scenes[f"{domain} eval"], eval_size=self.eval_size)
+            sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
+            loaders.append(self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size))
+        return loaders
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the endless sequence of batches: all that resuming needs."""
+        return {"position": self._trained_batches()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._position = int(state_dict["position"])
+
+    def _trained_batches(self) -> int:
+        if self.trainer is None:
+            return self._position
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        # Checkpoints are written between "processed" and "completed" of a batch.
+        return int(cast(_ProcessedTracker, progress).processed)
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, dataset: FolderDataset, **arguments: Any) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_one_thread,
+            # A loader without a generator draws its workers' seed from torch's global stream,
+            # so that validating more often would change dropout in training.
+            generator=torch.Generator().manual_seed(self.seed),
+            **arguments,
+        )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)

@@ -1,0 +1,94 @@
+"""What all methods share: network, optimiser recipe, evaluation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, Unpack
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from sfseg.labels import LabelSpace
+from sfseg.methods.evaluation import Evaluation, Inference
+from sfseg.optim import Rule, parameter_groups
+from sfseg.randomness import seed32
+
+
+class Shared(TypedDict):
+    """Constructor arguments of every method.
+
+    network, labels, eval_domains, inference: see :class:`Evaluation`.
+    needs: what the data must serve, see :class:`sfseg.data.module.AdaptationData`.
+    lr: learning rate before the rules.
+    weight_decay: weight decay before the rules.
+    parameter_rules: see :func:`sfseg.optim.parameter_groups`.
+    optimizer: makes the optimiser from parameter groups.
+    schedule: makes the learning-rate schedule, stepped after every optimiser step.
+    log_every: iterations between logged losses.
+    seed: run seed; dropout and the like follow from it and the iteration.
+    """
+
+    network: nn.Module
+    labels: LabelSpace
+    eval_domains: Sequence[str]
+    inference: Inference
+    needs: Sequence[str]
+    lr: float
+    weight_decay: float
+    parameter_rules: Sequence[Rule]
+    optimizer: Callable[..., Optimizer]
+    schedule: Callable[[Optimizer], LRScheduler]
+    log_every: int
+    seed: int | None
+
+
+class Method(Evaluation):
+    """Base of all methods: a subclass writes ``training_step`` and little else.
+
+    ``iteration`` is the number of the current training batch, from 1; unlike Lightning's
+    ``global_step`` it does not depend on how many optimisers step.
+    """
+
+    def __init__(self, **shared: Unpack[Shared]) -> None:
+        super().__init__(
+            network=shared["network"],
+            labels=shared["labels"],
+            eval_domains=shared["eval_domains"],
+            inference=shared["inference"],
+        )
+        self.shared = shared
+        self.iteration = 0
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        groups = parameter_groups(
+            self.network,
+            self.shared["parameter_rules"],
+            lr=self.shared["lr"],
+            weight_decay=self.shared["weight_decay"],
+        )
+        optimizer = self.shared["optimizer"](groups)
+        schedule = self.shared["schedule"](optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.iteration += 1
+        # Dropout is a function of the iteration too: a resumed run, or one that validates
+        # more often, draws the same.
+        if self.shared["seed"] is not None:
+            seed = seed32(self.shared["seed"], self.iteration, self.global_rank, "training step")
+            torch.manual_seed(seed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # One call of `log` costs a third of a millisecond whether or not it reaches a logger.
+        if self.iteration % self.shared["log_every"] == 0:
+            self.log("train/loss", outputs["loss"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.iteration = int(checkpoint["iteration"])

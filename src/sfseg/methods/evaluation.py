@@ -1,0 +1,77 @@
+"""Evaluation of a network on one or two domains, for ``sfseg-eval`` and for every method."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from sfseg.labels import LabelSpace
+from sfseg.metrics import ConfusionMatrix, Scores
+from sfseg.ops.inference import Predict, label_map
+from sfseg.types import Batch
+
+Inference = Callable[[Predict, Tensor], Tensor]
+"""An evaluation protocol: :func:`sfseg.ops.inference.infer` with its settings filled in."""
+
+
+class Evaluation(LightningModule):
+    """Scores of a network at the labels' own resolution.
+
+    ``scores`` holds the last evaluation of each domain.
+
+    Args:
+        network: images (B, 3, H, W) to logits (B, K, H, W).
+        labels: the task's label space.
+        eval_domains: domain of each evaluation loader, the target first.
+        inference: evaluation protocol.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        labels: LabelSpace,
+        eval_domains: Sequence[str],
+        inference: Inference,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.labels = labels
+        self.eval_domains = tuple(eval_domains)
+        self.inference = inference
+        self.scores: dict[str, Scores] = {}
+        matrices: dict[str, Metric] = {
+            domain: ConfusionMatrix(labels.num_classes) for domain in self.eval_domains
+        }
+        self.confusion = nn.ModuleDict(matrices)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of images (B, 3, H, W)."""
+        logits: Tensor = self.network(image)
+        return logits
+
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Count one batch; returns the prediction (B, h, w) at the labels' size."""
+        logits = self.inference(self, batch["image"])
+        label = batch["label"]
+        prediction = label_map(logits, (label.shape[-2], label.shape[-1]))
+        self._matrix(self.eval_domains[dataloader_idx]).update(prediction, label)
+        return {"prediction": prediction}
+
+    def on_validation_epoch_end(self) -> None:
+        for domain in self.eval_domains:
+            matrix = self._matrix(domain)
+            scores = Scores.of(matrix.compute(), self.labels)
+            matrix.reset()
+            self.scores[domain] = scores
+            values = {f"val/{domain}/{name}": v for name, v in scores.summary().items()}
+            for name, iou in zip(self.labels.classes, scores.iou, strict=True):
+                values[f"val/{domain}/IoU/{name}"] = iou
+            self.log_dict(values, sync_dist=True)
+
+    def _matrix(self, domain: str) -> ConfusionMatrix:
+        return cast(ConfusionMatrix, self.confusion[domain])

@@ -1,0 +1,132 @@
+"""Segmentation scores from one confusion matrix per evaluation set."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from sfseg.labels import LabelSpace
+from sfseg.types import IGNORE
+
+CODES = IGNORE + 1
+
+
+class ConfusionMatrix(Metric):
+    """Pixel counts by (label, prediction), exact over any number of processes.
+
+    One histogram of the uint8 codes ``label * 2^n + prediction`` on the device; ignored
+    pixels are counted too and sliced off, which is cheaper than masking them out.
+
+    Args:
+        num_classes: K, at most 254.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if not 2 <= num_classes < IGNORE:
+            raise ValueError(f"num_classes must be in [2, 254], got {num_classes}")
+        self.num_classes = num_classes
+        self.stride = 1 << (num_classes - 1).bit_length()
+        zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")
+
+    def update(self, prediction: Tensor, label: Tensor) -> None:
+        """Count one batch.
+
+        Args:
+            prediction: class ids of any shape, uint8, each below ``num_classes``.
+            label: uint8 class ids of the same shape, IGNORE where void.
+
+        Raises:
+            ValueError: shapes or types differ from this, or an id is no class.
+        """
+        if prediction.shape != label.shape or {prediction.dtype, label.dtype} != {torch.uint8}:
+            raise ValueError(
+                "prediction and label must be uint8 of one shape, got "
+                f"{prediction.dtype} {tuple(prediction.shape)} and "
+                f"{label.dtype} {tuple(label.shape)}"
+            )
+        wide = torch.int16 if CODES * self.stride <= 1 << 15 else torch.int32
+        code = label.to(wide).mul_(self.stride).add_(prediction).flatten()
+        histogram = torch.bincount(code, minlength=CODES * self.stride)
+        table = histogram[: CODES * self.stride].view(CODES, self.stride)
+        classes = self.num_classes
+        strays = int(table[classes:IGNORE].sum() + table[:, classes:].sum())
+        if strays or histogram.numel() > CODES * self.stride:
+            raise ValueError(
+                f"labels and predictions must be class ids below {classes} or {IGNORE} (void, "
+                f"labels only); {strays} pixels are not. Check the id mapping of the data"
+            )
+        self.counts += table[:classes, :classes]
+
+    def compute(self) -> Tensor:
+        """(K, K) int64, rows are labels, summed over all processes."""
+        return self.counts
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a confusion matrix says; shares in [0, 1], NaN where undefined.
+
+    iou: per class, NaN where neither label nor prediction has the class.
+    accuracy: per class, share of its labelled pixels that are right.
+    miou: subset name -> mean IoU over its classes that occur; ``mIoU`` first.
+    pixel_accuracy: share of all labelled pixels that are right.
+    mean_accuracy: mean of ``accuracy`` over the classes that occur in the labels.
+    pixels: labelled pixels per class.
+    """
+
+    iou: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    miou: Mapping[str, float]
+    pixel_accuracy: float
+    mean_accuracy: float
+    pixels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, counts: Tensor, labels: LabelSpace) -> "Scores":
+        """Scores of a (K, K) confusion matrix with labels in rows."""
+        counts = counts.cpu()
+        right = counts.diagonal().double()
+        labelled = counts.sum(dim=1)
+        union = labelled + counts.sum(dim=0) - counts.diagonal()
+        # 0 / 0 is NaN by IEEE: exactly the class that occurs nowhere.
+        iou = (right / union).tolist()
+        accuracy = (right / labelled).tolist()
+        return cls(
+            iou=tuple(iou),
+            accuracy=tuple(accuracy),
+            miou={name: mean([iou[k] for k in ids]) for name, ids in labels.subsets.items()},
+            pixel_accuracy=float(right.sum() / labelled.sum()),
+            mean_accuracy=mean(accuracy),
+            pixels=tuple(int(n) for n in labelled),
+        )
+
+    def summary(self) -> dict[str, float]:
+        """The scalars, by the names they are logged under."""
+        return {
+            **self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+        }
+
+
+class Scored(Protocol):
+    """What callbacks read from a module that has been evaluated."""
+
+    labels: LabelSpace
+    scores: dict[str, Scores]
+    eval_domains: tuple[str, ...]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN when all are."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

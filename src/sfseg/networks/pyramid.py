@@ -1,0 +1,217 @@
+"""Any timm model as a pyramid of four feature maps, and Swin as its authors segment with it."""
+
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import timm
+import torch
+import torch.nn.functional as F
+from huggingface_hub import constants as hub
+from jaxtyping import Float
+from timm.models import load_pretrained, split_model_name_tag
+from timm.models.swin_transformer import (
+    SwinTransformerBlock,
+    window_partition,
+    window_reverse,
+)
+from torch import Tensor, nn
+
+from sfseg.errors import ConfigError
+from sfseg.networks.checkpoint import load_strictly, load_tensors
+
+STRIDES = (4, 8, 16, 32)
+
+
+class TimmPyramid(nn.Module):
+    """Feature maps of a timm model at strides 4, 8, 16 and 32.
+
+    Swin models take any input size and pad before they roll, as the authors' segmentation code
+    does; timm rolls first, which changes the last map by several percent at 512x512.
+
+    Args:
+        name: a timm model, with or without the tag of its weights.
+        pretrained: load timm's weights, from its cache or from the network.
+        weights: a local file with timm's names of weights, used instead. A classifier in it is
+            not loaded.
+        drop_path_rate: probability that the deepest residual branch is skipped in training.
+        output_norms: a LayerNorm on each map; None means for Swin only, as in the reference.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+
+    Raises:
+        ValueError: timm has no such model or it has no maps at these strides.
+        ConfigError: the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        weights: str | None = None,
+        drop_path_rate: float = 0.0,
+        output_norms: bool | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        is_swin = _architecture(name) in timm.list_models(module="swin_transformer")
+        # Not every model knows drop_path_rate, so it is only passed on when asked for.
+        options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
+        if is_swin:
+            options |= {"strict_img_size": False, "always_partition": True}
+        trunk = timm.create_model(name, **options)
+        self.channels = _widths(trunk, name)
+        self.strides = STRIDES
+        # Swin pads its own maps; the others drop or invent a row unless every stage halves evenly.
+        self.stride_multiple = STRIDES[0] if is_swin else STRIDES[-1]
+
+        if weights is None and pretrained:
+            _download(trunk, name)
+        complete = set(trunk.state_dict())
+        prune = cast(Callable[..., list[int]], trunk.prune_intermediate_layers)
+        self.indices = prune(len(STRIDES), prune_norm=True, prune_head=True)
+        if weights is not None:
+            _load(trunk, weights, pruned=complete - set(trunk.state_dict()))
+        if is_swin:
+            _pad_before_roll(trunk)
+        if gradient_checkpointing:
+            cast(Callable[[bool], None], trunk.set_grad_checkpointing)(True)
+        self.trunk = trunk
+        normalised = is_swin if output_norms is None else output_norms
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(width) if normalised else nn.Identity() for width in self.channels
+        )
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """Maps (B, C, H / stride, W / stride), finest first."""
+        forward = cast(Callable[..., list[Tensor]], self.trunk.forward_intermediates)
+        maps = forward(image, indices=self.indices, intermediates_only=True)
+        return [
+            norm(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            for norm, feature in zip(self.norms, maps, strict=True)
+        ]
+
+
+class _PadFirstBlock(SwinTransformerBlock):
+    """A Swin block that pads, then rolls, and rolls also maps that fit into one window."""
+
+    def _attn(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        height, width = x.shape[1:3]
+        window, shift = self.window_size, self.shift_size
+        x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
+        padded = x.shape[1:3]
+        mask = None
+        if any(shift):
+            x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
+            mask = _shift_mask(*padded, window, shift, x.device).to(x.dtype)
+        windows = window_partition(x, window).flatten(1, 2)  # (B * windows, pixels, C)
+        windows = self.attn(windows, mask=mask).unflatten(1, window)
+        x = window_reverse(windows, window, *padded)
+        if any(shift):
+            x = x.roll(shift, dims=(1, 2))
+        return x[:, :height, :width]
+
+
+@lru_cache(maxsize=32)
+def _shift_mask(
+    height: int, width: int, window: tuple[int, int], shift: tuple[int, int], device: torch.device
+) -> Float[Tensor, "windows N N"]:
+    """-100 between pixels of one window that were no neighbours before the roll, else 0."""
+
+    def strips(length: int, size: int, moved: int) -> Tensor:
+        strip = torch.zeros(length, device=device)
+        strip[-size:] = 1
+        strip[-moved:] = 2
+        return strip
+
+    # A mask born in inference mode could not be used in training afterwards.
+    with torch.inference_mode(False):
+        rows = strips(height, window[0], shift[0])
+        columns = strips(width, window[1], shift[1])
+        regions = (3 * rows[:, None] + columns).view(1, height, width, 1)
+        regions = window_partition(regions, window).flatten(1)  # (windows, N)
+        return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, -100.0)
+
+
+def _pad_before_roll(trunk: nn.Module) -> None:
+    for block in trunk.modules():
+        if isinstance(block, SwinTransformerBlock):
+            # The class of these instances only: timm's own stays as it is for other users.
+            block.__class__ = _PadFirstBlock
+
+
+def _architecture(name: str) -> str:
+    architecture: str = split_model_name_tag(name)[0]
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f"backbone.network.name must be tiny or a timm model, got {name}; "
+            "timm.list_models() names them"
+        )
+    return architecture
+
+
+def _widths(trunk: nn.Module, name: str) -> tuple[int, ...]:
+    levels = cast(list[dict[str, Any]], list(getattr(trunk, "feature_info", [])))[-len(STRIDES) :]
+    strides = tuple(level["reduction"] for level in levels)
+    if strides != STRIDES or not hasattr(trunk, "prune_intermediate_layers"):
+        raise ValueError(
+            f"backbone.network.name must be a model with feature maps at strides {STRIDES}, "
+            f"got {name} with {strides}; take a hierarchical one such as swin or resnet"
+        )
+    return tuple(level["num_chs"] for level in levels)
+
+
+def _conversion(trunk: nn.Module) -> Callable[..., Mapping[str, Tensor]] | None:
+    """How timm brings older names of a model's weights up to date; it lives next to the model."""
+    source = vars(sys.modules[type(trunk).__module__])
+    return source.get("checkpoint_filter_fn")
+
+
+def _download(trunk: nn.Module, name: str) -> None:
+    try:
+        with _cache_only_when_offline():
+            load_pretrained(trunk, filter_fn=_conversion(trunk))
+    except Exception as cause:  # each layer of the download raises errors of its own
+        raise ConfigError(
+            f"backbone.pretrained=true needs the network or a cached file for {name}, got "
+            f"{type(cause).__name__}; go online, or give backbone.weights=<file> "
+            "(.safetensors or .pth with timm's names), or backbone.pretrained=false to train "
+            "from random weights"
+        ) from cause
+
+
+@contextmanager
+def _cache_only_when_offline() -> Iterator[None]:
+    """Without a network the hub's client would retry for 45 seconds before it gives up."""
+    before = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or not _is_reachable(hub.ENDPOINT)
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
+
+
+def _is_reachable(url: str) -> bool:
+    if getproxies():  # only the client knows whether the proxy lets it through
+        return True
+    parts = urlsplit(url)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((str(parts.hostname), port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _load(trunk: nn.Module, weights: str, *, pruned: set[str]) -> None:
+    tensors: Mapping[str, Tensor] = load_tensors(weights)
+    convert = _conversion(trunk)
+    if convert is not None:
+        tensors = convert(dict(tensors), trunk)
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in pruned}
+    load_strictly(trunk, tensors, source=weights)

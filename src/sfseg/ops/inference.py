@@ -1,0 +1,117 @@
+"""From an image to logits: whole or by sliding window, at several scales, mirrored."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Predict = Callable[[Tensor], Tensor]
+"""(B, 3, H, W) image to (B, K, H, W) logits."""
+
+
+def infer(
+    predict: Predict,
+    image: Tensor,
+    *,
+    window: Sequence[int] | None = None,
+    stride: Sequence[int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Float[Tensor, "B K H W"]:
+    """Logits at image size under an evaluation protocol.
+
+    Several views (scales, mirror images) are averaged as probabilities; the result is their
+    logarithm, so that ``softmax`` of what is returned is the probability in every case.
+
+    Args:
+        predict: the network.
+        image: (B, 3, H, W), uint8 in 0..255 or float in [0, 1].
+        window: (height, width) of a sliding window in pixels of the scaled image; None shows
+            the whole image at once.
+        stride: step of the window; None is two thirds of it.
+        scales: factors of the image size.
+        flip: also use the mirror image at every scale.
+
+    Raises:
+        ValueError: no or non-positive scales, a stride without window or larger than it.
+    """
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must be positive factors, got {list(scales)}")
+    if stride is not None and window is None:
+        raise ValueError(f"stride {list(stride)} has no meaning without a window; set window")
+
+    def one_view(view: Tensor) -> Tensor:
+        if window is None:
+            return predict(view)
+        return slide(predict, view, window, stride)
+
+    size = (image.shape[-2], image.shape[-1])
+    if list(scales) == [1.0] and not flip:
+        return one_view(image)
+    total: Tensor | None = None
+    for scale in scales:
+        scaled = image if scale == 1 else _rescale(image, scale)
+        for mirrored in (False, True) if flip else (False,):
+            logits = one_view(scaled.flip(-1) if mirrored else scaled)
+            logits = resize(logits.flip(-1) if mirrored else logits, size)
+            probability = logits.float().softmax(dim=1)
+            total = probability if total is None else total + probability
+    assert total is not None
+    views = len(scales) * (2 if flip else 1)
+    return (total / views).clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def slide(
+    predict: Predict,
+    image: Tensor,
+    window: Sequence[int],
+    stride: Sequence[int] | None = None,
+) -> Float[Tensor, "B K H W"]:
+    """Mean logits of overlapping windows; a window larger than the image shows all of it.
+
+    The last window of each row and column ends at the image's edge, so none is padded.
+    """
+    height, width = image.shape[-2:]
+    tall, wide = min(window[0], height), min(window[1], width)
+    step = tuple(stride) if stride is not None else (math.ceil(tall / 1.5), math.ceil(wide / 1.5))
+    if min(step) < 1 or step[0] > window[0] or step[1] > window[1]:
+        raise ValueError(f"stride must be in [1, window {list(window)}], got {list(step)}")
+    total: Tensor | None = None
+    count = torch.zeros(1, 1, height, width, device=image.device)
+    for top in _starts(height, tall, step[0]):
+        for left in _starts(width, wide, step[1]):
+            rows, columns = slice(top, top + tall), slice(left, left + wide)
+            logits = predict(image[..., rows, columns]).float()
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[..., rows, columns] += logits
+            count[..., rows, columns] += 1
+    assert total is not None
+    return total / count
+
+
+def resize(logits: Tensor, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    """Bilinear resize to (height, width); the same tensor when it has that size."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def label_map(logits: Float[Tensor, "B K H W"], size: tuple[int, int]) -> UInt8[Tensor, "B h w"]:
+    """Most likely class at every pixel of a (height, width) map."""
+    return resize(logits.float(), size).argmax(dim=1).to(torch.uint8)
+
+
+def _starts(length: int, window: int, step: int) -> list[int]:
+    starts = list(range(0, length - window, step))
+    return [*starts, length - window]
+
+
+def _rescale(image: Tensor, scale: float) -> Tensor:
+    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    if image.dtype == torch.uint8:
+        image = image.float() / 255
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,32 @@
+"""Losses on logits and label maps."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from sfseg.types import IGNORE
+
+Normalize = Literal["valid", "all"]
+
+
+def cross_entropy(
+    logits: Float[Tensor, "B K H W"],
+    label: Integer[Tensor, "B H W"],
+    *,
+    normalize: Normalize = "valid",
+) -> Float[Tensor, ""]:
+    """Pixel-wise cross-entropy that ignores :data:`IGNORE`; 0, not NaN, when all is ignored.
+
+    Args:
+        logits: unnormalised scores.
+        label: class ids.
+        normalize: ``valid`` is the mean over labelled pixels; ``all`` the sum over labelled
+            pixels divided by all pixels, as mmsegmentation does, so that sparse labels weigh
+            less.
+    """
+    total = F.cross_entropy(logits.float(), label.long(), ignore_index=IGNORE, reduction="sum")
+    if normalize == "all":
+        return total / label.numel()
+    return total / (label != IGNORE).sum().clamp_min(1)

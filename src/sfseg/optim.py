@@ -1,0 +1,136 @@
+"""Optimiser recipes: parameter groups by rule, warm-up and decay of the learning rate."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from sfseg.errors import ConfigError
+
+Rule = Mapping[str, Any]
+
+
+def parameter_groups(
+    module: nn.Module, rules: Sequence[Rule], *, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups of equal learning rate and weight decay.
+
+    A rule has a regular expression ``match``, searched in the parameter's name, and any of
+    ``lr_factor`` and ``weight_decay``; the special match ``<norm>`` means every parameter of a
+    normalisation layer and ``<bias>`` every bias. All matching rules apply, in order: factors
+    multiply, the last weight decay holds.
+
+    Raises:
+        ConfigError: a rule matches no parameter, or has a key that no rule has.
+    """
+    norms = set(norm_parameters(module))
+    trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise ConfigError("the network has no trainable parameter; unfreeze a part of it")
+    for rule in rules:
+        _check_rule(rule, trainable, norms)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in trainable.items():
+        rate, decay = lr, weight_decay
+        for rule in rules:
+            if _matches(rule, name, norms):
+                rate *= float(rule.get("lr_factor", 1.0))
+                decay = float(rule.get("weight_decay", decay))
+        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _check_rule(rule: Rule, names: Iterable[str], norms: set[str]) -> None:
+    if "match" not in rule or set(rule) - {"match", "lr_factor", "weight_decay"}:
+        raise ConfigError(
+            "a rule must have 'match' and may have 'lr_factor' and 'weight_decay', got "
+            f"{dict(rule)}"
+        )
+    if not any(_matches(rule, name, norms) for name in names):
+        raise ConfigError(
+            f"the rule {rule['match']!r} matches no trainable parameter; correct it or "
+            "remove it from method.parameter_rules"
+        )
+
+
+def _matches(rule: Rule, name: str, norms: set[str]) -> bool:
+    pattern = str(rule["match"])
+    if pattern == "<norm>":
+        return name in norms
+    if pattern == "<bias>":
+        return name.endswith(".bias")
+    return re.search(pattern, name) is not None
+
+
+def norm_parameters(module: nn.Module) -> Iterator[str]:
+    """Names of the parameters of normalisation layers."""
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    for prefix, child in module.named_modules():
+        if isinstance(child, kinds):
+            for name, _ in child.named_parameters(recurse=False):
+                yield f"{prefix}.{name}" if prefix else name
+
+
+Decay = Literal["poly", "linear", "cosine", "constant"]
+
+
+def warmup_decay(
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    warmup: int = 0,
+    warmup_factor: float = 1e-6,
+    decay: Decay = "poly",
+    power: float = 1.0,
+    end_factor: float = 0.0,
+) -> LambdaLR:
+    """Learning rate by step: linear warm-up times a decay to ``end_factor``.
+
+    Args:
+        optimizer: its groups' rates are the full rates.
+        steps: optimiser steps of the whole run, at which the decay ends.
+        warmup: steps of the warm-up, at most a tenth of the run.
+        warmup_factor: share of the rate at step 0, multiplied onto the decay as in
+            mmsegmentation.
+        decay: ``poly`` is (1 - t/T)^power, ``linear`` is power 1, ``cosine`` half a wave.
+        power: exponent of ``poly``.
+        end_factor: share of the rate at the end.
+
+    Raises:
+        ConfigError: ``steps`` not positive, negative warm-up, unknown decay.
+    """
+    if steps < 1:
+        raise ConfigError(
+            f"the schedule needs the number of steps, got {steps}; set trainer.max_steps"
+        )
+    if warmup < 0:
+        raise ConfigError(f"warmup must be a number of steps, 0 for none, got {warmup}")
+    warmup = min(warmup, steps // 10)
+    shapes: dict[str, Callable[[float], float]] = {
+        "poly": lambda rest: rest**power,
+        "linear": lambda rest: rest,
+        "cosine": lambda rest: (1 - math.cos(math.pi * rest)) / 2,
+        "constant": lambda rest: 1.0,
+    }
+    if decay not in shapes:
+        raise ConfigError(f"decay must be one of {sorted(shapes)}, got {decay!r}")
+
+    def factor(step: int) -> float:
+        rest = max(0.0, 1 - step / steps)
+        rate = end_factor + (1 - end_factor) * shapes[decay](rest)
+        if step < warmup:
+            rate *= warmup_factor + (1 - warmup_factor) * step / warmup
+        return rate
+
+    return LambdaLR(optimizer, factor)
+
+
+def count_parameters(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
+    """(all, trainable)."""
+    sizes = [(p.numel(), p.requires_grad) for p in parameters]
+    return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)

@@ -1,0 +1,141 @@
+"""``sfseg-predict``: a folder of images in, label maps and overlays out."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from sfseg.config import build, command
+from sfseg.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from sfseg.drawing import Pixels
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of ``sfseg-predict``."""
+    command(predict, "predict")
+
+
+def predict(cfg: DictConfig) -> None:
+    """Predict every image below a folder; unreadable ones are reported at the end.
+
+    Raises:
+        ConfigError: no output asked for, or the output folder has files already.
+        DataError: no folder, no images, or some images could not be read.
+    """
+    from rich.progress import track
+
+    from sfseg.checkpoints import restore
+    from sfseg.data.geometry import as_size
+    from sfseg.data.images import list_images
+
+    source, output = Path(cfg.images), Path(cfg.output)
+    wanted = [name for name in ("labels", "overlays", "confidence") if cfg[name]]
+    if not wanted:
+        raise ConfigError("nothing to write: set one of labels, overlays, confidence to true")
+    if not source.is_dir():
+        raise DataError(f"images={source} is no folder")
+    paths = list_images(source)
+    if not paths:
+        raise DataError(f"images={source} holds no image files")
+    refuse_collisions(paths, source)
+    if output.is_dir() and any(output.iterdir()) and not cfg.overwrite:
+        raise ConfigError(f"output={output} is not empty; choose another or set overwrite=true")
+
+    restored = restore(cfg.ckpt_path)
+    size = as_size(cfg.input_size or restored.config.data.eval_size)
+    infer = predictor(restored.network, build(cfg.evaluation), cfg.device, size)
+    failed = []
+    for path in track(paths, description=f"predicting {len(paths)} images"):
+        name = path.relative_to(source).with_suffix(".png")
+        try:
+            write(path, output, name, infer, wanted, restored.labels.palette, cfg.opacity)
+        except DataError as error:
+            if not path.is_file() or _is_output(error, output):
+                raise
+            failed.append(str(error))
+    log.info("%d images in %s: %s", len(paths) - len(failed), output, ", ".join(wanted))
+    if failed:
+        listed = "\n  ".join(failed[:5])
+        raise DataError(f"{len(failed)} of {len(paths)} images were skipped:\n  {listed}")
+
+
+Predictor = Callable[["Pixels"], tuple["Pixels", "Pixels"]]
+"""An (H, W, 3) image to class ids (H, W) and confidence (H, W) in 0..255."""
+
+
+def predictor(
+    network: Any, inference: Any, device_name: str, size: tuple[int, int] | None
+) -> Predictor:
+    """The network as a function of images, on its device."""
+    import cv2
+    import torch
+
+    from sfseg.ops.inference import resize
+
+    available = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(available if device_name == "auto" else device_name)
+    network = network.to(device)
+
+    @torch.inference_mode()
+    def infer(image: "Pixels") -> tuple["Pixels", "Pixels"]:
+        seen = image if size is None else cv2.resize(image, (size[1], size[0]))
+        tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(device)
+        logits = resize(inference(network, tensor).float(), (image.shape[0], image.shape[1]))
+        confidence, label = logits.softmax(dim=1).max(dim=1)
+        scaled = (confidence[0] * 255).round().to(torch.uint8)
+        return label[0].to(torch.uint8).cpu().numpy(), scaled.cpu().numpy()
+
+    return infer
+
+
+def write(
+    path: Path,
+    output: Path,
+    name: Path,
+    infer: Predictor,
+    wanted: list[str],
+    palette: Any,
+    opacity: float,
+) -> None:
+    """Predict one image and write what is wanted of it."""
+    from sfseg.data.images import read_image, write_png
+    from sfseg.drawing import overlay
+
+    image = read_image(path)
+    label, confidence = infer(image)
+    if "labels" in wanted:
+        write_png(output / "labels" / name, label)
+    if "overlays" in wanted:
+        write_png(output / "overlays" / name, overlay(image, label, palette, opacity))
+    if "confidence" in wanted:
+        write_png(output / "confidence" / name, confidence)
+
+
+def refuse_collisions(paths: list[Path], source: Path) -> None:
+    """Two images whose outputs would have one name.
+
+    Raises:
+        DataError: names both.
+    """
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        name = path.relative_to(source).with_suffix(".png")
+        if name in seen:
+            raise DataError(
+                f"{seen[name]} and {path} would both be written as {name}; rename one of them"
+            )
+        seen[name] = path
+
+
+def _is_output(error: DataError, output: Path) -> bool:
+    return str(error).startswith(str(output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Result tables: per class and per sweep, for terminal, CSV and markdown."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from sfseg.labels import LabelSpace
+from sfseg.metrics import Scores
+
+Rows = Sequence[Sequence[str]]
+
+
+def per_class(
+    scores: Mapping[str, Scores], labels: LabelSpace
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: IoU of every class and the means, in percent, one column per domain.
+
+    A class that occurs neither in labels nor in predictions shows ``-``.
+    """
+    header = ["class", *(f"{domain} IoU" for domain in scores)]
+    rows = [
+        [name, *(percent(s.iou[k]) for s in scores.values())]
+        for k, name in enumerate(labels.classes)
+    ]
+    summaries = [s.summary() for s in scores.values()]
+    rows += [[name, *(percent(summary[name]) for summary in summaries)] for name in summaries[0]]
+    return header, rows
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as percent with two digits; ``-`` for NaN."""
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def mean_spread(shares: Sequence[float]) -> str:
+    """Mean and sample standard deviation in percent, as ``61.20 +- 0.45``."""
+    if len(shares) < 2:
+        return percent(shares[0])
+    return f"{percent(statistics.fmean(shares))} +- {percent(statistics.stdev(shares))}"
+
+
+def to_csv(header: Sequence[str], rows: Rows) -> str:
+    """The table as CSV text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_markdown(header: Sequence[str], rows: Rows) -> str:
+    """The table as GitHub markdown, numbers aligned right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+
+
+def show(title: str, header: Sequence[str], rows: Rows) -> None:
+    """Draw the table on the terminal."""
+    table = Table(title=title)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    console().print(table)
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, 120 columns when there is none."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=120)

@@ -1,0 +1,164 @@
+"""``sfseg-train``: train a method, evaluate it, write its results.
+
+Heavy imports wait inside functions, so that ``--help`` and ``--cfg job`` answer at once.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sfseg.config import build, command, plain
+from sfseg.errors import ConfigError
+from sfseg.runs import claim, is_first_process
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import Logger
+
+    from sfseg.methods.base import Method
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of ``sfseg-train``."""
+    command(train, "train")
+
+
+def train(cfg: DictConfig) -> float | None:
+    """One job: fit, save, evaluate; returns the metric that sweeps optimise."""
+    import torch
+    from lightning.pytorch import seed_everything
+
+    from sfseg.checkpoints import check_resumable
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    quiet_lightning()
+    refuse_parallel_sweep(cfg)
+    config = plain(cfg, resolve=False)
+    if is_first_process():
+        claim(folder, config, list(HydraConfig.get().overrides.task), plain(cfg, resolve=True))
+    if cfg.seed is not None:
+        seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+
+    data = build(cfg.data.module)
+    network = build(cfg.backbone.network, num_classes=data.labels.num_classes)
+    method: Method = build(cfg.method)(
+        network=network,
+        labels=data.labels,
+        eval_domains=data.eval_domains,
+        inference=build(cfg.evaluation),
+    )
+    if cfg.ckpt_path is not None:
+        check_resumable(cfg.ckpt_path, method)
+    # Now, not in `fit`: broken data must end the run before anything else is set up.
+    data.setup("fit")
+    report_size(method)
+    loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
+    try:
+        trainer: Trainer = build(
+            cfg.trainer,
+            logger=loggers or False,
+            callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
+        )
+        add_provenance(trainer, config, data.labels.to_dict())
+        log_config(loggers, cfg, method)
+        trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path)
+        if not cfg.trainer.get("fast_dev_run"):
+            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+        trainer.validate(method, datamodule=data, verbose=False)
+        if is_first_process():
+            log.info("run folder: %s", folder)
+        return optimized_metric(trainer, cfg.optimized_metric)
+    finally:
+        finish_loggers(loggers)
+
+
+def quiet_lightning() -> None:
+    """Leave Lightning's hints out and print its warnings once."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.WARNING)
+
+
+def refuse_parallel_sweep(cfg: DictConfig) -> None:
+    """Several devices a job and ``-m`` do not go together in one process.
+
+    Lightning starts the other ranks by running the whole command again, sweep included.
+
+    Raises:
+        ConfigError: with the way out.
+    """
+    devices = cfg.trainer.get("devices", 1)
+    several = (isinstance(devices, int) and devices > 1) or (
+        not isinstance(devices, int) and str(devices) not in {"1", "auto"}
+    )
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN and several and "submitit" not in hydra.launcher._target_:
+        raise ConfigError(
+            f"-m with trainer.devices={devices} would start every rank's own sweep; use one "
+            "device per job (trainer.devices=1, with hydra/launcher=joblib for several at "
+            "once), or one job per process: for s in 0 1 2; do sfseg-train seed=$s ...; done, "
+            "or hydra/launcher=submitit_slurm"
+        )
+
+
+def report_size(method: "Method") -> None:
+    """Log how many parameters the network has and how many of them train."""
+    from sfseg.optim import count_parameters
+
+    total, trainable = count_parameters(method.network.parameters())
+    log.info("parameters: %s, of which trainable: %s", f"{total:,}", f"{trainable:,}")
+
+
+def add_provenance(trainer: "Trainer", config: dict[str, Any], labels: dict[str, Any]) -> None:
+    """Have every checkpoint hold the configuration and the label space."""
+    from sfseg.callbacks.provenance import Provenance
+
+    trainer.callbacks.append(Provenance(config, labels))  # type: ignore[attr-defined]
+
+
+def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> None:
+    """Send the resolved configuration and the parameter counts to every logger."""
+    from sfseg.optim import count_parameters
+
+    total, trainable = count_parameters(method.network.parameters())
+    values = plain(cfg, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams({**values, "parameters": total, "trainable": trainable})
+
+
+def optimized_metric(trainer: "Trainer", name: str | None) -> float | None:
+    """The value a sweep optimises.
+
+    Raises:
+        ConfigError: the run has logged no such metric; lists those it has.
+    """
+    if name is None:
+        return None
+    if name not in trainer.callback_metrics:
+        raise ConfigError(
+            f"optimized_metric={name!r} was not logged; choose one of "
+            f"{sorted(trainer.callback_metrics)}"
+        )
+    return float(trainer.callback_metrics[name])
+
+
+def finish_loggers(loggers: "list[Logger]") -> None:
+    """Close W&B's run, or the next job of a sweep would go on in it."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        import wandb
+
+        wandb.finish()
+
+
+if __name__ == "__main__":
+    main()

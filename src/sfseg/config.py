@@ -19,6 +19,20 @@ CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
 """The configuration tree: inside the wheel, or beside ``src`` in a checkout."""
 
 
+def fast_precision() -> str:
+    """``bf16-mixed`` where the hardware multiplies bfloat16 matrices, else ``32-true``."""
+    import torch
+
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True)
+
+
 def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
 

@@ -1,0 +1,42 @@
+# Every target sets up what it needs; VENV=<folder> puts the environment elsewhere.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.sfseg-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY) ## Make the virtual environment and install sfseg into it
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: install ## Train a source model on drawn streets and show what it gets wrong elsewhere
+	$(BIN)/sfseg-train task_name=demo
+
+test: install lint types ## Lint, types and the test suite
+	$(BIN)/python -m pytest
+
+test-slow: install ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: install ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## Check types
+	$(BIN)/mypy
+
+bench: install ## Print speed ratios measured in one run
+	$(BIN)/python scripts/bench_data.py
+	$(BIN)/python scripts/bench_metrics.py
+
+clean: ## Remove caches and build products, not the environment or results
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,7 @@ def fast_precision() -> str:
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return "bf16-mixed" if fast else "32-true"
 
 

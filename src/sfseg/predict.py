@@ -32,33 +32,29 @@ def predict(cfg: DictConfig) -> None:
 
     from sfseg.checkpoints import restore
     from sfseg.data.geometry import as_size
-    from sfseg.data.images import list_images
+    from sfseg.data.images import read_image, write_png
 
     source, output = Path(cfg.images), Path(cfg.output)
     wanted = [name for name in ("labels", "overlays", "confidence") if cfg[name]]
     if not wanted:
         raise ConfigError("nothing to write: set one of labels, overlays, confidence to true")
-    if not source.is_dir():
-        raise DataError(f"images={source} is no folder")
-    paths = list_images(source)
-    if not paths:
-        raise DataError(f"images={source} holds no image files")
-    refuse_collisions(paths, source)
     if output.is_dir() and any(output.iterdir()) and not cfg.overwrite:
         raise ConfigError(f"output={output} is not empty; choose another or set overwrite=true")
-
+    paths = find_images(source)
     restored = restore(cfg.ckpt_path)
     size = as_size(cfg.input_size or restored.config.data.eval_size)
     infer = predictor(restored.network, build(cfg.evaluation), cfg.device, size)
     failed = []
     for path in track(paths, description=f"predicting {len(paths)} images"):
-        name = path.relative_to(source).with_suffix(".png")
         try:
-            write(path, output, name, infer, wanted, restored.labels.palette, cfg.opacity)
+            image = read_image(path)
         except DataError as error:
-            if not path.is_file() or _is_output(error, output):
-                raise
             failed.append(str(error))
+            continue
+        name = path.relative_to(source).with_suffix(".png")
+        for kind, picture in pictures(image, infer, restored.labels.palette, cfg.opacity).items():
+            if kind in wanted:
+                write_png(output / kind / name, picture)
     log.info("%d images in %s: %s", len(paths) - len(failed), output, ", ".join(wanted))
     if failed:
         listed = "\n  ".join(failed[:5])
@@ -94,35 +90,31 @@ def predictor(
     return infer
 
 
-def write(
-    path: Path,
-    output: Path,
-    name: Path,
-    infer: Predictor,
-    wanted: list[str],
-    palette: Any,
-    opacity: float,
-) -> None:
-    """Predict one image and write what is wanted of it."""
-    from sfseg.data.images import read_image, write_png
+def pictures(
+    image: "Pixels", infer: Predictor, palette: Any, opacity: float
+) -> dict[str, "Pixels"]:
+    """What can be written of an image: labels (H, W), overlays (H, W, 3), confidence (H, W)."""
     from sfseg.drawing import overlay
 
-    image = read_image(path)
     label, confidence = infer(image)
-    if "labels" in wanted:
-        write_png(output / "labels" / name, label)
-    if "overlays" in wanted:
-        write_png(output / "overlays" / name, overlay(image, label, palette, opacity))
-    if "confidence" in wanted:
-        write_png(output / "confidence" / name, confidence)
+    return {
+        "labels": label,
+        "overlays": overlay(image, label, palette, opacity),
+        "confidence": confidence,
+    }
 
 
-def refuse_collisions(paths: list[Path], source: Path) -> None:
-    """Two images whose outputs would have one name.
+def find_images(source: Path) -> list[Path]:
+    """All images below a folder.
 
     Raises:
-        DataError: names both.
+        DataError: no folder, no images, or two whose outputs would have one name.
     """
+    from sfseg.data.images import list_images
+
+    paths = list_images(source) if source.is_dir() else []
+    if not paths:
+        raise DataError(f"images={source} is no folder with image files")
     seen: dict[Path, Path] = {}
     for path in paths:
         name = path.relative_to(source).with_suffix(".png")
@@ -131,10 +123,7 @@ def refuse_collisions(paths: list[Path], source: Path) -> None:
                 f"{seen[name]} and {path} would both be written as {name}; rename one of them"
             )
         seen[name] = path
-
-
-def _is_output(error: DataError, output: Path) -> bool:
-    return str(error).startswith(str(output))
+    return paths
 
 
 if __name__ == "__main__":

@@ -36,12 +36,10 @@ class AdaptationData(LightningDataModule):
     Args:
         labels: the task's label space.
         needs: what the method asks for: ``source``, ``target``, ``target_labels``.
-        source_train: opens the labelled source images.
-        target_train: opens the target's training images.
-        target_eval: opens the set on which the method is judged.
-        source_eval: opens a held-out source set, evaluated when the source is served.
-        source_view: how source crops are drawn.
-        target_view: how target crops are drawn.
+        scenes: what opens each set: ``source_train``, ``target_train``, ``target_eval``, on
+            which the method is judged, and ``source_eval``, evaluated when the source is
+            served; None where there is none.
+        views: how training crops of ``source`` and ``target`` are drawn.
         colour: distortion of training images, or None.
         batch_size: images of each domain per step and process.
         eval_batch_size: images per evaluation step; more than 1 needs images of one size.
@@ -56,12 +54,8 @@ class AdaptationData(LightningDataModule):
         *,
         labels: LabelSpace,
         needs: Sequence[str],
-        source_train: ScenesFactory | None,
-        target_train: ScenesFactory,
-        target_eval: ScenesFactory,
-        source_eval: ScenesFactory | None = None,
-        source_view: View,
-        target_view: View,
+        scenes: Mapping[str, ScenesFactory | None],
+        views: Mapping[str, View],
         colour: ColourJitter | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 1,
@@ -74,18 +68,19 @@ class AdaptationData(LightningDataModule):
         unknown = set(needs) - set(NEEDS)
         if unknown or not needs:
             raise ValueError(f"needs must name some of {NEEDS}, got {list(needs)}")
-        if "source" in needs and source_train is None:
-            raise ConfigError("the method needs the source, but data.source_train is null")
+        wanted = ["target_eval"]
+        wanted += ["source_train", "source_eval"] if "source" in needs else []
+        wanted += ["target_train"] if {"target", "target_labels"} & set(needs) else []
+        self.factories: dict[str, ScenesFactory] = {}
+        for name in wanted:
+            factory = scenes.get(name)
+            if factory is not None:
+                self.factories[name] = factory
+            elif name.endswith("train"):
+                raise ConfigError(f"the method needs data.scenes.{name}, got null; set it")
         self.labels = labels
         self.needs = tuple(needs)
-        self.factories: dict[str, ScenesFactory] = {"target eval": target_eval}
-        if "source" in needs and source_train is not None:
-            self.factories["source train"] = source_train
-            if source_eval is not None:
-                self.factories["source eval"] = source_eval
-        if "target" in needs or "target_labels" in needs:
-            self.factories["target train"] = target_train
-        self.views = {"source": source_view, "target": target_view}
+        self.views = dict(views)
         self.colour = colour
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -101,45 +96,45 @@ class AdaptationData(LightningDataModule):
         for name, factory in self.factories.items():
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
-            scenes = factory()
+            scenes, title = factory(), name.replace("_", " ")
             if scenes.labels.num_classes != self.labels.num_classes:
                 raise ConfigError(
-                    f"the {name} set has {scenes.labels.num_classes} classes "
+                    f"the {title} set has {scenes.labels.num_classes} classes "
                     f"({scenes.labels.name}), the task {self.labels.num_classes} "
                     f"({self.labels.name}); point data.classes at the right label space"
                 )
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
                 if name.endswith("train"):
-                    raise ConfigError(f"the {name} set has no labels, but training needs them")
-                log.warning("the %s set has no labels: predictions are drawn, not scored", name)
-            check_scenes(scenes, name, with_labels=with_labels, samples=self.check_samples)
+                    raise ConfigError(f"the {title} set has no labels, but training needs them")
+                log.warning("the %s set has no labels: predictions are drawn, not scored", title)
+            check_scenes(scenes, title, with_labels=with_labels, samples=self.check_samples)
             self.scenes[name] = scenes
 
     def _reads_labels(self, name: str) -> bool:
-        return name != "target train" or "target_labels" in self.needs
+        return name != "target_train" or "target_labels" in self.needs
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Domains of a training batch."""
-        return tuple(d for d in ("source", "target") if f"{d} train" in self.factories)
+        return tuple(d for d in ("source", "target") if f"{d}_train" in self.factories)
 
     @property
     def eval_domains(self) -> tuple[str, ...]:
         """Domains of the evaluation loaders, in their order; the target comes first."""
-        return tuple(d for d in ("target", "source") if f"{d} eval" in self.factories)
+        return tuple(d for d in ("target", "source") if f"{d}_eval" in self.factories)
 
     def train_dataloader(self) -> CombinedLoader:
         rank, world_size = self._ranks()
         loaders: dict[str, DataLoader[Sample]] = {}
         for domain in self.domains:
             dataset = FolderDataset(
-                self.scenes[f"{domain} train"],
+                self.scenes[f"{domain}_train"],
                 view=self.views[domain],
                 colour=self.colour,
                 seed=self.seed,
                 purpose=domain,
-                use_labels=self._reads_labels(f"{domain} train"),
+                use_labels=self._reads_labels(f"{domain}_train"),
             )
             batches = EndlessBatches(
                 len(dataset),
@@ -157,7 +152,7 @@ class AdaptationData(LightningDataModule):
         rank, world_size = self._ranks()
         loaders = []
         for domain in self.eval_domains:
-            dataset = FolderDataset(self.scenes[f"{domain} eval"], eval_size=self.eval_size)
+            dataset = FolderDataset(self.scenes[f"{domain}_eval"], eval_size=self.eval_size)
             sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
             loaders.append(self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size))
         return loaders

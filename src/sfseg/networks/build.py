@@ -1,6 +1,6 @@
 """From a name to a segmenter: the one place that knows which backbones exist."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -9,11 +9,8 @@ from sfseg.networks.pyramid import TimmPyramid
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.tiny import TinyTransformer
 
-
-class HeadFactory(Protocol):
-    """Builds a head for feature maps of the given widths."""
-
-    def __call__(self, in_channels: tuple[int, ...], num_classes: int) -> nn.Module: ...
+HeadFactory = Callable[[tuple[int, ...], int], nn.Module]
+"""Builds a head from the widths of the feature maps and the number of classes."""
 
 
 def build_segmenter(

@@ -1,7 +1,7 @@
 """The model every method trains: pixels in, logits per pixel out."""
 
 from collections.abc import Sequence
-from typing import Self, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ class Segmenter(nn.Module):
         logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
 
-    def freeze(self, *parts: nn.Module | str) -> Self:
+    def freeze(self, *parts: nn.Module | str) -> "Segmenter":
         """Stops the training of parts, given as submodules or by their names.
 
         They receive no gradient and stay in eval mode when the segmenter is put in train mode:
@@ -89,7 +89,7 @@ class Segmenter(nn.Module):
             self._frozen.add(name)
         return self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Segmenter":
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()

@@ -1,0 +1,64 @@
+"""Run the commands in this process: the same code as the console scripts, without their start."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from sfseg import evaluate, predict, train
+
+MAINS = {"sfseg-train": train.main, "sfseg-eval": evaluate.main, "sfseg-predict": predict.main}
+SMALL = [
+    "data.size=[64,128]",
+    "data.eval_batch_size=2",
+    "data.check_samples=2",
+    "data.batch_size=2",
+    *(f"data.scenes.{s}_{p}.length=4" for s in ("source", "target") for p in ("train", "eval")),
+]
+"""Toyscapes, small enough for a test."""
+DEBUG = [*SMALL, "trainer=debug", "trainer.precision=32-true", "trainer.detect_anomaly=false"]
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    output: str
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        """The only run folder below the working folder."""
+        (record,) = self.folder.rglob("run.json")
+        return record.parent
+
+
+Cli = Callable[..., Done]
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Cli]:
+    """Call a command in ``tmp_path``: ``cli("sfseg-train", "seed=1")``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("SFSEG_LOG_DIR", raising=False)
+
+    def call(name: str, *arguments: str) -> Done:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        code = 0
+        try:
+            MAINS[name]()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capfd.readouterr()
+        return Done(code, captured.out + captured.err, tmp_path)
+
+    yield call
+    GlobalHydra.instance().clear()

@@ -1,0 +1,128 @@
+"""What every method in ``conf/method`` must keep; a new one is tested by existing."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from sfseg.config import CONF, build
+from sfseg.labels import CITYSCAPES
+from sfseg.methods.base import Method
+from sfseg.ops.inference import infer
+from sfseg.types import Batch
+
+METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
+LEGAL = {"loss", "prediction", "confidence"}
+
+
+class Recorder(dict[str, Batch]):
+    """A training batch that remembers which domains were read."""
+
+    def __init__(self, batches: dict[str, Batch]) -> None:
+        super().__init__(batches)
+        self.read: set[str] = set()
+
+    def __getitem__(self, domain: str) -> Batch:
+        self.read.add(domain)
+        return super().__getitem__(domain)
+
+
+def batch(seed: int) -> Batch:
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        "image": torch.randint(0, 256, (2, 3, 64, 96), generator=rng, dtype=torch.uint8),
+        "label": torch.randint(0, 19, (2, 64, 96), generator=rng, dtype=torch.uint8),
+        "index": torch.arange(2),
+        "geometry": torch.tensor([[64, 96, 64, 96, 0, 0, 64, 96, 0]] * 2),
+    }
+
+
+def batches() -> Recorder:
+    return Recorder({"source": batch(0), "target": batch(1)})
+
+
+def make(name: str) -> Method:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"method={name}", "trainer.max_steps=2"])
+    torch.manual_seed(0)
+    network = build(cfg.backbone.network, num_classes=19)
+    method: Method = build(cfg.method)(
+        network=network, labels=CITYSCAPES, eval_domains=["target"], inference=partial(infer)
+    )
+    return method
+
+
+def fit(method: Method, data: list[Recorder]) -> None:
+    trainer = Trainer(
+        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> Method:
+    return make(request.param)
+
+
+def test_step_output_is_legal_and_finite(method: Method) -> None:
+    output: Any = method.training_step(batches(), 0)
+    assert set(output) <= LEGAL and torch.isfinite(output["loss"])
+    for name in set(output) - {"loss"}:
+        assert not output[name].requires_grad
+
+
+def test_every_trainable_parameter_gets_a_gradient(method: Method) -> None:
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    gradients: dict[str, Tensor] = {}
+
+    def remember(name: str, gradient: Tensor) -> None:
+        gradients[name] = gradient
+
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(partial(remember, name))
+    fit(method, [batches(), batches()])
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            assert name in gradients, f"{name} trains without gradient"
+        else:
+            assert torch.equal(parameter, before[name]), f"frozen {name} has changed"
+
+
+def test_no_parameter_hides_in_a_plain_container(method: Method) -> None:
+    for module in method.modules():
+        for value in vars(module).values():
+            members = value.values() if isinstance(value, dict) else value
+            if isinstance(value, (list, tuple)) or type(value) is dict:
+                assert not any(isinstance(member, nn.Parameter) for member in members)
+
+
+def test_reads_only_what_it_needs(method: Method) -> None:
+    data = batches()
+    method.training_step(data, 0)
+    domains = {need.removesuffix("_labels") for need in method.shared["needs"]}
+    assert data.read <= domains
+    if "target" in method.shared["needs"]:
+        void = batches()
+        void["target"]["label"] = torch.full_like(void["target"]["label"], 255)
+        torch.manual_seed(0)
+        expected = method.training_step(batches(), 0)["loss"]
+        torch.manual_seed(0)
+        assert torch.equal(method.training_step(void, 0)["loss"], expected)
+
+
+def test_state_dict_reproduces_the_step(method: Method, request: pytest.FixtureRequest) -> None:
+    fit(method, [batches()])
+    other = make(request.node.callspec.params["method"])
+    other.load_state_dict(method.state_dict())
+    losses = []
+    for copy in (method, other):
+        copy.train()
+        torch.manual_seed(3)
+        losses.append(copy.training_step(batches(), 1)["loss"])
+    assert torch.equal(*losses)

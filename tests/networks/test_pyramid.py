@@ -1,0 +1,249 @@
+import copy
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from huggingface_hub import constants as hub
+from safetensors.torch import save_file
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor, nn
+from torchvision.models.swin_transformer import SwinTransformer
+
+from sfseg.errors import ConfigError
+from sfseg.networks.pyramid import TimmPyramid, _shift_mask
+
+SWIN_T = "swin_tiny_patch4_window7_224"
+
+
+def torchvision_name(name: str) -> str:
+    """Where torchvision keeps a weight of timm's Swin; both have four stages."""
+    name = name.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.3")
+    name = re.sub(r"^patch_embed\.proj", "features.0.0", name)
+    name = re.sub(r"^patch_embed\.norm", "features.0.2", name)
+    name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"features.{2 * int(m[1])}", name)
+    return re.sub(
+        r"^layers\.(\d)\.blocks\.(\d+)", lambda m: f"features.{2 * int(m[1]) + 1}.{m[2]}", name
+    )
+
+
+@pytest.fixture(scope="module")
+def swin_pair() -> tuple[TimmPyramid, SwinTransformer]:
+    """The same random Swin-T in both libraries, without the output norms."""
+    torch.manual_seed(0)
+    ours = TimmPyramid(SWIN_T, output_norms=False).eval()
+    for name, parameter in ours.named_parameters():
+        if "relative_position_bias_table" in name:
+            nn.init.normal_(parameter, std=0.5)  # so that a wrong position would show
+    theirs = SwinTransformer([4, 4], 96, [2, 2, 6, 2], [3, 6, 12, 24], [7, 7]).eval()
+    weights = {torchvision_name(key): value for key, value in ours.trunk.state_dict().items()}
+    result = theirs.load_state_dict(weights, strict=False)
+    assert not result.unexpected_keys
+    assert all(
+        key.startswith(("norm.", "head.")) or key.endswith("relative_position_index")
+        for key in result.missing_keys
+    )
+    return ours, theirs
+
+
+@pytest.mark.parametrize("size", [(448, 448), (512, 512), (512, 1024), (256, 512)])
+def test_swin_equals_torchvisions(
+    swin_pair: tuple[TimmPyramid, SwinTransformer], size: tuple[int, int]
+) -> None:
+    ours, theirs = swin_pair
+    x = image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        maps = ours(image)
+        for level in range(4):
+            x = theirs.features[2 * level + 1](theirs.features[2 * level](x))
+            assert x.shape[1] > 7  # torchvision leaves the reference where one window suffices
+            torch.testing.assert_close(maps[level], x.permute(0, 3, 1, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (7, 7), (3, 10), (9, 16)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_swin_block_equals_attention_between_former_neighbours(
+    size: tuple[int, int], shifted: bool
+) -> None:
+    """The reference rolls also maps that fit into one window, so four corners form four groups."""
+    torch.manual_seed(0)
+    # depths[1] = 2: one block without and one with shift
+    block = TimmPyramid(SWIN_T).trunk.layers[0].blocks[int(shifted)].eval()
+    nn.init.normal_(block.attn.relative_position_bias_table)
+    x = torch.rand(1, *size, 96)
+    with torch.inference_mode():
+        result = block._attn(x)
+        torch.testing.assert_close(result, naive_attention(block, x, 3 * shifted))
+
+
+def naive_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tensor:
+    """Shifted-window attention pixel by pixel, from the definition: no rolls, no mask."""
+    attn, heads = block.attn, block.attn.num_heads
+    height, width = (-(-side // 7) * 7 for side in x.shape[1:3])
+    padded = F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))[0]
+    query, key, value = attn.qkv(padded).unflatten(-1, (3, heads, -1)).unbind(2)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    # Window borders lie `shift` pixels further down and right than without shift.
+    group = (rows - shift).div(7, rounding_mode="floor") * 1000 + (columns - shift).div(
+        7, rounding_mode="floor"
+    )
+    output = torch.zeros_like(value)
+    for row in range(height):
+        for column in range(width):
+            members = group == group[row, column]
+            offset = (row - rows[members] + 6) * 13 + (column - columns[members] + 6)
+            scores = torch.einsum("hc,nhc->nh", query[row, column], key[members])
+            scores = scores * attn.scale + attn.relative_position_bias_table[offset]
+            output[row, column] = torch.einsum("nh,nhc->hc", scores.softmax(0), value[members])
+    output = attn.proj(output.flatten(2))
+    return output[None, : x.shape[1], : x.shape[2]]
+
+
+def test_timms_own_swin_is_left_alone() -> None:
+    before = SwinTransformerBlock._attn
+    TimmPyramid(SWIN_T)
+    assert SwinTransformerBlock._attn is before
+    untouched = timm.create_model(SWIN_T).layers[0].blocks[0]
+    assert type(untouched) is SwinTransformerBlock
+
+
+def test_swin_can_be_copied() -> None:
+    network = TimmPyramid(SWIN_T).eval()
+    image = torch.rand(1, 3, 36, 44)
+    torch.testing.assert_close(copy.deepcopy(network)(image), network(image))
+
+
+def test_mask_made_in_inference_mode_serves_in_training() -> None:
+    _shift_mask.cache_clear()
+    network = TimmPyramid(SWIN_T)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        network(image)
+    made = _shift_mask.cache_info().misses
+    network(image)[-1].sum().backward()
+    assert _shift_mask.cache_info().misses == made
+
+
+def test_output_norms_can_be_chosen() -> None:
+    for name, choice, expected in [
+        (SWIN_T, None, True),
+        (SWIN_T, False, False),
+        ("resnet18", None, False),
+        ("resnet18", True, True),
+    ]:
+        with torch.device("meta"):
+            norms = TimmPyramid(name, output_norms=choice).norms
+        assert all(isinstance(norm, nn.LayerNorm) == expected for norm in norms)
+
+
+def test_output_norms_normalise_each_pixel() -> None:
+    for feature in TimmPyramid(SWIN_T)(torch.rand(1, 3, 36, 44)):
+        torch.testing.assert_close(
+            feature.mean(1), torch.zeros_like(feature[:, 0]), atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", [SWIN_T, "resnet18", "convnext_atto", "vgg11"])
+def test_maps_have_the_announced_widths_and_strides(name: str) -> None:
+    network = TimmPyramid(name).eval()
+    maps = network(torch.rand(1, 3, 64, 96))
+    assert [tuple(feature.shape[1:]) for feature in maps] == [
+        (width, 64 // stride, 96 // stride)
+        for width, stride in zip(network.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", [SWIN_T, "resnet18", "convnext_atto"])
+def test_every_parameter_trains(name: str) -> None:
+    network = TimmPyramid(name)
+    sum(feature.square().mean() for feature in network(torch.rand(2, 3, 64, 64))).backward()
+    assert [key for key, p in network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", [SWIN_T, "resnet18"])
+def test_checkpointing_changes_no_gradient(name: str) -> None:
+    image = torch.rand(2, 3, 64, 64)
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = TimmPyramid(name, gradient_checkpointing=recompute)
+        network(image)[-1].square().mean().backward()
+        gradients.append({key: p.grad for key, p in network.named_parameters()})
+    assert any(gradient is not None for gradient in gradients[0].values())
+    torch.testing.assert_close(
+        *[{key: g for key, g in some.items() if g is not None} for some in gradients]
+    )
+
+
+def test_drop_path_reaches_the_deepest_block() -> None:
+    with torch.device("meta"):
+        network = TimmPyramid(SWIN_T, drop_path_rate=0.2)
+    assert network.trunk.layers[-1].blocks[-1].drop_path2.drop_prob == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["swin_gigantic", "daformer"])
+def test_unknown_model(name: str) -> None:
+    with pytest.raises(ValueError, match=f"must be tiny or a timm model, got {name}"):
+        TimmPyramid(name)
+
+
+def test_model_without_pyramid() -> None:
+    with pytest.raises(ValueError, match=r"feature maps at strides \(4, 8, 16, 32\), got vit_tiny"):
+        TimmPyramid("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("name", [SWIN_T, "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_local_weights_of_a_whole_classifier(tmp_path: Path, name: str, suffix: str) -> None:
+    """A file as timm publishes it: with classifier, and with a number of classes of its own."""
+    torch.manual_seed(0)
+    published = timm.create_model(name, num_classes=7)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": published.state_dict()}, path)
+    else:
+        save_file(published.state_dict(), path)
+    trunk = TimmPyramid(name, weights=str(path)).trunk
+    expected = published.state_dict()
+    for key, tensor in trunk.state_dict().items():
+        torch.testing.assert_close(tensor, expected[key])
+
+
+def test_buffers_in_a_file_are_not_needed(tmp_path: Path) -> None:
+    published = timm.create_model(SWIN_T).state_dict()
+    published["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
+    published["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    torch.save(published, tmp_path / "weights.pth")
+    TimmPyramid(SWIN_T, weights=str(tmp_path / "weights.pth"))
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match=r"weights\.pth with \d+ keys missing: .* unexpected: "):
+        TimmPyramid("resnet34d", weights=str(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_without_network_the_message_names_the_ways_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, declared: bool
+) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", declared)
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr("sfseg.networks.pyramid.getproxies", dict)
+    started = time.monotonic()
+    with pytest.raises(
+        ConfigError,
+        match=r"pretrained=true needs .*go online, .*backbone\.weights=<file>.*pretrained=false",
+    ) as raised:
+        TimmPyramid("resnet18", pretrained=True)
+    assert raised.value.__cause__ is not None
+    assert hub.HF_HUB_OFFLINE is declared
+    assert time.monotonic() - started < 5

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import DEBUG, Cli
+
+from sfseg.data.toyscapes import Toyscapes
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps, made once."""
+    import sys
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    from sfseg.train import main
+
+    folder = tmp_path_factory.mktemp("run")
+    GlobalHydra.instance().clear()
+    before = sys.argv
+    sys.argv = ["sfseg-train", *DEBUG, "logger=none", f"hydra.run.dir={folder}/run"]
+    try:
+        main()
+    finally:
+        sys.argv = before
+        GlobalHydra.instance().clear()
+    return folder / "run" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images of different sizes, one in a sub-folder."""
+    folder = tmp_path / "photos"
+    (folder / "a" / "b").mkdir(parents=True)
+    image = Toyscapes("city", "test", length=1).image(0)[..., ::-1]
+    cv2.imwrite(str(folder / "one.png"), image)
+    cv2.imwrite(str(folder / "two.jpg"), image[:101, :77])
+    cv2.imwrite(str(folder / "a" / "b" / "three.png"), image[:64])
+    return folder
+
+
+def test_eval_repeats_the_runs_own_scores(cli: Cli, checkpoint: Path) -> None:
+    trained = json.loads((checkpoint.parents[1] / "results.json").read_text())
+    done = cli(
+        "sfseg-eval", f"ckpt_path={checkpoint}", "trainer=debug", "trainer.precision=32-true"
+    )
+    assert done.code == 0, done.output
+    assert json.loads((done.run / "results.json").read_text()) == trained
+
+
+@pytest.mark.parametrize("protocol", ["slide", "multi_scale"])
+def test_eval_protocols(cli: Cli, checkpoint: Path, protocol: str) -> None:
+    window = ["evaluation.window=[32,48]", "evaluation.stride=null"] if protocol == "slide" else []
+    done = cli(
+        "sfseg-eval", f"ckpt_path={checkpoint}", f"evaluation={protocol}", *window,
+        "trainer.limit_val_batches=1", "with_source=false",
+    )  # fmt: skip
+    assert done.code == 0, done.output
+    assert set(json.loads((done.run / "results.json").read_text())) == {"target"}
+
+
+def test_eval_on_changed_data(cli: Cli, checkpoint: Path) -> None:
+    done = cli(
+        "sfseg-eval", f"ckpt_path={checkpoint}", "+data.shift=severe", "trainer.limit_val_batches=1"
+    )
+    assert done.code == 0, done.output
+    refused = cli("sfseg-eval", f"ckpt_path={checkpoint}", "+data.shfit=severe", "task_name=b")
+    assert refused.code == 2 and "data.shfit" in refused.output
+
+
+def test_eval_refuses_data_of_other_classes(cli: Cli, checkpoint: Path) -> None:
+    done = cli(
+        "sfseg-eval", f"ckpt_path={checkpoint}", "data=camvid_day_to_dusk", "data.root=nowhere"
+    )
+    assert done.code == 2 and "19 classes" in done.output and "11" in done.output
+
+
+def test_predict_keeps_names_folders_and_sizes(cli: Cli, checkpoint: Path, photos: Path) -> None:
+    done = cli(
+        "sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out",
+        "confidence=true",
+    )  # fmt: skip
+    assert done.code == 0, done.output
+    out = done.folder / "out"
+    for name, size in (
+        ("one.png", (128, 256)), ("two.png", (101, 77)), ("a/b/three.png", (64, 256))
+    ):  # fmt: skip
+        label = cv2.imread(str(out / "labels" / name), cv2.IMREAD_UNCHANGED)
+        assert label.shape == size and label.dtype == np.uint8 and label.max() < 19
+        assert cv2.imread(str(out / "overlays" / name)).shape[:2] == size
+        confidence = cv2.imread(str(out / "confidence" / name), cv2.IMREAD_UNCHANGED)
+        assert confidence.shape == size and confidence.max() > 0
+    assert len(list(out.rglob("*.png"))) == 9
+
+
+def test_predict_equals_the_network(cli: Cli, checkpoint: Path, photos: Path) -> None:
+    from sfseg.checkpoints import restore
+
+    cli("sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out")
+    image = Toyscapes("city", "test", length=1).image(0)
+    with torch.inference_mode():
+        logits = restore(checkpoint).network(torch.from_numpy(image).permute(2, 0, 1)[None])
+    written = cv2.imread(str(photos.parent / "out" / "labels" / "one.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(written, logits.argmax(1)[0].numpy())
+
+
+def test_predict_reports_broken_images_and_writes_the_rest(
+    cli: Cli, checkpoint: Path, photos: Path
+) -> None:
+    data = (photos / "one.png").read_bytes()
+    (photos / "cut.png").write_bytes(data[: len(data) // 2])
+    done = cli("sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out")
+    assert done.code == 3 and "cut.png" in done.output and "1 of 4" in done.output
+    assert len(list((done.folder / "out" / "labels").rglob("*.png"))) == 3
+
+
+def test_predict_never_overwrites_unasked(cli: Cli, checkpoint: Path, photos: Path) -> None:
+    arguments = ["sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out"]
+    assert cli(*arguments).code == 0
+    again = cli(*arguments)
+    assert again.code == 2 and "overwrite=true" in again.output
+    assert cli(*arguments, "overwrite=true").code == 0
+
+
+def test_predict_refuses_names_that_collide(cli: Cli, checkpoint: Path, photos: Path) -> None:
+    cv2.imwrite(str(photos / "one.jpg"), np.zeros((64, 64, 3), np.uint8))
+    done = cli("sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out")
+    assert done.code == 3 and "one.jpg" in done.output and "one.png" in done.output
+    assert not (done.folder / "out").exists()

@@ -1,0 +1,72 @@
+"""Every configuration file composes and builds; every README command is a valid one."""
+
+import re
+import shlex
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from sfseg.config import CONF, build
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def options(group: str) -> list[str]:
+    files = sorted((CONF / group).glob("*.yaml"))
+    return [file.stem for file in files if not file.stem.startswith("_")]
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=list(overrides), return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "data"), product(*map(options, ("method", "backbone", "data")))
+)
+def test_every_combination_composes(method: str, backbone: str, data: str) -> None:
+    cfg = composed("train", f"method={method}", f"backbone={backbone}", f"data={data}")
+    cfg.data.get("root") is None and OmegaConf.update(cfg, "data.root", "somewhere")
+    assert cfg.data.module.needs and cfg.trainer.max_steps > 0
+    assert cfg.method.lr > 0 and OmegaConf.to_container(cfg.method, resolve=True)
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_every_backbone_builds(backbone: str) -> None:
+    cfg = composed("train", f"backbone={backbone}", "backbone.pretrained=false")
+    with torch.device("meta"):
+        network = build(cfg.backbone.network, num_classes=5)
+        assert network(torch.zeros(2, 3, 65, 97)).shape == (2, 5, 65, 97)
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger", "callbacks", "evaluation", "backbone/head"])
+def test_every_option_of_a_group_composes(group: str) -> None:
+    for option in options(group):
+        choice = f"[{option}]" if group in {"callbacks", "logger"} else option
+        cfg = composed("train", f"{group}={choice}")
+        assert cfg.task_name == "train"
+
+
+def commands() -> list[str]:
+    """All sfseg-* lines of the README's shell blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("sfseg-")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_readme_command_composes(line: str, tmp_path: Path) -> None:
+    program, *words = shlex.split(line, comments=True)
+    words = [word for word in words if word not in {"-m", "--help", "--cfg", "job"}]
+    if "--config-dir" in words:
+        return
+    names = {"sfseg-train": "train", "sfseg-eval": "eval", "sfseg-predict": "predict"}
+    overrides = [re.sub(r"=([^\[]*?),.*", r"=\1", word) for word in words]
+    assert composed(names[program], *overrides).task_name == names[program]
+
+
+def test_readme_shows_the_commands() -> None:
+    assert len(commands()) >= 15

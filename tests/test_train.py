@@ -1,0 +1,143 @@
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+from conftest import DEBUG, Cli
+
+from sfseg.callbacks.provenance import KEY
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint["state_dict"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_everything_behind(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "seed=0", "tags=[first]")
+    assert done.code == 0, done.output
+    assert "mIoU13" in done.output and "panels/step_000003.png" in done.output
+    run = done.run
+    results = json.loads((run / "results.json").read_text())
+    assert set(results) == {"target", "source"}
+    assert set(results["target"]["summary"]) >= {"mIoU", "mIoU16", "mIoU13", "pixel_accuracy"}
+    assert len((run / "results.csv").read_text().splitlines()) == 1 + 19 + 5
+    assert (run / "results.md").read_text().startswith("| class | target IoU | source IoU |")
+    picture = cv2.imread(str(run / "panels" / "step_000003.png"))
+    assert picture is not None and picture.std() > 10
+    record = json.loads((run / "run.json").read_text())
+    assert record["seed"] == 0 and record["tags"] == ["first"] and "torch" in record["versions"]
+    assert "tags=[first]" in yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
+    resolved = yaml.safe_load((run / ".hydra" / "resolved.yaml").read_text())
+    assert resolved["trainer"]["max_steps"] == 3
+    rows = list(csv.DictReader((run / "csv" / "metrics.csv").open()))
+    assert any(row.get("train/loss") for row in rows)
+    assert any(row.get("val/target/IoU/train") for row in rows)
+
+
+def test_checkpoint_holds_tensors_and_plain_containers_only(cli: Cli) -> None:
+    run = cli("sfseg-train", *DEBUG).run
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["iteration"] == 3
+    assert checkpoint[KEY]["labels"]["name"] == "cityscapes"
+    assert checkpoint[KEY]["config"]["trainer"]["max_steps"] == 3
+
+
+def test_seed_zero_is_a_seed_and_seeds_differ(cli: Cli) -> None:
+    runs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        done = cli("sfseg-train", *DEBUG, f"seed={seed}", f"hydra.run.dir={name}")
+        assert done.code == 0, done.output
+        runs[name] = weights(done.folder / name)
+    assert equal(runs["a"], runs["b"])
+    assert not equal(runs["a"], runs["c"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["data.num_workers=2"],
+        ["eval_every=1"],
+        ["~callbacks.panels", "logger=none"],
+        ["backbone.gradient_checkpointing=true"],
+    ],
+    ids=["workers", "validation", "observers", "checkpointing"],
+)
+def test_what_must_not_change_training(cli: Cli, change: list[str]) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        cli("sfseg-train", *DEBUG, "hydra.run.dir=plain")
+        done = cli("sfseg-train", *DEBUG, *change, "hydra.run.dir=changed")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert done.code == 0, done.output
+    assert equal(weights(done.folder / "plain"), weights(done.folder / "changed"))
+
+
+def test_resumed_run_equals_an_uninterrupted_one(cli: Cli) -> None:
+    steps = ["trainer.max_steps=4", "method.schedule.steps=4"]
+    cli("sfseg-train", *DEBUG, *steps, "hydra.run.dir=whole")
+    cli("sfseg-train", *DEBUG, *steps, "trainer.max_steps=2", "hydra.run.dir=half")
+    done = cli(
+        "sfseg-train", *DEBUG, *steps, "ckpt_path=half/checkpoints/last.ckpt", "hydra.run.dir=rest"
+    )
+    assert done.code == 0, done.output
+    assert equal(weights(done.folder / "whole"), weights(done.folder / "rest"))
+
+
+def test_averaged_weights_are_evaluated_and_saved(cli: Cli) -> None:
+    cli("sfseg-train", *DEBUG, "hydra.run.dir=plain")
+    done = cli(
+        "sfseg-train", *DEBUG, "callbacks=[default,ema]", "callbacks.ema.decay=0.5",
+        "hydra.run.dir=ema",
+    )  # fmt: skip
+    assert done.code == 0, done.output
+    assert not equal(weights(done.folder / "plain"), weights(done.folder / "ema"))
+    results = [(done.folder / name / "results.json").read_text() for name in ("plain", "ema")]
+    assert results[0] != results[1]
+
+
+def test_oracle_trains_on_target_labels_and_evaluates_the_target_only(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "method=oracle")
+    assert done.code == 0, done.output
+    assert set(json.loads((done.run / "results.json").read_text())) == {"target"}
+
+
+def test_multirun_ends_with_one_table(cli: Cli) -> None:
+    done = cli("sfseg-train", "-m", *DEBUG, "seed=0,1", "data.shift=mild,severe")
+    assert done.code == 0, done.output
+    (table,) = done.folder.rglob("summary.md")
+    rows = table.read_text().splitlines()[2:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| data.shift=mild", "2"],
+        ["| data.shift=severe", "2"],
+    ]
+    assert all("+-" in row for row in rows)
+    assert len(list(done.folder.rglob("results.json"))) == 4
+
+
+def test_wandb_offline_writes_one_run_a_job(cli: Cli) -> None:
+    done = cli("sfseg-train", "-m", *DEBUG, "logger=wandb", "seed=0,1", "tags=[w]")
+    assert done.code == 0, done.output
+    assert len(list(done.folder.rglob("*.wandb"))) == 2
+    assert len(list(done.folder.rglob("metrics.csv"))) == 2
+
+
+def test_tensorboard_takes_the_panels(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "logger=tensorboard")
+    assert done.code == 0, done.output
+    (events,) = done.folder.rglob("events.out.tfevents.*")
+    assert b"panels" in events.read_bytes()
+
+
+def test_optimized_metric_must_exist(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "optimized_metric=val/miou")
+    assert done.code == 2
+    assert "val/miou" in done.output and "val/target/mIoU" in done.output

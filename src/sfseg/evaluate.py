@@ -28,7 +28,9 @@ def evaluate(cfg: DictConfig) -> None:
 
     from sfseg.checkpoints import restore
     from sfseg.methods.evaluation import Evaluation
+    from sfseg.quiet import quiet_lightning
 
+    quiet_lightning()
     restored = restore(cfg.ckpt_path)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():

@@ -35,6 +35,7 @@ def train(cfg: DictConfig) -> float | None:
     from lightning.pytorch import seed_everything
 
     from sfseg.checkpoints import check_resumable
+    from sfseg.quiet import quiet_lightning
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     quiet_lightning()
@@ -77,14 +78,6 @@ def train(cfg: DictConfig) -> float | None:
         return optimized_metric(trainer, cfg.optimized_metric)
     finally:
         finish_loggers(loggers)
-
-
-def quiet_lightning() -> None:
-    """Leave Lightning's hints out and print its warnings once."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(logging.WARNING)
 
 
 def refuse_parallel_sweep(cfg: DictConfig) -> None:

@@ -16,6 +16,10 @@ from sfseg.ops.inference import infer
 from sfseg.types import Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+]
 LEGAL = {"loss", "prediction", "confidence"}
 
 
@@ -59,7 +63,7 @@ def make(name: str) -> Method:
 def fit(method: Method, data: list[Recorder]) -> None:
     trainer = Trainer(
         max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
 
@@ -96,7 +100,9 @@ def test_every_trainable_parameter_gets_a_gradient(method: Method) -> None:
 
 def test_no_parameter_hides_in_a_plain_container(method: Method) -> None:
     for module in method.modules():
-        for value in vars(module).values():
+        for name, value in vars(module).items():
+            if name == "_parameters":
+                continue
             members = value.values() if isinstance(value, dict) else value
             if isinstance(value, (list, tuple)) or type(value) is dict:
                 assert not any(isinstance(member, nn.Parameter) for member in members)

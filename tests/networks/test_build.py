@@ -13,6 +13,7 @@ from sfseg.networks.segmenter import Segmenter
 
 CONF = Path(__file__).parents[2] / "conf"
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("[!_]*.yaml"))
+RUN = {"tiny", "swin_t", "resnet50", "convnext_tiny"}  # the larger ones are only shaped
 HEAD = partial(DAFormerHead, channels=16, dilations=(1, 2))
 
 
@@ -29,11 +30,11 @@ def built(backbone: str, *overrides: str) -> Segmenter:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_backbone_takes_odd_sizes(backbone: str) -> None:
-    segmenter = built(backbone, "backbone.head.channels=32").eval()
-    with torch.inference_mode():
+    with torch.device("cpu" if backbone in RUN else "meta"), torch.inference_mode():
+        segmenter = built(backbone, "backbone.head.channels=32").eval()
         logits = segmenter(torch.randint(0, 256, (1, 3, 33, 47), dtype=torch.uint8))
     assert logits.shape == (1, 19, 33, 47)
-    assert logits.isfinite().all()
+    assert logits.is_meta or logits.isfinite().all()
     assert segmenter.num_classes == 19
 
 

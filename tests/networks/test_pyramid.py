@@ -2,6 +2,7 @@ import copy
 import re
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,16 @@ def torchvision_name(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def swin_pair() -> tuple[TimmPyramid, SwinTransformer]:
-    """The same random Swin-T in both libraries, without the output norms."""
+    """The same narrow random Swin in both libraries, without the output norms."""
     torch.manual_seed(0)
-    ours = TimmPyramid(SWIN_T, output_norms=False).eval()
+    narrow = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", partial(timm.create_model, **narrow))
+        ours = TimmPyramid(SWIN_T, output_norms=False).eval()
     for name, parameter in ours.named_parameters():
         if "relative_position_bias_table" in name:
             nn.init.normal_(parameter, std=0.5)  # so that a wrong position would show
-    theirs = SwinTransformer([4, 4], 96, [2, 2, 6, 2], [3, 6, 12, 24], [7, 7]).eval()
+    theirs = SwinTransformer([4, 4], 24, [2, 2, 2, 2], [1, 2, 4, 8], [7, 7]).eval()
     weights = {torchvision_name(key): value for key, value in ours.trunk.state_dict().items()}
     result = theirs.load_state_dict(weights, strict=False)
     assert not result.unexpected_keys
@@ -71,7 +75,6 @@ def test_swin_block_equals_attention_between_former_neighbours(
 ) -> None:
     """The reference rolls also maps that fit into one window, so four corners form four groups."""
     torch.manual_seed(0)
-    # depths[1] = 2: one block without and one with shift
     block = TimmPyramid(SWIN_T).trunk.layers[0].blocks[int(shifted)].eval()
     nn.init.normal_(block.attn.relative_position_bias_table)
     x = torch.rand(1, *size, 96)
@@ -81,24 +84,21 @@ def test_swin_block_equals_attention_between_former_neighbours(
 
 
 def naive_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tensor:
-    """Shifted-window attention pixel by pixel, from the definition: no rolls, no mask."""
-    attn, heads = block.attn, block.attn.num_heads
+    """Shifted-window attention from the definition: groups of pixels, no roll and no mask."""
+    attn, table = block.attn, block.attn.relative_position_bias_table
     height, width = (-(-side // 7) * 7 for side in x.shape[1:3])
     padded = F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))[0]
-    query, key, value = attn.qkv(padded).unflatten(-1, (3, heads, -1)).unbind(2)
+    query, key, value = attn.qkv(padded).unflatten(-1, (3, attn.num_heads, -1)).unbind(2)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     # Window borders lie `shift` pixels further down and right than without shift.
-    group = (rows - shift).div(7, rounding_mode="floor") * 1000 + (columns - shift).div(
-        7, rounding_mode="floor"
-    )
+    group = (rows - shift).div(7, rounding_mode="floor") * 1000
+    group = group + (columns - shift).div(7, rounding_mode="floor")
     output = torch.zeros_like(value)
-    for row in range(height):
-        for column in range(width):
-            members = group == group[row, column]
-            offset = (row - rows[members] + 6) * 13 + (column - columns[members] + 6)
-            scores = torch.einsum("hc,nhc->nh", query[row, column], key[members])
-            scores = scores * attn.scale + attn.relative_position_bias_table[offset]
-            output[row, column] = torch.einsum("nh,nhc->hc", scores.softmax(0), value[members])
+    for members in (group == number for number in group.unique()):
+        down, right = (at[members][:, None] - at[members] for at in (rows, columns))
+        scores = torch.einsum("nhc,mhc->nmh", query[members], key[members]) * attn.scale
+        scores = scores + table[(down + 6) * 13 + right + 6]
+        output[members] = torch.einsum("nmh,mhc->nhc", scores.softmax(1), value[members])
     output = attn.proj(output.flatten(2))
     return output[None, : x.shape[1], : x.shape[2]]
 

@@ -75,7 +75,9 @@ def test_feature_maps_have_the_announced_widths_and_strides(segmenter: Segmenter
 @pytest.mark.parametrize("stride_multiple", [4, 32])
 def test_padding_leaves_logits_where_their_pixels_are(stride_multiple: int) -> None:
     """A linear ramp survives averaging and interpolation, a shift by one pixel would show."""
-    segmenter = Segmenter(CellMean(stride_multiple), FirstMap(), mean=(0, 0, 0), std=(1, 1, 1))
+    segmenter = Segmenter(
+        CellMean(stride_multiple), FirstMap(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
     height, width = 33, 47
     rows = torch.linspace(0.1, 0.9, height)[:, None].expand(height, width)
     columns = torch.linspace(0.1, 0.9, width).expand(height, width)

@@ -37,7 +37,7 @@ def test_a_run_leaves_everything_behind(cli: Cli) -> None:
     assert "tags=[first]" in yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
     resolved = yaml.safe_load((run / ".hydra" / "resolved.yaml").read_text())
     assert resolved["trainer"]["max_steps"] == 3
-    rows = list(csv.DictReader((run / "csv" / "metrics.csv").open()))
+    rows = list(csv.DictReader((run / "csv" / "metrics.csv").read_text().splitlines()))
     assert any(row.get("train/loss") for row in rows)
     assert any(row.get("val/target/IoU/train") for row in rows)
 
@@ -133,8 +133,8 @@ def test_wandb_offline_writes_one_run_a_job(cli: Cli) -> None:
 def test_tensorboard_takes_the_panels(cli: Cli) -> None:
     done = cli("sfseg-train", *DEBUG, "logger=tensorboard")
     assert done.code == 0, done.output
-    (events,) = done.folder.rglob("events.out.tfevents.*")
-    assert b"panels" in events.read_bytes()
+    events = done.folder.rglob("events.out.tfevents.*")
+    assert any(b"panels" in path.read_bytes() for path in events)
 
 
 def test_optimized_metric_must_exist(cli: Cli) -> None:

@@ -29,8 +29,8 @@ class LabelSpace:
     subsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 2 <= len(self.classes) < IGNORE:
-            raise ValueError(f"classes must be 2 to 254 names, got {len(self.classes)}")
+        if not 2 <= len(self.classes) < IGNORE - 1:
+            raise ValueError(f"classes must be 2 to 253 names, got {len(self.classes)}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct, got {list(self.classes)}")
         if len(self.palette) != len(self.classes):

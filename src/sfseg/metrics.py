@@ -22,7 +22,7 @@ class ConfusionMatrix(Metric):
     pixels are counted too and sliced off, which is cheaper than masking them out.
 
     Args:
-        num_classes: K, at most 254.
+        num_classes: K, at most 253.
     """
 
     full_state_update = False
@@ -30,8 +30,8 @@ class ConfusionMatrix(Metric):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        if not 2 <= num_classes < IGNORE:
-            raise ValueError(f"num_classes must be in [2, 254], got {num_classes}")
+        if not 2 <= num_classes < IGNORE - 1:
+            raise ValueError(f"num_classes must be in [2, 253], got {num_classes}")
         self.num_classes = num_classes
         self.stride = 1 << (num_classes - 1).bit_length()
         zeros = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -53,16 +53,19 @@ class ConfusionMatrix(Metric):
                 f"{prediction.dtype} {tuple(prediction.shape)} and "
                 f"{label.dtype} {tuple(label.shape)}"
             )
+        classes = self.num_classes
+        largest = int(prediction.max()) if prediction.numel() else 0
+        if largest >= classes:
+            raise ValueError(f"prediction must be class ids below {classes}, got {largest}")
         wide = torch.int16 if CODES * self.stride <= 1 << 15 else torch.int32
         code = label.to(wide).mul_(self.stride).add_(prediction).flatten()
         histogram = torch.bincount(code, minlength=CODES * self.stride)
-        table = histogram[: CODES * self.stride].view(CODES, self.stride)
-        classes = self.num_classes
-        strays = int(table[classes:IGNORE].sum() + table[:, classes:].sum())
-        if strays or histogram.numel() > CODES * self.stride:
+        table = histogram.view(CODES, self.stride)
+        strays = int(table[classes:IGNORE].sum())
+        if strays:
             raise ValueError(
-                f"labels and predictions must be class ids below {classes} or {IGNORE} (void, "
-                f"labels only); {strays} pixels are not. Check the id mapping of the data"
+                f"label must be class ids below {classes} or {IGNORE} (void), but {strays} "
+                "pixels are neither; check the id mapping of the data"
             )
         self.counts += table[:classes, :classes]
 

@@ -27,6 +27,8 @@ def parameter_groups(
     Raises:
         ConfigError: a rule matches no parameter, or has a key that no rule has.
     """
+    if lr <= 0:
+        raise ConfigError(f"lr must be positive, got {lr}; set method.lr")
     norms = set(norm_parameters(module))
     trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}
     if not trainable:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sfseg.config import CONF, build
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
-from sfseg.ops.inference import infer
+from sfseg.ops.inference import Inference
 from sfseg.types import Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
@@ -55,7 +55,7 @@ def make(name: str) -> Method:
     torch.manual_seed(0)
     network = build(cfg.backbone.network, num_classes=19)
     method: Method = build(cfg.method)(
-        network=network, labels=CITYSCAPES, eval_domains=["target"], inference=partial(infer)
+        network=network, labels=CITYSCAPES, eval_domains=["target"], inference=Inference()
     )
     return method
 

@@ -67,7 +67,7 @@ def test_text_is_no_weight_file(tmp_path: Path) -> None:
 def test_code_in_a_file_is_not_executed(tmp_path: Path, archive: bool) -> None:
     path, marker = tmp_path / "weights.pth", tmp_path / "marker"
     content = {"state_dict": Payload(marker)}
-    torch.save(content, path) if archive else path.write_bytes(pickle.dumps(content))
+    torch.save(content, path) if archive else path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ConfigError, match=r"weights\.pth.*nothing was executed"):
         load_tensors(path)
     assert not marker.exists()

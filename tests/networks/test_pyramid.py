@@ -2,7 +2,7 @@ import copy
 import re
 import socket
 import time
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,21 @@ from torchvision.models.swin_transformer import SwinTransformer
 from sfseg.errors import ConfigError
 from sfseg.networks.pyramid import TimmPyramid, _shift_mask
 
-SWIN_T = "swin_tiny_patch4_window7_224"
+SWIN = "swin_tiny_patch4_window7_224"
+NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def narrow_swin() -> Iterator[None]:
+    """A Swin with all its parts that is built and run in a fraction of a second."""
+    create = timm.create_model
+
+    def create_narrow(name: str, **options: object) -> nn.Module:
+        return create(name, **(NARROW | options if name == SWIN else options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", create_narrow)
+        yield
 
 
 def torchvision_name(name: str) -> str:
@@ -33,13 +47,10 @@ def torchvision_name(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def swin_pair() -> tuple[TimmPyramid, SwinTransformer]:
-    """The same narrow random Swin in both libraries, without the output norms."""
+def swin_pair(narrow_swin: None) -> tuple[TimmPyramid, SwinTransformer]:
+    """The same random Swin in both libraries, without the output norms."""
     torch.manual_seed(0)
-    narrow = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm, "create_model", partial(timm.create_model, **narrow))
-        ours = TimmPyramid(SWIN_T, output_norms=False).eval()
+    ours = TimmPyramid(SWIN, output_norms=False).eval()
     for name, parameter in ours.named_parameters():
         if "relative_position_bias_table" in name:
             nn.init.normal_(parameter, std=0.5)  # so that a wrong position would show
@@ -75,9 +86,9 @@ def test_swin_block_equals_attention_between_former_neighbours(
 ) -> None:
     """The reference rolls also maps that fit into one window, so four corners form four groups."""
     torch.manual_seed(0)
-    block = TimmPyramid(SWIN_T).trunk.layers[0].blocks[int(shifted)].eval()
+    block = TimmPyramid(SWIN).trunk.layers[0].blocks[int(shifted)].eval()
     nn.init.normal_(block.attn.relative_position_bias_table)
-    x = torch.rand(1, *size, 96)
+    x = torch.rand(1, *size, 24)
     with torch.inference_mode():
         result = block._attn(x)
         torch.testing.assert_close(result, naive_attention(block, x, 3 * shifted))
@@ -105,21 +116,21 @@ def naive_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tenso
 
 def test_timms_own_swin_is_left_alone() -> None:
     before = SwinTransformerBlock._attn
-    TimmPyramid(SWIN_T)
+    TimmPyramid(SWIN)
     assert SwinTransformerBlock._attn is before
-    untouched = timm.create_model(SWIN_T).layers[0].blocks[0]
+    untouched = timm.create_model(SWIN).layers[0].blocks[0]
     assert type(untouched) is SwinTransformerBlock
 
 
 def test_swin_can_be_copied() -> None:
-    network = TimmPyramid(SWIN_T).eval()
+    network = TimmPyramid(SWIN).eval()
     image = torch.rand(1, 3, 36, 44)
     torch.testing.assert_close(copy.deepcopy(network)(image), network(image))
 
 
 def test_mask_made_in_inference_mode_serves_in_training() -> None:
     _shift_mask.cache_clear()
-    network = TimmPyramid(SWIN_T)
+    network = TimmPyramid(SWIN)
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         network(image)
@@ -130,10 +141,10 @@ def test_mask_made_in_inference_mode_serves_in_training() -> None:
 
 def test_output_norms_can_be_chosen() -> None:
     for name, choice, expected in [
-        (SWIN_T, None, True),
-        (SWIN_T, False, False),
-        ("resnet18", None, False),
-        ("resnet18", True, True),
+        (SWIN, None, True),
+        (SWIN, False, False),
+        ("test_resnet", None, False),
+        ("test_resnet", True, True),
     ]:
         with torch.device("meta"):
             norms = TimmPyramid(name, output_norms=choice).norms
@@ -141,13 +152,13 @@ def test_output_norms_can_be_chosen() -> None:
 
 
 def test_output_norms_normalise_each_pixel() -> None:
-    for feature in TimmPyramid(SWIN_T)(torch.rand(1, 3, 36, 44)):
+    for feature in TimmPyramid(SWIN)(torch.rand(1, 3, 36, 44)):
         torch.testing.assert_close(
             feature.mean(1), torch.zeros_like(feature[:, 0]), atol=1e-5, rtol=0
         )
 
 
-@pytest.mark.parametrize("name", [SWIN_T, "resnet18", "convnext_atto", "vgg11"])
+@pytest.mark.parametrize("name", [SWIN, "test_resnet", "test_convnext", "vgg11_bn"])
 def test_maps_have_the_announced_widths_and_strides(name: str) -> None:
     network = TimmPyramid(name).eval()
     maps = network(torch.rand(1, 3, 64, 96))
@@ -157,14 +168,14 @@ def test_maps_have_the_announced_widths_and_strides(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [SWIN_T, "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("name", [SWIN, "test_resnet", "test_convnext"])
 def test_every_parameter_trains(name: str) -> None:
     network = TimmPyramid(name)
     sum(feature.square().mean() for feature in network(torch.rand(2, 3, 64, 64))).backward()
     assert [key for key, p in network.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", [SWIN_T, "resnet18"])
+@pytest.mark.parametrize("name", [SWIN, "test_resnet"])
 def test_checkpointing_changes_no_gradient(name: str) -> None:
     image = torch.rand(2, 3, 64, 64)
     gradients = []
@@ -181,7 +192,7 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
 
 def test_drop_path_reaches_the_deepest_block() -> None:
     with torch.device("meta"):
-        network = TimmPyramid(SWIN_T, drop_path_rate=0.2)
+        network = TimmPyramid(SWIN, drop_path_rate=0.2)
     assert network.trunk.layers[-1].blocks[-1].drop_path2.drop_prob == pytest.approx(0.2)
 
 
@@ -196,7 +207,7 @@ def test_model_without_pyramid() -> None:
         TimmPyramid("vit_tiny_patch16_224")
 
 
-@pytest.mark.parametrize("name", [SWIN_T, "resnet18", "convnext_atto"])
+@pytest.mark.parametrize("name", [SWIN, "test_resnet", "test_convnext"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_local_weights_of_a_whole_classifier(tmp_path: Path, name: str, suffix: str) -> None:
     """A file as timm publishes it: with classifier, and with a number of classes of its own."""
@@ -214,17 +225,17 @@ def test_local_weights_of_a_whole_classifier(tmp_path: Path, name: str, suffix: 
 
 
 def test_buffers_in_a_file_are_not_needed(tmp_path: Path) -> None:
-    published = timm.create_model(SWIN_T).state_dict()
+    published = timm.create_model(SWIN).state_dict()
     published["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49)
     published["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
     torch.save(published, tmp_path / "weights.pth")
-    TimmPyramid(SWIN_T, weights=str(tmp_path / "weights.pth"))
+    TimmPyramid(SWIN, weights=str(tmp_path / "weights.pth"))
 
 
 def test_weights_of_another_model(tmp_path: Path) -> None:
-    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ConfigError, match=r"weights\.pth with \d+ keys missing: .* unexpected: "):
-        TimmPyramid("resnet34d", weights=str(tmp_path / "weights.pth"))
+        TimmPyramid("resnet18", weights=str(tmp_path / "weights.pth"))
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -243,7 +254,7 @@ def test_without_network_the_message_names_the_ways_out(
         ConfigError,
         match=r"pretrained=true needs .*go online, .*backbone\.weights=<file>.*pretrained=false",
     ) as raised:
-        TimmPyramid("resnet18", pretrained=True)
+        TimmPyramid("test_resnet", pretrained=True)
     assert raised.value.__cause__ is not None
     assert hub.HF_HUB_OFFLINE is declared
     assert time.monotonic() - started < 5

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from sfseg.data.colour import ColourJitter
+from sfseg.data.colour import Distortion
 from sfseg.data.geometry import Geometry, Image, Size, View, crop_image, crop_label
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
@@ -72,7 +72,7 @@ class FolderDataset(Dataset[Sample]):
         scenes: Scenes,
         *,
         view: View | None = None,
-        colour: ColourJitter | None = None,
+        colour: Distortion | None = None,
         seed: int = 0,
         purpose: str = "",
         use_labels: bool = True,
@@ -102,7 +102,6 @@ class FolderDataset(Dataset[Sample]):
             label = crop_label(label, geometry)
         image = crop_image(image, geometry)
         if self.colour is not None:
-            image = np.ascontiguousarray(image)
             image = self.colour(
                 image, seed32(self.seed, pass_number, index, f"{self.purpose}/colour")
             )

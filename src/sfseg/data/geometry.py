@@ -116,7 +116,7 @@ def crop_image(image: Image, geometry: Geometry) -> Image:
         image = _as_uint8(
             cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=PAD_COLOUR)
         )
-    return image[:, ::-1] if g.flip else image
+    return _as_uint8(cv2.flip(image, 1)) if g.flip else image
 
 
 def crop_label(label: Image, geometry: Geometry) -> Image:
@@ -125,8 +125,8 @@ def crop_label(label: Image, geometry: Geometry) -> Image:
     rows = _look_up(np.arange(g.top, g.top + g.height), g.scaled_height, g.full_height)
     columns = _look_up(np.arange(g.left, g.left + g.width), g.scaled_width, g.full_width)
     cropped = np.full((g.height, g.width), IGNORE, np.uint8)
-    cropped[: len(rows), : len(columns)] = label[rows[:, None], columns]
-    return cropped[:, ::-1] if g.flip else cropped
+    cropped[: len(rows), : len(columns)] = label[rows].take(columns, axis=1)
+    return _as_uint8(cv2.flip(cropped, 1)) if g.flip else cropped
 
 
 def restore_label(cropped: Image, geometry: Geometry, full: Image) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from sfseg.errors import DataError
 from sfseg.labels import CAMVID, LabelSpace, load_label_space
 from sfseg.types import IGNORE
 
-INVALID = -1
+INVALID = IGNORE - 1
+"""Marks stored ids that are no class; class ids end below it."""
 
 
 class Files:
@@ -33,7 +35,7 @@ class Files:
         images: Sequence[Path],
         masks: Sequence[Path] | None,
         labels: LabelSpace,
-        table: NDArray[np.int16],
+        table: NDArray[np.uint8],
     ) -> None:
         if masks is not None and len(masks) != len(images):
             raise ValueError(f"masks must be one per image, got {len(masks)} for {len(images)}")
@@ -42,6 +44,11 @@ class Files:
         self.masks = masks
         self.labels = labels
         self.table = table
+        kept = np.flatnonzero(table != INVALID)
+        # Stored ids that are class ids already, the common case, need no look-up.
+        self.is_identity = bool(
+            (table[kept] == kept).all() and (kept[:-1] == np.arange(len(kept) - 1)).all()
+        )
 
     @property
     def has_labels(self) -> bool:
@@ -74,16 +81,23 @@ class Files:
             wide = (ids < 0) | (ids > 255)
             if wide.any():
                 raise _out_of_range(path, ids, wide, self.labels)
-        mapped = self.table[ids]
-        invalid = mapped == INVALID
-        if invalid.any():
-            raise _out_of_range(path, ids, invalid, self.labels)
-        return mapped.astype(np.uint8)
+        ids = np.array(ids, dtype=np.uint8, order="C")
+        if self.is_identity and largest_id(ids) < self.labels.num_classes:
+            return ids
+        mapped = np.asarray(cv2.LUT(ids, self.table), dtype=np.uint8)
+        if largest_id(mapped) == INVALID:
+            raise _out_of_range(path, ids, mapped == INVALID, self.labels)
+        return mapped
 
 
-def id_table(ids: Mapping[int, int]) -> NDArray[np.int16]:
+def largest_id(ids: Image) -> int:
+    """The largest id that is not IGNORE, in one pass; -1 when all are."""
+    return int((ids + np.uint8(1)).max()) - 1  # IGNORE wraps around to 0
+
+
+def id_table(ids: Mapping[int, int]) -> NDArray[np.uint8]:
     """Lookup table from stored ids to class ids; 255 stays IGNORE unless mapped."""
-    table = np.full(256, INVALID, np.int16)
+    table = np.full(256, INVALID, np.uint8)
     table[IGNORE] = IGNORE
     for stored, class_id in ids.items():
         if not 0 <= stored <= 255:

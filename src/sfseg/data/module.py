@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from sfseg.data.check import check_scenes
-from sfseg.data.colour import ColourJitter
+from sfseg.data.colour import Distortion
 from sfseg.data.folder import FolderDataset, Sample, Scenes, ScenesFactory, collate
 from sfseg.data.geometry import Size, View
 from sfseg.data.sampling import EndlessBatches, EvalSampler
@@ -56,7 +56,7 @@ class AdaptationData(LightningDataModule):
         needs: Sequence[str],
         scenes: Mapping[str, ScenesFactory | None],
         views: Mapping[str, View],
-        colour: ColourJitter | None = None,
+        colour: Distortion | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 1,
         eval_size: Size | None = None,

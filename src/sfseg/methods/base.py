@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from sfseg.labels import LabelSpace
-from sfseg.methods.evaluation import Evaluation, Inference
+from sfseg.methods.evaluation import Evaluation
+from sfseg.ops.inference import Inference
 from sfseg.optim import Rule, parameter_groups
 from sfseg.randomness import seed32
 
@@ -85,7 +86,8 @@ class Method(Evaluation):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # One call of `log` costs a third of a millisecond whether or not it reaches a logger.
         if self.iteration % self.shared["log_every"] == 0:
-            self.log("train/loss", outputs["loss"])
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log_dict({"train/loss": outputs["loss"], "train/lr": rate})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iteration"] = self.iteration

@@ -1,6 +1,6 @@
 """Evaluation of a network on one or two domains, for ``sfseg-eval`` and for every method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from lightning.pytorch import LightningModule
@@ -9,11 +9,8 @@ from torchmetrics import Metric
 
 from sfseg.labels import LabelSpace
 from sfseg.metrics import ConfusionMatrix, Scores
-from sfseg.ops.inference import Predict, label_map
+from sfseg.ops.inference import Inference, label_map
 from sfseg.types import Batch
-
-Inference = Callable[[Predict, Tensor], Tensor]
-"""An evaluation protocol: :func:`sfseg.ops.inference.infer` with its settings filled in."""
 
 
 class Evaluation(LightningModule):

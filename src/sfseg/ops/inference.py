@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,47 @@ from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
 """(B, 3, H, W) image to (B, K, H, W) logits."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """:func:`infer` with its settings filled in and checked.
+
+    Raises:
+        ValueError: no or non-positive scales, a stride without window or larger than it.
+    """
+
+    window: Sequence[int] | None = None
+    stride: Sequence[int] | None = None
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be positive factors, got {list(self.scales)}")
+        if self.window is None:
+            if self.stride is not None:
+                raise ValueError(f"stride {list(self.stride)} needs a window; set window")
+            return
+        if min(self.window) < 1:
+            raise ValueError(f"window must be (height, width), got {list(self.window)}")
+        if self.stride is not None and not all(
+            1 <= step <= side for step, side in zip(self.stride, self.window, strict=True)
+        ):
+            raise ValueError(
+                f"stride must be in [1, window {list(self.window)}], got {list(self.stride)}"
+            )
+
+    def __call__(self, predict: Predict, image: Tensor) -> Tensor:
+        """Logits (B, K, H, W) at image size."""
+        return infer(
+            predict,
+            image,
+            window=self.window,
+            stride=self.stride,
+            scales=self.scales,
+            flip=self.flip,
+        )
 
 
 def infer(
@@ -34,14 +76,7 @@ def infer(
         stride: step of the window; None is two thirds of it.
         scales: factors of the image size.
         flip: also use the mirror image at every scale.
-
-    Raises:
-        ValueError: no or non-positive scales, a stride without window or larger than it.
     """
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be positive factors, got {list(scales)}")
-    if stride is not None and window is None:
-        raise ValueError(f"stride {list(stride)} has no meaning without a window; set window")
 
     def one_view(view: Tensor) -> Tensor:
         if window is None:
@@ -77,8 +112,6 @@ def slide(
     height, width = image.shape[-2:]
     tall, wide = min(window[0], height), min(window[1], width)
     step = tuple(stride) if stride is not None else (math.ceil(tall / 1.5), math.ceil(wide / 1.5))
-    if min(step) < 1 or step[0] > window[0] or step[1] > window[1]:
-        raise ValueError(f"stride must be in [1, window {list(window)}], got {list(step)}")
     total: Tensor | None = None
     count = torch.zeros(1, 1, height, width, device=image.device)
     for top in _starts(height, tall, step[0]):

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from make import Memory, ids, own_folder, picture, truncations, write
+
+from sfseg.data.check import check_scenes
+from sfseg.data.layouts import folder
+from sfseg.errors import DataError
+from sfseg.types import IGNORE
+
+
+def memory(count=3, **labels):
+    stored = [labels.get(f"label_{k}", ids(k, 3)) for k in range(count)]
+    return Memory([picture(k) for k in range(count)], stored)
+
+
+def check(scenes, with_labels=True, samples=None):
+    check_scenes(scenes, "source train", with_labels=with_labels, samples=samples)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    classes = own_folder(tmp_path, splits=["."], count=8)
+    return tmp_path, lambda: folder(tmp_path, classes=classes)
+
+
+def test_good_data_pass(tree):
+    _, open_scenes = tree
+    check(open_scenes())
+    check(memory())
+
+
+def test_an_empty_set_is_refused():
+    for samples in (None, 0, 5):
+        with pytest.raises(DataError, match="the source train set is empty; check its folder"):
+            check(memory(0), samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("samples", "read"),
+    [
+        (None, list(range(9))), (0, []), (1, [0]), (2, [0, 8]), (3, [0, 4, 8]),
+        (5, [0, 2, 4, 6, 8]), (9, list(range(9))), (100, list(range(9))),
+    ],
+)  # fmt: skip
+def test_samples_are_spread_evenly(samples, read):
+    scenes, seen = memory(9), []
+    scenes.image = lambda index: seen.append(index) or picture(index)
+    check(scenes, samples=samples)
+    assert sorted(seen) == read
+    assert scenes.opened == len(read)
+
+
+def test_labels_nobody_reads_are_not_opened():
+    scenes = memory(3, label_0=np.zeros((1, 1), np.uint8))
+    check(scenes, with_labels=False)
+    assert scenes.opened == 0
+
+
+def test_every_broken_file_is_named(tree):
+    root, open_scenes = tree
+    image, mask = root / "images" / "2.png", root / "masks" / "5.png"
+    image.write_bytes(truncations(image)[2])
+    mask.write_bytes(b"")
+    (root / "images" / "7.png").write_text("not an image")
+    with pytest.raises(DataError, match="source train: 3 of 8 scenes read") as error:
+        check(open_scenes())
+    lines = str(error.value).splitlines()[1:]
+    assert len(lines) == 3
+    for line, part in zip(lines, ("images/2.png is", "5.png is empty", "7.png is no"), strict=True):
+        assert part in line
+
+
+def test_a_long_list_is_cut_short(tree):
+    root, open_scenes = tree
+    for path in (root / "masks").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"8 of 8 scenes read(\n  .*is empty){5}\n  and 3 more$"):
+        check(open_scenes())
+
+
+def test_sizes_that_differ_are_named():
+    scenes = memory(3, label_1=ids(0, 3, (64, 32)))
+    with pytest.raises(DataError, match="memory/1: the image has 32x64 pixels, its label 64x32"):
+        check(scenes)
+
+
+def test_ids_out_of_range_are_named(tree):
+    root, open_scenes = tree
+    write(root / "masks" / "3.png", np.full((32, 64), 3, np.uint8))
+    with pytest.raises(DataError, match=r"1 of 8 .*\n.*masks/3\.png has 2048 pixels .*: 3;"):
+        check(open_scenes())
+
+
+def test_labels_that_are_void_everywhere_are_refused():
+    void = np.full((32, 64), IGNORE, np.uint8)
+    everywhere = {f"label_{k}": void for k in range(3)}
+    with pytest.raises(DataError, match=r"pixels of the 3 labels read are void \(255\)"):
+        check(memory(3, **everywhere))
+    check(memory(3, **everywhere), with_labels=False)
+    check(memory(3, **everywhere), samples=0)
+    almost = void.copy()
+    almost[5, 5] = 0
+    check(memory(3, **(everywhere | {"label_1": almost})))
+
+
+def test_a_single_pixel_will_do():
+    check(Memory([picture(0, (1, 1))], [np.zeros((1, 1), np.uint8)]))

@@ -1,0 +1,267 @@
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from make import ids
+from PIL import Image
+
+from sfseg.data.geometry import (
+    PAD_COLOUR,
+    Geometry,
+    View,
+    as_size,
+    crop_image,
+    crop_label,
+    largest_share,
+    restore_label,
+)
+from sfseg.types import IGNORE
+
+HIDDEN = 200
+"""A value that no label has: what a crop does not show."""
+
+
+def random_geometry(seed, low=1.0, high=1.0, whole_scale=True):
+    """A crop anywhere in an image of odd or even size, often reaching past its end."""
+    rng = np.random.default_rng(seed)
+    full = tuple(int(n) for n in rng.integers(1, 40, 2))
+    factors = np.full(2, rng.uniform(low, high)) if whole_scale else rng.uniform(low, high, 2)
+    scaled = tuple(max(1, round(n * f)) for n, f in zip(full, factors, strict=True))
+    crop = tuple(int(n) for n in rng.integers(1, 50, 2))
+    corner = tuple(int(rng.integers(max(0, s - c) + 1)) for s, c in zip(scaled, crop, strict=True))
+    return Geometry(*full, *scaled, *corner, *crop, int(rng.integers(2)))
+
+
+def distinct(geometry):
+    """A label of the full image with a different value in (almost) every pixel."""
+    size = (geometry.full_height, geometry.full_width)
+    return (np.arange(size[0] * size[1]).reshape(size) * 7 % HIDDEN).astype(np.uint8)
+
+
+def shown(geometry):
+    """Naively: the full-image pixels whose centre lies in the crop."""
+    g, mask = geometry, np.zeros((geometry.full_height, geometry.full_width), bool)
+    for y, x in np.ndindex(*mask.shape):
+        row = (2 * y + 1) * g.scaled_height // (2 * g.full_height) - g.top
+        column = (2 * x + 1) * g.scaled_width // (2 * g.full_width) - g.left
+        mask[y, x] = 0 <= row < g.height and 0 <= column < g.width
+    return mask
+
+
+def restored(cropped, geometry):
+    full = np.full((geometry.full_height, geometry.full_width), HIDDEN, np.uint8)
+    restore_label(cropped, geometry, full)
+    return full
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_crop_flip_and_pad_are_undone_exactly(seed):
+    geometry = random_geometry(seed)
+    label = distinct(geometry)
+    back = restored(crop_label(label, geometry), geometry)
+    g, expected = geometry, np.full_like(label, HIDDEN)
+    place = np.s_[g.top : g.top + g.height, g.left : g.left + g.width]
+    expected[place] = label[place]
+    np.testing.assert_array_equal(back, expected)
+
+
+@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("whole_scale", [True, False])
+def test_enlarging_is_undone_exactly(seed, whole_scale):
+    geometry = random_geometry(seed, 1.0, 3.0, whole_scale)
+    label = distinct(geometry)
+    back = restored(crop_label(label, geometry), geometry)
+    np.testing.assert_array_equal(back, np.where(shown(geometry), label, HIDDEN))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_reducing_is_undone_where_it_can_be(seed):
+    geometry = random_geometry(seed, 0.2, 1.0, whole_scale=False)
+    label = distinct(geometry)
+    cropped = crop_label(label, geometry)
+    back = restored(cropped, geometry)
+    np.testing.assert_array_equal(back != HIDDEN, shown(geometry))
+    # What the crop saw is back in its own place: looking again sees the same.
+    np.testing.assert_array_equal(crop_label(back, geometry), cropped)
+
+
+def test_restoring_leaves_the_rest_alone():
+    full = np.full((6, 8), 9, np.uint8)
+    restore_label(np.ones((2, 3), np.uint8), Geometry(6, 8, 6, 8, 1, 2, 2, 3, 0), full)
+    assert (full[1:3, 2:5] == 1).all()
+    assert (full == 9).sum() == 48 - 6
+
+
+@pytest.mark.parametrize(("cropped", "full"), [((3, 2), (6, 8)), ((2, 3), (8, 6))])
+def test_restoring_into_another_size_is_refused(cropped, full):
+    geometry = Geometry(6, 8, 6, 8, 1, 2, 2, 3, 0)
+    with pytest.raises(ValueError, match=r"sizes \(2, 3\) and \(6, 8\) of the geometry"):
+        restore_label(np.zeros(cropped, np.uint8), geometry, np.zeros(full, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("full", "scaled"),
+    [
+        ((32, 64), (16, 32)), ((32, 64), (64, 128)), ((33, 65), (11, 13)), ((7, 9), (20, 31)),
+        ((5, 5), (5, 5)), ((1, 1), (4, 4)), ((9, 10), (1, 1)), ((100, 30), (36, 28)),
+    ],
+)  # fmt: skip
+def test_labels_are_resized_as_by_opencv_and_pil(full, scaled):
+    label = ids(0, 19, full) if min(full) > 4 else np.full(full, 3, np.uint8)
+    whole = crop_label(label, Geometry.whole(full, scaled))
+    opencv = cv2.resize(label, scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(whole, opencv)
+    pil = Image.fromarray(label).resize(scaled[::-1], Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(whole, np.asarray(pil))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_images_are_resized_then_cropped_padded_and_flipped(seed):
+    g = random_geometry(seed, 0.5, 2.0)
+    rng = np.random.default_rng(seed)
+    image = rng.integers(256, size=(g.full_height, g.full_width, 3)).astype(np.uint8)
+    scaled = cv2.resize(image, (g.scaled_width, g.scaled_height), interpolation=cv2.INTER_LINEAR)
+    expected = np.empty((g.height, g.width, 3), np.uint8)
+    for y, x in np.ndindex(g.height, g.width):
+        inside = g.top + y < g.scaled_height and g.left + x < g.scaled_width
+        expected[y, x] = scaled[g.top + y, g.left + x] if inside else PAD_COLOUR
+    if g.flip:
+        expected = expected[:, ::-1]
+    found = crop_image(image, g)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_image_and_label_stay_aligned(seed):
+    """Both are painted with their own coordinates; after any view they still agree."""
+    g = random_geometry(seed, 0.3, 3.0, whole_scale=False)
+    rows, columns = np.indices((g.full_height, g.full_width)).astype(np.uint8)
+    image = crop_image(np.stack([rows, columns, rows], axis=2), g).astype(int)
+    for channel, coordinate in enumerate((rows, columns)):
+        label = crop_label(coordinate, g)
+        visible = label != IGNORE
+        # Half a pixel from the centre to the nearest, half from rounding to bytes.
+        assert np.abs(image[..., channel] - label)[visible].max() <= 1
+        assert (image[~visible] == PAD_COLOUR).all()
+
+
+def test_inputs_stay_as_they_are():
+    label, image = ids(0, 3), np.zeros((32, 64, 3), np.uint8)
+    before = label.copy()
+    view = View((16, 16), ratio=(0.5, 2), flip=1)
+    geometry = view.draw(label, np.random.default_rng(0))
+    crop_label(label, geometry)[:] = 7
+    crop_image(image, geometry)
+    np.testing.assert_array_equal(label, before)
+    assert not image.any()
+
+
+@pytest.mark.parametrize("full", [(32, 64), (10, 11), (1, 1), (200, 20)])
+@pytest.mark.parametrize("crop", [(16, 16), (33, 65), (64, 8)])
+def test_drawn_crops_lie_in_the_image_and_have_their_size(full, crop):
+    rng = np.random.default_rng(0)
+    view = View(crop, ratio=(0.5, 2.0))
+    label = np.zeros(full, np.uint8)
+    for _ in range(50):
+        g = view.draw(label, rng)
+        assert (g.full_height, g.full_width, g.height, g.width) == (*full, *crop)
+        assert 0 <= g.top <= max(0, g.scaled_height - crop[0])
+        assert 0 <= g.left <= max(0, g.scaled_width - crop[1])
+        for side, scaled in ((full[0], g.scaled_height), (full[1], g.scaled_width)):
+            assert max(1, round(side * 0.5)) <= scaled <= round(side * 2)
+        assert crop_label(label, g).shape == crop
+        assert (crop_label(label, g) == 0).any()
+
+
+def test_every_corner_flip_and_scale_is_drawn():
+    rng = np.random.default_rng(0)
+    label = np.zeros((6, 5), np.uint8)
+    drawn = {View((4, 4)).draw(label, rng) for _ in range(300)}
+    expected = {(t, x, f) for t, x, f in itertools.product(range(3), range(2), range(2))}
+    assert {(g.top, g.left, g.flip) for g in drawn} == expected
+    scales = {View((4, 4), ratio=(0.5, 2)).draw(label, rng).scaled_height for _ in range(300)}
+    assert scales == set(range(3, 13))
+
+
+@pytest.mark.parametrize(("flip", "share"), [(0.0, 0), (1.0, 1), (0.25, 0.25)])
+def test_flips_have_their_probability(flip, share):
+    rng, label = np.random.default_rng(0), np.zeros((4, 4), np.uint8)
+    drawn = [View((4, 4), flip=flip).draw(label, rng).flip for _ in range(2000)]
+    assert np.mean(drawn) == pytest.approx(share, abs=0.03)
+
+
+def test_resize_comes_before_the_ratio():
+    view = View((4, 4), resize=(30, 20), ratio=(2, 2))
+    g = view.draw(np.zeros((100, 100), np.uint8), np.random.default_rng(0))
+    assert (g.scaled_height, g.scaled_width) == (60, 40)
+
+
+def test_a_crop_of_one_class_is_drawn_again():
+    label = np.zeros((16, 64), np.uint8)
+    label[:, 48:] = 1
+    shares = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        g = View((16, 16), flip=0, max_share=0.9).draw(label, rng)
+        shares.append(largest_share(crop_label(label, g)))
+    assert np.mean(np.array(shares) < 0.9) > 0.85
+    plain = View((16, 16), flip=0)
+    first = [plain.draw(label, np.random.default_rng(s)) for s in range(200)]
+    assert np.mean([largest_share(crop_label(label, g)) < 0.9 for g in first]) < 0.4
+
+
+@pytest.mark.parametrize("value", [0, IGNORE], ids=["one class", "void"])
+def test_drawing_again_ends(value):
+    label = np.full((40, 40), value, np.uint8)
+    View((8, 8), max_share=0.5).draw(label, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("label", "share"),
+    [
+        ([[IGNORE, IGNORE]], 0),
+        ([[3]], 1),
+        ([[0, 0, 1, IGNORE]], 2 / 3),
+        ([[253, 254, 254, 254]], 3 / 4),
+    ],
+)
+def test_share_of_the_most_frequent_class(label, share):
+    assert largest_share(np.array(label, np.uint8)) == pytest.approx(share)
+
+
+def test_share_of_a_mirrored_view():
+    label = ids(0, 5)
+    expected = np.bincount(label[label != IGNORE]).max() / (label != IGNORE).sum()
+    assert largest_share(label[:, ::-1]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop": (0, 4)}, r"crop must be \(height, width\) in pixels, got \(0, 4\)"),
+        ({"crop": (4,)}, r"crop must be .* got \(4,\)"),
+        ({"crop": (4, 4), "resize": (4, -1)}, r"resize must be .* got \(4, -1\)"),
+        ({"crop": (4, 4), "ratio": (0, 1)}, r"range of positive factors, got \(0, 1\)"),
+        ({"crop": (4, 4), "ratio": (2, 1)}, r"range of positive factors, got \(2, 1\)"),
+        ({"crop": (4, 4), "flip": 1.5}, r"probability in \[0, 1\], got 1.5"),
+        ({"crop": (4, 4), "max_share": 0}, r"max_share must be in \(0, 1\], got 0"),
+        ({"crop": (4, 4), "max_share": 75}, r"max_share must be in \(0, 1\], got 75"),
+    ],
+)
+def test_impossible_views_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        View(**options)
+
+
+def test_whole_images():
+    assert Geometry.whole((3, 4)) == (3, 4, 3, 4, 0, 0, 3, 4, 0)
+    assert Geometry.whole((3, 4), (6, 7)) == (3, 4, 6, 7, 0, 0, 6, 7, 0)
+
+
+def test_sizes_from_a_configuration():
+    assert as_size(None) is None
+    assert as_size([3.0, 4]) == (3, 4)
+    with pytest.raises(ValueError, match="unpack"):
+        as_size([3])

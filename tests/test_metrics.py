@@ -1,0 +1,231 @@
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, jaccard_score
+from torch import distributed
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from sfseg.data.sampling import EvalSampler
+from sfseg.labels import CITYSCAPES, LabelSpace, distinct_colour
+from sfseg.metrics import ConfusionMatrix, Scores, mean
+from sfseg.types import IGNORE
+
+
+def space(num_classes, **subsets):
+    return LabelSpace(
+        "test",
+        tuple(str(k) for k in range(num_classes)),
+        tuple(distinct_colour(k) for k in range(num_classes)),
+        subsets,
+    )
+
+
+def maps(num_classes, shape=(2, 17, 23), seed=0, void=0.2):
+    """Prediction and label, right in about half of the pixels."""
+    rng = np.random.default_rng(seed)
+    prediction = rng.integers(num_classes, size=shape)
+    label = np.where(rng.random(shape) < 0.5, prediction, rng.integers(num_classes, size=shape))
+    label[rng.random(shape) < void] = IGNORE
+    return byte(prediction), byte(label)
+
+
+def byte(values):
+    return torch.as_tensor(np.asarray(values), dtype=torch.uint8)
+
+
+def count(num_classes, *batches):
+    metric = ConfusionMatrix(num_classes)
+    for prediction, label in batches:
+        metric.update(prediction, label)
+    return metric.compute()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 11, 16, 19, 64, 65, 128, 129, 254])
+def test_counts_are_those_of_torchmetrics_and_sklearn(num_classes):
+    prediction, label = maps(num_classes)
+    oracle = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=True)
+    oracle.update(prediction.long(), label.long())
+    valid = label != IGNORE
+    again = confusion_matrix(label[valid], prediction[valid], labels=range(num_classes))
+    counts = count(num_classes, (prediction, label))
+    assert counts.dtype == torch.int64
+    torch.testing.assert_close(counts, oracle.compute())
+    np.testing.assert_array_equal(counts, again)
+
+
+def test_every_pair_of_ids_is_counted_in_its_cell():
+    pairs = list(itertools.product(range(19), range(19)))
+    label, prediction = byte([p[0] for p in pairs]), byte([p[1] for p in pairs])
+    torch.testing.assert_close(
+        count(19, (prediction, label)), torch.ones(19, 19, dtype=torch.int64)
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (1, 1, 1), (3, 1, 5)])
+def test_any_shape(shape):
+    ones = torch.ones(shape, dtype=torch.uint8)
+    assert count(2, (ones, ones)).tolist() == [[0, 0], [0, ones.numel()]]
+
+
+def test_batches_add_up_and_order_does_not_matter():
+    first, second = maps(5, seed=1), maps(5, (3, 8, 8), seed=2)
+    total = count(5, first) + count(5, second)
+    assert torch.equal(count(5, first, second), total)
+    assert torch.equal(count(5, second, first), total)
+    flipped = tuple(part.flip(-1) for part in first)
+    assert torch.equal(count(5, flipped), count(5, first))
+
+
+def test_reset_starts_again():
+    metric = ConfusionMatrix(5)
+    metric.update(*maps(5))
+    metric.reset()
+    assert metric.counts.sum() == 0
+    metric.update(*maps(5, seed=3))
+    assert torch.equal(metric.compute(), count(5, maps(5, seed=3)))
+
+
+def test_counts_are_exact_where_float32_is_not():
+    metric = ConfusionMatrix(2)
+    metric.counts[0, 0] = 2**24
+    metric.update(byte([0]), byte([0]))
+    assert metric.compute()[0, 0] == 2**24 + 1
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "prediction", "label"),
+    [
+        (3, 0, 3), (3, 0, 254), (3, 3, 0), (3, 3, IGNORE), (3, IGNORE, 0), (3, IGNORE, IGNORE),
+        (19, 19, 0), (19, 31, 0), (19, 0, 19), (19, IGNORE, 1), (200, 255, 255), (254, 254, 0),
+        (254, 255, 255), (16, 0, 16), (128, 0, 200),
+    ],
+)  # fmt: skip
+def test_stray_ids_are_refused(num_classes, prediction, label):
+    with pytest.raises(ValueError, match=rf"below {num_classes} or 255 .*; \d+ pixels are not"):
+        ConfusionMatrix(num_classes).update(byte([prediction]), byte([label]))
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "prediction", "label"),
+    [
+        pytest.param(4, 4, 0, id="carried into the next label"),
+        pytest.param(16, IGNORE, 0, id="void prediction, power of two"),
+        pytest.param(19, 32, 0, id="carried, 19 classes"),
+        pytest.param(100, 200, IGNORE, id="16 bits overflow"),
+    ],
+)
+@pytest.mark.xfail(reason="predictions past the stride spill into the next row", strict=True)
+def test_stray_predictions_do_not_spill_into_other_cells(num_classes, prediction, label):
+    with pytest.raises(ValueError, match="1 pixels are not"):
+        ConfusionMatrix(num_classes).update(byte([prediction]), byte([label]))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"),
+    [
+        (torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(2, 3, dtype=torch.uint8)),
+        (torch.zeros(2, 2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.uint8)),
+        (torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(2, 2)),
+    ],
+)
+def test_other_shapes_and_types_are_refused(prediction, label):
+    with pytest.raises(ValueError, match="uint8 of one shape, got"):
+        ConfusionMatrix(3).update(prediction, label)
+
+
+@pytest.mark.parametrize("num_classes", [0, 1, 255])
+def test_other_numbers_of_classes_are_refused(num_classes):
+    with pytest.raises(ValueError, match=rf"in \[2, 254\], got {num_classes}"):
+        ConfusionMatrix(num_classes)
+
+
+def test_scores_are_those_of_sklearn():
+    prediction, label = maps(19)
+    valid = label != IGNORE
+    truth, guess = label[valid].numpy(), prediction[valid].numpy()
+    scores = Scores.of(count(19, (prediction, label)), CITYSCAPES)
+    iou = jaccard_score(truth, guess, labels=range(19), average=None)
+    np.testing.assert_allclose(scores.iou, iou)
+    recall = [(guess[truth == k] == k).mean() for k in range(19)]
+    np.testing.assert_allclose(scores.accuracy, recall)
+    assert scores.pixels == tuple(int((truth == k).sum()) for k in range(19))
+    assert scores.pixel_accuracy == pytest.approx((truth == guess).mean())
+    assert scores.mean_accuracy == pytest.approx(np.mean(recall))
+    assert list(scores.miou) == ["mIoU", "mIoU16", "mIoU13"]
+    for name, ids in CITYSCAPES.subsets.items():
+        assert scores.miou[name] == pytest.approx(iou[list(ids)].mean())
+
+
+def test_the_mean_is_over_the_set_not_over_images():
+    perfect = (byte([[0, 0, 1, 1]]), byte([[0, 0, 1, 1]]))
+    poor = (byte([[0, 0, 0, 0]]), byte([[1, 1, 1, 0]]))
+    scores = Scores.of(count(2, perfect, poor), space(2))
+    assert scores.iou == (3 / 6, 2 / 5)
+    assert scores.miou["mIoU"] == pytest.approx(0.45)
+
+
+def test_a_class_that_occurs_nowhere_has_no_score():
+    counts = torch.tensor([[4, 0, 0, 1], [0, 3, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    scores = Scores.of(counts, space(4, absent=(2,), half=(1, 2)))
+    assert math.isnan(scores.iou[2]) and math.isnan(scores.accuracy[2])
+    # Predicted but never labelled: wrong, and no accuracy to speak of.
+    assert scores.iou[3] == 0 and math.isnan(scores.accuracy[3])
+    assert scores.miou["mIoU"] == pytest.approx((4 / 5 + 1 + 0) / 3)
+    assert math.isnan(scores.miou["absent"]) and scores.miou["half"] == 1
+    assert scores.mean_accuracy == pytest.approx((4 / 5 + 1) / 2)
+
+
+def test_void_everywhere_scores_nothing():
+    label = torch.full((2, 4, 4), IGNORE, dtype=torch.uint8)
+    scores = Scores.of(count(3, (torch.zeros_like(label), label)), space(3))
+    assert scores.pixels == (0, 0, 0)
+    assert all(math.isnan(value) for value in (*scores.iou, *scores.summary().values()))
+
+
+def test_renaming_classes_permutes_scores():
+    prediction, label = maps(5)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    renamed = [torch.where(m == IGNORE, m, byte(order)[m.long() % 5]) for m in (prediction, label)]
+    before = Scores.of(count(5, (prediction, label)), space(5))
+    after = Scores.of(count(5, tuple(renamed)), space(5))
+    assert [after.iou[k] for k in order] == list(before.iou)
+    assert after.summary() == pytest.approx(before.summary())
+
+
+def test_summary_names():
+    scores = Scores.of(torch.eye(3, dtype=torch.int64), space(3, few=(0,)))
+    assert scores.summary() == {
+        "mIoU": 1, "few": 1, "pixel_accuracy": 1, "mean_accuracy": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([], math.nan), ([math.nan], math.nan), ([1, math.nan, 2], 1.5)]
+)
+def test_mean_leaves_out_what_is_undefined(values, expected):
+    assert mean(values) == pytest.approx(expected, nan_ok=True)
+
+
+NUM_IMAGES = 5
+
+
+def _one_process(rank: int, folder: str) -> None:
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    metric = ConfusionMatrix(5)
+    for _, index in EvalSampler(NUM_IMAGES, rank=rank, world_size=2):
+        metric.update(*maps(5, (1, 9, 9), seed=index))
+    torch.save(metric.compute(), Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_count_every_image_once(tmp_path):
+    torch.multiprocessing.spawn(_one_process, (str(tmp_path),), nprocs=2)
+    expected = count(5, *(maps(5, (1, 9, 9), seed=index) for index in range(NUM_IMAGES)))
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), expected)

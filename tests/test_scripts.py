@@ -1,0 +1,85 @@
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load() -> Iterator[Load]:
+    """Import a script; the thread counts that it sets end with the test."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+
+
+def test_bench_metrics_counts_alike_and_prints_ratios(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("bench_metrics").main(["--quick"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "ratio" in line]
+    assert len(lines) == 3
+
+
+def test_bench_data_sees_equal_crops_and_prints_ratios(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("bench_data").main(["--quick"])
+    output = capsys.readouterr().out
+    assert "byte-equal" in output
+    assert "ratio" in output
+    assert "all but decode" in output
+
+
+def test_bench_data_refuses_to_time_different_pixels(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load("bench_data")
+    correct = script.crop_image
+    monkeypatch.setattr(script, "crop_image", lambda *arguments: correct(*arguments) ^ 1)
+    with pytest.raises(AssertionError, match="images"):
+        script.main(["--quick"])
+
+
+CPU = ["--device", "cpu", "--backbone", "tiny", "--size", "32", "--batch", "1"]
+STEPS = ["--warm-up", "1", "--steps", "1"]
+
+
+def test_gpu_check_prints_a_row_a_method(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = load("gpu_check").main([*CPU, *STEPS, "--methods", "source_only"])
+    row = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert failed == 0
+    assert row[:2] == ["source_only", "tiny"]
+    assert float(row[-2]) > 0
+    assert float(row[-1]) > 0
+
+
+def test_gpu_check_goes_on_after_a_failure_and_counts_it(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load("gpu_check").main([*CPU, "--methods", "missing", "absent"]) == 2
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert "missing | tiny | failed: " in rows[0]
+    assert "absent | tiny | failed: " in rows[1]
+
+
+def test_gpu_check_lists_every_method(load: Load) -> None:
+    names = load("gpu_check").methods()
+    assert "source_only" in names
+    assert not any(name.startswith("_") for name in names)

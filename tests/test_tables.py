@@ -1,0 +1,86 @@
+import csv
+import io
+import math
+
+import pytest
+import torch
+
+from sfseg.labels import LabelSpace
+from sfseg.metrics import Scores
+from sfseg.tables import mean_spread, per_class, percent, show, to_csv, to_markdown
+
+LABELS = LabelSpace("t", ("road", "car, parked", "sky"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
+
+
+@pytest.fixture
+def scores():
+    counts = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    return {"target": Scores.of(counts, LABELS), "source": Scores.of(counts * 2, LABELS)}
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0.00"), (1, "100.00"), (0.61234, "61.23"), (math.nan, "-"), (1 / 3, "33.33")],
+)
+def test_percent(share, text):
+    assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("shares", "text"),
+    [
+        ([0.5], "50.00"),
+        ([math.nan], "-"),
+        ([0.5, 0.5], "50.00 +- 0.00"),
+        # mean 0.6, sample deviation sqrt(((0.1)^2 + 0 + (0.1)^2) / 2) = 0.1
+        ([0.5, 0.6, 0.7], "60.00 +- 10.00"),
+    ],
+)
+def test_mean_and_spread(shares, text):
+    assert mean_spread(shares) == text
+
+
+@pytest.mark.parametrize("shares", [[math.nan, 0.5], [0.5, math.nan], [math.nan, math.nan]])
+@pytest.mark.xfail(reason="statistics.stdev fails on NaN", raises=AttributeError, strict=True)
+def test_spread_of_undefined_scores_is_a_dash(shares):
+    assert "-" in mean_spread(shares)
+
+
+def test_one_row_a_class_and_a_mean_one_column_a_domain(scores):
+    header, rows = per_class(scores, LABELS)
+    assert header == ["class", "target IoU", "source IoU"]
+    assert rows == [
+        ["road", "75.00", "75.00"],
+        ["car, parked", "80.00", "80.00"],
+        ["sky", "-", "-"],
+        ["mIoU", "77.50", "77.50"],
+        ["pixel_accuracy", "87.50", "87.50"],
+        ["mean_accuracy", "87.50", "87.50"],
+    ]
+
+
+def test_csv_reads_back(scores):
+    header, rows = per_class(scores, LABELS)
+    assert list(csv.reader(io.StringIO(to_csv(header, rows)))) == [header, *rows]
+
+
+def test_markdown_aligns_numbers_right():
+    assert to_markdown(["class", "IoU", "n"], [["road", "75.00", "1"]]) == (
+        "| class | IoU | n |\n| --- | ---: | ---: |\n| road | 75.00 | 1 |\n"
+    )
+
+
+def test_the_terminal_shows_every_cell(scores, capsys):
+    header, rows = per_class(scores, LABELS)
+    show("results of run 7", header, rows)
+    shown = capsys.readouterr().out
+    assert "results of run 7" in shown
+    for cell in [*header, *(cell for row in rows for cell in row)]:
+        assert cell in shown
+
+
+@pytest.mark.parametrize("name", ["callbacks=[default,ema]", "scales=[/x]"])
+@pytest.mark.xfail(reason="rich reads words in brackets as styles", strict=True)
+def test_the_terminal_shows_brackets_as_they_are(name, capsys):
+    show(name, ["job"], [[name]])
+    assert capsys.readouterr().out.count(name) == 2

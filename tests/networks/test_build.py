@@ -63,9 +63,11 @@ def test_channels_last_reaches_the_weights() -> None:
 
 def test_compiling_changes_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(Segmenter, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(
+        Segmenter, "compile", lambda self, dynamic: compiled.append((self, dynamic))
+    )
     segmenter = build_segmenter(name="tiny", head=HEAD, num_classes=5, compile=True)
-    assert compiled == [segmenter]
+    assert compiled == [(segmenter, False)]
     plain = build_segmenter(name="tiny", head=HEAD, num_classes=5)
     assert list(segmenter.state_dict()) == list(plain.state_dict())
 

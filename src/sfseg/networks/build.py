@@ -67,5 +67,6 @@ def build_segmenter(
     if channels_last:
         segmenter.to(memory_format=torch.channels_last)
     if compile:
-        segmenter.compile()
+        # One graph per size: with symbolic sizes, tracing the windows of a Swin takes hours.
+        segmenter.compile(dynamic=False)
     return segmenter

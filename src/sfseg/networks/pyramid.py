@@ -108,7 +108,9 @@ class _PadFirstBlock(SwinTransformerBlock):
         mask = None
         if any(shift):
             x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
-            mask = _shift_mask(*padded, window, shift, x.device).to(x.dtype)
+            # A compiler traces the function itself and would warn about the cache around it.
+            shift_mask = _shift_mask.__wrapped__ if torch.compiler.is_compiling() else _shift_mask
+            mask = shift_mask(*padded, window, shift, x.device).to(x.dtype)
         windows = window_partition(x, window).flatten(1, 2)  # (B * windows, pixels, C)
         windows = self.attn(windows, mask=mask).unflatten(1, window)
         x = window_reverse(windows, window, *padded)

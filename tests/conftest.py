@@ -1,14 +1,20 @@
 """Run the commands in this process: the same code as the console scripts, without their start."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from sfseg import evaluate, predict, train
+
+# Small tensors on several threads wait for each other more than they compute.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 MAINS = {"sfseg-train": train.main, "sfseg-eval": evaluate.main, "sfseg-predict": predict.main}
 SMALL = [

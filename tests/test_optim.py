@@ -93,6 +93,12 @@ def test_a_rule_for_frozen_parameters_is_refused():
         recipe({"match": "backbone"}, net=net)
 
 
+@pytest.mark.parametrize("lr", [0, -0.1])
+def test_rates_must_be_positive(lr):
+    with pytest.raises(ConfigError, match=f"lr must be positive, got {lr}; set method.lr"):
+        parameter_groups(Net(), [], lr=lr, weight_decay=0.1)
+
+
 def test_a_frozen_network_is_refused():
     with pytest.raises(ConfigError, match="no trainable parameter; unfreeze"):
         recipe(net=Net().requires_grad_(False))

@@ -32,15 +32,19 @@ def evaluate(cfg: DictConfig) -> None:
 
     quiet_lightning()
     restored = restore(cfg.ckpt_path)
+    settings = data_config(cfg, restored)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():
         claim(
             folder,
             plain(cfg, resolve=False),
             list(HydraConfig.get().overrides.task),
-            plain(cfg, resolve=True),
+            {
+                "data": plain(settings, resolve=True),
+                "evaluation": plain(cfg.evaluation, resolve=True),
+            },
         )
-    data = build(data_config(cfg, restored).module, needs=needs(cfg, restored), check_samples=20)
+    data = build(settings.module, needs=needs(cfg, restored), check_samples=20)
     if data.labels.classes != restored.labels.classes:
         raise ConfigError(
             f"the checkpoint knows the {restored.labels.num_classes} classes of "

@@ -192,14 +192,14 @@ def test_odd_settings_of_ids(tmp_path, settings, message):
             layouts.folder(tmp_path, "train", classes=classes)
 
 
-@pytest.mark.parametrize("num_classes", [2, 254])
+@pytest.mark.parametrize("num_classes", [2, 253])
 @pytest.mark.parametrize("mode", [None, "P"], ids=["grey", "palette"])
 def test_ids_of_grey_and_palette_masks(tmp_path, num_classes, mode):
     label = ids(0, num_classes)
     np.testing.assert_array_equal(one_file(tmp_path, label, space(num_classes), mode=mode), label)
 
 
-@pytest.mark.parametrize("num_classes", [2, 254])
+@pytest.mark.parametrize("num_classes", [2, 253])
 def test_colours_of_rgb_masks(tmp_path, num_classes):
     label, labels = ids(0, num_classes), space(num_classes)
     found = one_file(tmp_path, colours(label, labels.palette), labels)
@@ -211,7 +211,6 @@ def test_void_everywhere_and_one_pixel(tmp_path):
         assert one_file(tmp_path, np.array([[value]], np.uint8)).tolist() == [[expected]]
 
 
-@pytest.mark.xfail(reason="1-bit masks are booleans, which select instead of look up", strict=True)
 def test_ids_of_1_bit_masks(tmp_path):
     stored = np.array([[False, True, True]])
     assert one_file(tmp_path, stored, space(2)).tolist() == [[0, 1, 1]]
@@ -231,6 +230,26 @@ def test_unknown_ids_are_counted_and_named_with_their_file(tmp_path):
         r"3, 19; map them",
     ):
         one_file(tmp_path, stored)
+
+
+@pytest.mark.parametrize("stored", [3, 100, 253, 254])
+def test_any_unknown_id_is_refused(tmp_path, stored):
+    for table in (None, id_table({0: 0, 1: 1, 2: 2, 9: IGNORE}), id_table({0: 2, 1: 1, 2: 0})):
+        with pytest.raises(DataError, match=rf"1 pixels .*: {stored};"):
+            one_file(tmp_path, np.array([[0, stored, IGNORE]], np.uint8), table=table)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_table_is_looked_up(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    num_classes = int(rng.integers(2, 254))
+    stored = rng.permutation(256)[: num_classes + 1]
+    classes = [*range(num_classes), IGNORE]
+    ids_of = dict(zip(stored.tolist(), classes, strict=True))
+    label = stored[rng.integers(len(stored), size=(7, 9))].astype(np.uint8)
+    expected = [[ids_of[int(value)] for value in row] for row in label]
+    found = one_file(tmp_path, label, space(num_classes), id_table(ids_of))
+    assert (found.dtype, found.tolist()) == (np.uint8, expected)
 
 
 def test_many_unknown_ids_are_cut_short(tmp_path):

@@ -238,11 +238,15 @@ class OneWeight(LightningModule):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = []
+        self.seen, self.positions = [], []
 
     def training_step(self, batch, batch_idx):
         self.seen.append(batch["target"]["index"].tolist())
         return (self.weight - batch["target"]["image"].float().mean()).square()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        # When checkpoints are written.
+        self.positions.append(self.trainer.datamodule.state_dict()["position"])
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         pass
@@ -261,6 +265,7 @@ def test_the_position_is_that_of_the_trainer(tree, tmp_path):
         )  # fmt: skip
         network = OneWeight()
         trainer.fit(network, datamodule=data)
+        assert network.positions == list(range(1, steps + 1))
         return network.seen
 
     whole = fit(5, module(tree, ["target"]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sfseg.ops.inference import infer, label_map, resize, slide
+from sfseg.ops.inference import Inference, infer, label_map, resize, slide
 
 SIZES = [(1, 1), (1, 7), (17, 33), (32, 64), (31, 20)]
 # (size, window, stride): odd, larger than the image, touching, with a short last step.
@@ -186,16 +186,30 @@ def test_half_precision_is_summed_in_single():
         ({"scales": []}, r"positive factors, got \[\]"),
         ({"scales": [1.0, 0.0]}, r"positive factors, got \[1.0, 0.0\]"),
         ({"scales": [-1.0]}, r"got \[-1.0\]"),
-        ({"stride": [2, 2]}, r"stride \[2, 2\] has no meaning without a window"),
+        ({"stride": [2, 2]}, r"stride \[2, 2\] needs a window; set window"),
         ({"window": [4, 4], "stride": [5, 4]}, r"\[1, window \[4, 4\]\], got \[5, 4\]"),
         ({"window": [4, 4], "stride": [4, 5]}, r"got \[4, 5\]"),
         ({"window": [4, 4], "stride": [0, 4]}, r"got \[0, 4\]"),
-        ({"window": [0, 4]}, r"window \[0, 4\]"),
+        ({"window": [0, 4]}, r"window must be .* got \[0, 4\]"),
     ],
 )
 def test_impossible_protocols_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        infer(pointwise, picture((8, 8)), **options)
+        Inference(**options)
+
+
+def test_a_stride_larger_than_the_window_would_leave_pixels_out():
+    with pytest.raises(ValueError, match=r"\[1, window \[4, 4\]\], got \[5, 4\]"):
+        slide(pointwise, picture((8, 8)), [4, 4], [5, 4])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"window": [4, 6], "stride": [2, 3]}, {"scales": [0.5, 1.0], "flip": True}],
+)
+def test_a_protocol_is_infer_with_its_settings(options):
+    image = picture((9, 11))
+    assert torch.equal(Inference(**options)(placed, image), infer(placed, image, **options))
 
 
 def test_resize_to_the_same_size_is_no_copy():

@@ -96,7 +96,11 @@ class AdaptationData(LightningDataModule):
         for name, factory in self.factories.items():
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
-            scenes, title = factory(), name.replace("_", " ")
+            title = name.replace("_", " ")
+            try:
+                scenes = factory()
+            except ValueError as error:
+                raise ConfigError(f"data.scenes.{name}: {error}") from error
             if scenes.labels.num_classes != self.labels.num_classes:
                 raise ConfigError(
                     f"the {title} set has {scenes.labels.num_classes} classes "

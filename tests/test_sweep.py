@@ -73,16 +73,12 @@ def test_an_undefined_score_is_a_dash():
     assert rows == [["all", "1", "-", "90.00"]]
 
 
-@pytest.mark.xfail(reason="the spread of undefined scores fails", strict=True)
 def test_undefined_scores_of_several_seeds_are_a_dash():
     _, rows = sweep_table([([f"seed={s}"], results(v)) for s, v in enumerate((None, 0.5))])
     assert "-" in rows[0][2]
 
 
 @pytest.mark.parametrize("source", [(0.8, None), (None, 0.8)], ids=["first", "second"])
-@pytest.mark.xfail(
-    reason="columns are those of the first job; a source-free method has no source", strict=True
-)
 def test_methods_with_and_without_source_share_a_table(source):
     jobs = [([f"method={k}"], results(0.5, value)) for k, value in enumerate(source)]
     header, rows = sweep_table(jobs)

@@ -33,10 +33,13 @@ class LabelSpace:
             raise ValueError(f"classes must be 2 to 253 names, got {len(self.classes)}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct, got {list(self.classes)}")
-        if len(self.palette) != len(self.classes):
+        self._check_palette()
+        everything = tuple(range(len(self.classes)))
+        reserved = {"pixel_accuracy", "mean_accuracy"}
+        if self.subsets.get("mIoU", everything) != everything or reserved & set(self.subsets):
             raise ValueError(
-                f"palette must hold one colour for each of the {len(self.classes)} classes, "
-                f"got {len(self.palette)}"
+                f"a subset must not be called mIoU, {' or '.join(sorted(reserved))}, which have "
+                f"a meaning of their own; got {list(self.subsets)}"
             )
         for name, members in self.subsets.items():
             if not members or not all(0 <= k < len(self.classes) for k in members):
@@ -44,8 +47,18 @@ class LabelSpace:
                     f"subset {name!r} must list ids from 0 to {len(self.classes) - 1}, "
                     f"got {list(members)}"
                 )
-        everything = tuple(range(len(self.classes)))
         object.__setattr__(self, "subsets", {"mIoU": everything, **self.subsets})
+
+    def _check_palette(self) -> None:
+        if len(self.palette) != len(self.classes):
+            raise ValueError(
+                f"palette must hold one colour for each of the {len(self.classes)} classes, "
+                f"got {len(self.palette)}"
+            )
+        if not all(0 <= channel <= 255 for colour in self.palette for channel in colour):
+            raise ValueError(f"palette must hold RGB values from 0 to 255, got {self.palette}")
+        if len(set(self.palette)) != len(self.palette):
+            raise ValueError("palette must hold distinct colours, or masks could not be read back")
 
     @property
     def num_classes(self) -> int:
@@ -127,9 +140,7 @@ def load_label_space(source: str | Path) -> LabelSpace:
             f"classes must be one of {sorted(BUILT_IN)} or a YAML file with a list 'classes', "
             f"got {str(source)!r}, which does not exist"
         )
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or not isinstance(values.get("classes"), list):
-        raise ValueError(f"{path} must hold a list 'classes' with one name per class id")
+    values = read_classes(path)
     names = [str(name) for name in values["classes"]]
     palette = values.get("palette") or [distinct_colour(k) for k in range(len(names))]
     return LabelSpace.from_dict(
@@ -140,6 +151,21 @@ def load_label_space(source: str | Path) -> LabelSpace:
             "subsets": values.get("subsets") or {},
         }
     )
+
+
+def read_classes(path: str | Path) -> dict[str, Any]:
+    """The settings of a classes' YAML file.
+
+    Raises:
+        ValueError: no valid YAML, or no list ``classes`` in it.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("classes"), list):
+        raise ValueError(f"{path} must hold a list 'classes' with one name per class id")
+    return values
 
 
 def distinct_colour(index: int) -> Colour:

@@ -65,13 +65,14 @@ def _matches(rule: Rule, name: str, norms: set[str]) -> bool:
     if pattern == "<norm>":
         return name in norms
     if pattern == "<bias>":
-        return name.endswith(".bias")
+        return name.split(".")[-1] == "bias"
     return re.search(pattern, name) is not None
 
 
 def norm_parameters(module: nn.Module) -> Iterator[str]:
     """Names of the parameters of normalisation layers."""
-    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    # _NormBase: batch and instance normalisation.
+    kinds = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     for prefix, child in module.named_modules():
         if isinstance(child, kinds):
             for name, _ in child.named_parameters(recurse=False):

@@ -41,26 +41,31 @@ def claim(
         "python": platform.python_version(),
         "versions": versions(),
         "git": git_state(Path.cwd()),
-        "tags": list(config.get("tags") or []),
+        "tags": config.get("tags") or [],
         "seed": config.get("seed"),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / RECORD).open("x", encoding="utf-8") as file:
-            json.dump(record, file, indent=2)
+        _create(folder / RECORD, json.dumps(record, indent=2))
         hydra = folder / ".hydra"
         hydra.mkdir(exist_ok=True)
         documents = {"config": config, "resolved": resolved, "overrides": list(overrides)}
         for name, document in documents.items():
             text = yaml.safe_dump(document, sort_keys=False)
             (hydra / f"{name}.yaml").write_text(text, encoding="utf-8")
-    except FileExistsError as error:
-        raise ConfigError(
-            f"the run folder {folder} holds another run, which stays as it is; choose another "
-            "hydra.run.dir, or continue that run with ckpt_path=<its checkpoint> in a new folder"
-        ) from error
     except OSError as error:
         raise ConfigError(f"the run folder {folder} cannot be written: {error}") from error
+
+
+def _create(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(
+            f"the run folder {path.parent} holds another run, which stays as it is; choose another "
+            "hydra.run.dir, or continue that run with ckpt_path=<its checkpoint> in a new folder"
+        ) from error
 
 
 def is_first_process() -> bool:

@@ -52,17 +52,21 @@ def sweep_table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
     for overrides, results in jobs:
         swept = [o for o in overrides if o not in shared and not o.startswith("seed=")]
         groups.setdefault(" ".join(swept) or "all", []).append(results)
-    columns = [
-        (domain, name)
-        for domain, scores in (jobs[0][1] if jobs else {}).items()
-        for name in scores["summary"]
-    ]
+    # Methods differ in whether they evaluate the source: all columns that any job has.
+    columns = list(
+        dict.fromkeys(
+            (domain, name)
+            for _, results in jobs
+            for domain, scores in results.items()
+            for name in scores["summary"]
+        )
+    )
     header = ["job", "runs", *(f"{domain} {name}" for domain, name in columns)]
     rows = []
     for name, members in groups.items():
         cells = [name, str(len(members))]
         for domain, score in columns:
-            values = [m[domain]["summary"][score] for m in members]
+            values = [m.get(domain, {}).get("summary", {}).get(score) for m in members]
             cells.append(tables.mean_spread([math.nan if v is None else v for v in values]))
         rows.append(cells)
     return header, rows

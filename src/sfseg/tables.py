@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sfseg.labels import LabelSpace
@@ -38,7 +39,9 @@ def percent(share: float) -> str:
 
 
 def mean_spread(shares: Sequence[float]) -> str:
-    """Mean and sample standard deviation in percent, as ``61.20 +- 0.45``."""
+    """Mean and sample standard deviation in percent, as ``61.20 +- 0.45``; ``-`` if any is NaN."""
+    if any(math.isnan(share) for share in shares):
+        return "-"
     if len(shares) < 2:
         return percent(shares[0])
     return f"{percent(statistics.fmean(shares))} +- {percent(statistics.stdev(shares))}"
@@ -61,11 +64,11 @@ def to_markdown(header: Sequence[str], rows: Rows) -> str:
 
 def show(title: str, header: Sequence[str], rows: Rows) -> None:
     """Draw the table on the terminal."""
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+        table.add_column(escape(name), justify="right" if i else "left", no_wrap=True)
     for cells in rows:
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))
     console().print(table)
 
 

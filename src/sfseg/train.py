@@ -4,6 +4,8 @@ Heavy imports wait inside functions, so that ``--help`` and ``--cfg job`` answer
 """
 
 import logging
+import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +40,14 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.quiet import quiet_lightning
 
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.seed is None:
+        cfg.seed = drawn_seed()
     quiet_lightning()
     refuse_parallel_sweep(cfg)
     config = plain(cfg, resolve=False)
     if is_first_process():
         claim(folder, config, list(HydraConfig.get().overrides.task), plain(cfg, resolve=True))
-    if cfg.seed is not None:
-        seed_everything(cfg.seed, verbose=False)
+    seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
     data = build(cfg.data.module)
@@ -78,6 +81,13 @@ def train(cfg: DictConfig) -> float | None:
         return optimized_metric(trainer, cfg.optimized_metric)
     finally:
         finish_loggers(loggers)
+
+
+def drawn_seed() -> int:
+    """A seed for ``seed=null``, the same on all ranks; ``run.json`` records it."""
+    if is_first_process():
+        os.environ["SFSEG_SEED"] = str(secrets.randbelow(1 << 31))
+    return int(os.environ["SFSEG_SEED"])
 
 
 def refuse_parallel_sweep(cfg: DictConfig) -> None:

@@ -29,15 +29,16 @@ def space(num_classes=3):
 def picture(seed, size=SIZE):
     """A smooth RGB image, so that JPEG hardly changes it."""
     coarse = np.random.default_rng(seed).integers(256, size=(4, 8, 3)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def ids(seed, num_classes, size=SIZE, void=IGNORE):
-    """Class ids with every class in it, a tenth of the pixels void."""
+    """Class ids with every class and void in it."""
     rng = np.random.default_rng(seed)
     label = rng.integers(num_classes, size=size).astype(np.uint8)
+    label[rng.random(size) < 0.1] = void
     label.flat[:num_classes] = np.arange(num_classes)
-    label.flat[num_classes:][rng.random(label.size - num_classes) < 0.1] = void
+    label.flat[num_classes] = void
     return label
 
 

@@ -156,7 +156,6 @@ def test_the_example_with_values_and_ignore_of_grey_masks(tmp_path):
     assert files.label(0).tolist() == [[IGNORE, 0, 1, 2]]
 
 
-@pytest.mark.xfail(reason="class ids of colours pass through the table of stored ids", strict=True)
 def test_values_of_grey_masks_do_not_touch_colour_masks(tmp_path):
     palette = [[9, 0, 0], [0, 9, 0], [0, 0, 9]]
     classes = own_folder(tmp_path, count=1, values=[1, 2, 3], ignore=[0], palette=palette)
@@ -182,7 +181,6 @@ def test_too_few_values_are_refused(tmp_path):
     ],
     ids=["ignore left empty", "values left empty", "twice", "too large", "class and ignored"],
 )
-@pytest.mark.xfail(reason="'values' and 'ignore' are hardly checked", strict=True)
 def test_odd_settings_of_ids(tmp_path, settings, message):
     classes = own_folder(tmp_path, **settings)
     if message is None:
@@ -271,7 +269,6 @@ def test_unknown_colours_are_counted_and_named_with_their_file(tmp_path):
         one_file(tmp_path, rgb.astype(np.uint8))
 
 
-@pytest.mark.xfail(reason="channels of 16 bits run into each other", strict=True)
 def test_deep_colours_do_not_pass_for_others(tmp_path):
     labels = LabelSpace("t", ("a", "b"), ((1, 0, 0), (0, 1, 0)))
     with pytest.raises(DataError, match="256"):

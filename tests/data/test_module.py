@@ -304,7 +304,6 @@ def test_evaluation_batches_of_one_size(tree, size):
     assert [len(batch["index"]) for batch in loader] == [2, 1]
 
 
-@pytest.mark.xfail(reason="the loader's generator cannot be seeded with None", strict=True)
 def test_a_run_may_have_no_seed(tree):
     training_batches(ready(tree, seed=None), 1)
 

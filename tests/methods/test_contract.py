@@ -63,7 +63,8 @@ def make(name: str) -> Method:
 def fit(method: Method, data: list[Recorder]) -> None:
     trainer = Trainer(
         max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+        limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
 

@@ -7,7 +7,7 @@ into every worker, so that workers and passes repeat each other's distortions
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -68,7 +68,8 @@ class ColourJitter:
         if rng.random() < self.probability:
             factors = [rng.uniform(max(0.0, 1 - amount), 1 + amount) for amount in self.amounts]
             image = scale_colours(image, *factors)
-            image = shift_hue(image, rng.uniform(-self.hue, self.hue))
+            if self.hue:
+                image = shift_hue(image, rng.uniform(-self.hue, self.hue))
         if self.blur and rng.random() < self.blur:
             image = _as_uint8(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.15, 1.15)))
         return image
@@ -103,7 +104,7 @@ class Albumentations:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no version check over the net
         import albumentations
 
-        for transform in transforms:
+        for transform in _leaves(transforms):
             if not isinstance(transform, albumentations.ImageOnlyTransform):
                 raise ValueError(
                     f"transforms must leave pixels in place, got {type(transform).__name__}; "
@@ -116,6 +117,15 @@ class Albumentations:
         self.compose.set_random_seed(seed)
         distorted: Image = self.compose(image=np.ascontiguousarray(image))["image"]
         return distorted
+
+
+def _leaves(transforms: Sequence[Any]) -> Iterator[Any]:
+    """The transforms inside ``OneOf``, ``Sequential`` and the like."""
+    for transform in transforms:
+        if hasattr(transform, "transforms"):
+            yield from _leaves(transform.transforms)
+        else:
+            yield transform
 
 
 def refuse_agpl_fork() -> None:

@@ -1,6 +1,7 @@
 """Decode image and label files safely; errors name the file."""
 
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,13 @@ def image_size(path: Path, data: bytes | None = None) -> Size:
     try:
         with PILImage.open(io.BytesIO(data) if data is not None else path) as header:
             width, height = header.size
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        PILImage.DecompressionBombError,
+        PILImage.DecompressionBombWarning,  # where warnings are errors
+    ) as error:
         raise DataError(f"{path} is no readable image: {error}") from error
     if height * width > MAX_PIXELS:
         raise DataError(
@@ -38,12 +45,15 @@ def image_size(path: Path, data: bytes | None = None) -> Size:
 def read_image(path: Path) -> Image:
     """(H, W, 3) uint8 RGB; grey and 16-bit files are converted, alpha is dropped.
 
+    Pixels come as stored: a photo's orientation tag is not applied, since its label has none.
+
     Raises:
         DataError: missing, truncated, too large or no image.
     """
     data = _read_bytes(path)
     image_size(path, data)
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if decoded is None:
         raise DataError(f"{path} is truncated or damaged; restore it or remove it from the folder")
     return np.asarray(decoded, dtype=np.uint8)
@@ -67,7 +77,9 @@ def read_label(path: Path) -> NDArray[np.integer]:
         return np.asarray(deep if deep.ndim == 2 else deep[:, :, 2::-1])
     try:
         with PILImage.open(io.BytesIO(data)) as opened:
-            if opened.mode in {"P", "L", "1", "I"}:
+            if opened.mode in {"LA", "PA"}:
+                return np.asarray(opened.getchannel(0))
+            if opened.mode in {"P", "L", "1"} or opened.mode.startswith("I"):
                 return np.asarray(opened)
             return np.asarray(opened.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
@@ -94,12 +106,22 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files below a folder, sub-folders included, sorted by path."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    """All image files below a folder, sub-folders and links included, sorted by path.
+
+    Hidden files and folders are left out; a folder linked from within itself is read once.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(parent, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
+    return sorted(found)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from sfseg.data.geometry import Image, Size
 from sfseg.data.images import SUFFIXES, image_size, list_images, read_image, read_label
 from sfseg.errors import DataError
-from sfseg.labels import CAMVID, LabelSpace, load_label_space
+from sfseg.labels import CAMVID, LabelSpace, load_label_space, read_classes
 from sfseg.types import IGNORE
 
 INVALID = IGNORE - 1
@@ -76,12 +75,13 @@ class Files:
             raise ValueError(f"{self.name(index)} has no label")
         path = self.masks[index]
         raw = read_label(path)
-        ids = from_colours(raw, self.labels, path) if raw.ndim == 3 else raw
-        if ids.dtype != np.uint8:
-            wide = (ids < 0) | (ids > 255)
+        if raw.ndim == 3:
+            return from_colours(raw, self.labels, path)
+        if raw.dtype != np.uint8:
+            wide = (raw < 0) | (raw > 255)
             if wide.any():
-                raise _out_of_range(path, ids, wide, self.labels)
-        ids = np.array(ids, dtype=np.uint8, order="C")
+                raise _out_of_range(path, raw, wide, self.labels)
+        ids: Image = np.array(raw, dtype=np.uint8, order="C")
         if self.is_identity and largest_id(ids) < self.labels.num_classes:
             return ids
         mapped = np.asarray(cv2.LUT(ids, self.table), dtype=np.uint8)
@@ -144,7 +144,8 @@ def folder(
 ) -> Files:
     """A user's own images: ``<root>/images`` and, optionally, ``<root>/masks``.
 
-    Below both, a sub-folder named like ``split`` is used where ``images`` has one; a mask has
+    Below both, the sub-folder named like ``split`` is used if ``images`` has any of ``train``,
+    ``val`` and ``test``; otherwise every split shows all images. A mask has
     its image's sub-folder and name, with any image suffix. A grey or palette mask holds the
     position of the class in the list of classes, 255 where void; an RGB mask holds the
     classes' palette colours. The classes' YAML may remap: ``values`` lists the stored id of
@@ -164,8 +165,9 @@ def folder(
     base = _existing(Path(root), argument)
     image_folder = _existing(base / images, argument)
     mask_folder = base / masks
-    if split is not None and (image_folder / split).is_dir():
-        image_folder, mask_folder = image_folder / split, mask_folder / split
+    if split is not None and _is_split(image_folder):
+        image_folder = _existing(image_folder / split, argument)
+        mask_folder = mask_folder / split
     paths = list_images(image_folder)
     space = load_label_space(classes)
     if not mask_folder.is_dir():
@@ -184,22 +186,35 @@ def folder(
     return Files(base, paths, kept, space, id_table(_stored_ids(classes, space)))
 
 
+def _is_split(images: Path) -> bool:
+    return any((images / name).is_dir() for name in ("train", "val", "test"))
+
+
 def _stored_ids(classes: str | Path, space: LabelSpace) -> dict[int, int]:
-    settings = {}
-    if Path(classes).is_file():
-        settings = yaml.safe_load(Path(classes).read_text(encoding="utf-8"))
-    values = settings.get("values", list(range(space.num_classes)))
+    """What the classes' YAML says about stored ids, checked."""
+    settings = read_classes(classes) if Path(classes).is_file() else {}
+    values = settings.get("values") or list(range(space.num_classes))
+    ignored = settings.get("ignore") or []
+    for name, ids in (("values", values), ("ignore", ignored)):
+        if not isinstance(ids, list) or not all(type(k) is int and 0 <= k <= 255 for k in ids):
+            raise DataError(f"{name!r} of {classes} must list ids from 0 to 255, got {ids}")
     if len(values) != space.num_classes:
         raise DataError(
             f"'values' of {classes} must list one stored id for each of the "
             f"{space.num_classes} classes, got {len(values)}"
         )
-    ids = {int(value): k for k, value in enumerate(values)}
-    return ids | {int(value): IGNORE for value in settings.get("ignore", [])}
+    if len({*values, *ignored}) != len(values) + len(ignored):
+        raise DataError(
+            f"'values' and 'ignore' of {classes} must name each stored id once, got "
+            f"{values} and {ignored}"
+        )
+    return {value: k for k, value in enumerate(values)} | dict.fromkeys(ignored, IGNORE)
 
 
 def from_colours(rgb: NDArray[np.integer], labels: LabelSpace, path: Path) -> Image:
     """Class ids of an RGB mask by exact palette colour; black that is no class is IGNORE."""
+    if rgb.dtype != np.uint8:
+        raise DataError(f"{path} is an RGB mask of {rgb.dtype}; colours must have 8 bits a channel")
     code = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
     ids = np.full(code.shape, IGNORE, np.uint8)
     known = code == 0

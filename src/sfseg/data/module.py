@@ -85,7 +85,7 @@ class AdaptationData(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.eval_size = eval_size
-        self.num_workers = min(num_workers, os.cpu_count() or 1)
+        self.num_workers = min(num_workers, _available_cpus())
         self.check_samples = check_samples
         self.seed = seed
         self.scenes: dict[str, Scenes] = {}
@@ -163,10 +163,19 @@ class AdaptationData(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the endless sequence of batches: all that resuming needs."""
-        return {"position": self._trained_batches()}
+        return {"position": self._trained_batches(), "global_batch": self._global_batch()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        if state_dict["global_batch"] != self._global_batch():
+            raise ConfigError(
+                f"the checkpoint was trained with {state_dict['global_batch']} images a step over "
+                f"all processes, this run has {self._global_batch()}; set data.batch_size so "
+                "that both agree, or the order of the data would be another"
+            )
         self._position = int(state_dict["position"])
+
+    def _global_batch(self) -> int:
+        return self.batch_size * self._ranks()[1]
 
     def _trained_batches(self) -> int:
         if self.trainer is None:
@@ -190,6 +199,13 @@ class AdaptationData(LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             **arguments,
         )
+
+
+def _available_cpus() -> int:
+    # A batch system may give a job fewer processors than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _one_thread(worker: int) -> None:

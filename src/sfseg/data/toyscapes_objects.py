@@ -156,6 +156,11 @@ _PLATES = (
 )
 
 
+# At 128 rows, life-sized posts, plates and lamps would be below a pixel beyond 20 m.
+_STREET_FURNITURE = 1.6
+_PEOPLE = 1.25
+
+
 def paint_vehicle(
     canvas: Canvas, kind: str, x: float, z: float, *, oncoming: bool, crossing: bool = False
 ) -> None:
@@ -187,7 +192,8 @@ def paint_vehicle(
 
 def paint_person(canvas: Canvas, x: float, z: float) -> None:
     """Someone on foot, standing or in mid-stride."""
-    face = canvas.front(x, z, canvas.between(0.5, 0.68), canvas.between(1.5, 1.85))
+    width, height = canvas.between(0.5, 0.68), canvas.between(1.5, 1.85)
+    face = canvas.front(x, z, width * _PEOPLE, height * _PEOPLE)
     stride = canvas.between(0.02, 0.28)
     legs = strips(0.3, ((0.5 - stride, 0), (0.4, 0.48)), ((0.5 + stride, 0), (0.6, 0.48)))
     canvas.fill(face, legs, canvas.varied(canvas.pick(TROUSERS)), PERSON)
@@ -199,7 +205,7 @@ def paint_two_wheeler(canvas: Canvas, x: float, z: float, *, motor: bool, ridden
     """A bicycle or motorcycle in side view, foreshortened by its heading."""
     label = MOTORCYCLE if motor else BICYCLE
     length = (2.1 if motor else 1.75) * canvas.between(0.55, 1.0) * canvas.pick((-1, 1))
-    face = canvas.front(x, z, length, 1.15)
+    face = canvas.front(x, z, length * _PEOPLE, 1.15 * _PEOPLE)
     colour = canvas.varied(canvas.pick(_PAINTS))
     canvas.fill(face, _WHEELS, TYRE, label)
     if motor:
@@ -220,17 +226,19 @@ def paint_two_wheeler(canvas: Canvas, x: float, z: float, *, motor: bool, ridden
 def paint_lamp_post(canvas: Canvas, x: float, z: float) -> None:
     """A high post with an arm over the road."""
     height, steel = canvas.between(5, 7.5), canvas.varied((120, 124, 122), 10)
-    canvas.fill(canvas.front(x, z, 0.16, height), WHOLE, steel, POLE)
+    width = 0.16 * _STREET_FURNITURE
+    canvas.fill(canvas.front(x, z, width, height), WHOLE, steel, POLE)
     arm = -math.copysign(1.6, x)
-    canvas.fill(canvas.front(x + arm / 2, z, 1.6, 0.16, height), WHOLE, steel, POLE)
+    canvas.fill(canvas.front(x + arm / 2, z, 1.6, width, height), WHOLE, steel, POLE)
 
 
 def paint_sign(canvas: Canvas, x: float, z: float) -> None:
     """A plate of one of four shapes on a thin post."""
     height = canvas.between(2.1, 2.8)
-    canvas.fill(canvas.front(x, z, 0.11, height + 0.3), WHOLE, (135, 138, 140), POLE)
+    width = 0.11 * _STREET_FURNITURE
+    canvas.fill(canvas.front(x, z, width, height + 0.3), WHOLE, (135, 138, 140), POLE)
     outer, inner, border, centre = canvas.pick(_PLATES)
-    extent = canvas.between(0.75, 1.05)
+    extent = canvas.between(0.75, 1.05) * _STREET_FURNITURE
     plate = canvas.front(x, z, extent, extent, height)
     canvas.fill(plate, outer, canvas.varied(border, 8), SIGN)
     canvas.fill(plate, inner, centre, SIGN)
@@ -242,15 +250,16 @@ def paint_traffic_light(canvas: Canvas, x: float, z: float) -> None:
     heads = [(x, 2.5)]
     overhead = canvas.random() < 0.5
     top = 5.0 if overhead else 2.6
-    canvas.fill(canvas.front(x, z, 0.16, top), WHOLE, steel, POLE)
+    width = 0.16 * _STREET_FURNITURE
+    canvas.fill(canvas.front(x, z, width, top), WHOLE, steel, POLE)
     if overhead:
         reach = -math.copysign(canvas.between(2, 3.5), x)
-        canvas.fill(canvas.front(x + reach / 2, z, abs(reach), 0.14, top), WHOLE, steel, POLE)
+        canvas.fill(canvas.front(x + reach / 2, z, abs(reach), width, top), WHOLE, steel, POLE)
         heads.append((x + reach, 4.4))
     lit = canvas.pick((0, 0, 2, 2, 1))
     lamps = ((60, 230, 120), (250, 190, 40), (250, 50, 40))
     for where, y in heads:
-        box = canvas.front(where, z, 0.5, 1.25, y)
+        box = canvas.front(where, z, 0.5 * _STREET_FURNITURE, 1.25 * _STREET_FURNITURE, y)
         canvas.fill(box, WHOLE, (34, 38, 36), LIGHT)
         canvas.fill(box, discs((0.5, 0.18 + 0.32 * lit, 0.36, 0.15)), lamps[lit], LIGHT)
 

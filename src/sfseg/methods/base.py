@@ -41,7 +41,7 @@ class Shared(TypedDict):
     optimizer: Callable[..., Optimizer]
     schedule: Callable[[Optimizer], LRScheduler]
     log_every: int
-    seed: int | None
+    seed: int
 
 
 class Method(Evaluation):
@@ -79,9 +79,9 @@ class Method(Evaluation):
         self.iteration += 1
         # Dropout is a function of the iteration too: a resumed run, or one that validates
         # more often, draws the same.
-        if self.shared["seed"] is not None:
-            seed = seed32(self.shared["seed"], self.iteration, self.global_rank, "training step")
-            torch.manual_seed(seed)
+        torch.manual_seed(
+            seed32(self.shared["seed"], self.iteration, self.global_rank, "training step")
+        )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # One call of `log` costs a third of a millisecond whether or not it reaches a logger.

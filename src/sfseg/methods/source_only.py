@@ -29,6 +29,8 @@ class SourceOnly(Method):
         super().__init__(**shared)
         if domain not in ("source", "target"):
             raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
+        if normalize not in ("valid", "all"):
+            raise ValueError(f"normalize must be 'valid' or 'all', got {normalize!r}")
         self.domain = domain
         self.normalize: Normalize = normalize
 

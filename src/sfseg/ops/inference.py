@@ -33,7 +33,7 @@ class Inference:
             if self.stride is not None:
                 raise ValueError(f"stride {list(self.stride)} needs a window; set window")
             return
-        if min(self.window) < 1:
+        if len(self.window) != 2 or min(self.window) < 1:
             raise ValueError(f"window must be (height, width), got {list(self.window)}")
         if self.stride is not None and not all(
             1 <= step <= side for step, side in zip(self.stride, self.window, strict=True)
@@ -112,6 +112,8 @@ def slide(
     height, width = image.shape[-2:]
     tall, wide = min(window[0], height), min(window[1], width)
     step = tuple(stride) if stride is not None else (math.ceil(tall / 1.5), math.ceil(wide / 1.5))
+    if min(step) < 1 or step[0] > window[0] or step[1] > window[1]:
+        raise ValueError(f"stride must be in [1, window {list(window)}], got {list(step)}")
     total: Tensor | None = None
     count = torch.zeros(1, 1, height, width, device=image.device)
     for top in _starts(height, tall, step[0]):

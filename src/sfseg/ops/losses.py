@@ -26,6 +26,8 @@ def cross_entropy(
             pixels divided by all pixels, as mmsegmentation does, so that sparse labels weigh
             less.
     """
+    if normalize not in ("valid", "all"):
+        raise ValueError(f"normalize must be 'valid' or 'all', got {normalize!r}")
     total = F.cross_entropy(logits.float(), label.long(), ignore_index=IGNORE, reduction="sum")
     if normalize == "all":
         return total / label.numel()

@@ -112,7 +112,8 @@ def test_a_frozen_network_is_refused():
         nn.SyncBatchNorm(4),
         nn.GroupNorm(2, 4),
         nn.LayerNorm(4),
-        *(norm for norm in (nn.InstanceNorm2d(4, affine=True), nn.RMSNorm(4))),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.RMSNorm(4),
     ],
     ids=lambda norm: type(norm).__name__,
 )

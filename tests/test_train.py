@@ -60,6 +60,15 @@ def test_seed_zero_is_a_seed_and_seeds_differ(cli: Cli) -> None:
     assert not equal(runs["a"], runs["c"])
 
 
+def test_no_seed_draws_one_and_records_it(cli: Cli) -> None:
+    seeds = []
+    for name in ("a", "b"):
+        done = cli("sfseg-train", *DEBUG, "seed=null", f"hydra.run.dir={name}")
+        assert done.code == 0, done.output
+        seeds.append(json.loads((done.folder / name / "run.json").read_text())["seed"])
+    assert seeds[0] != seeds[1] and all(isinstance(seed, int) for seed in seeds)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -194,10 +194,10 @@ def test_a_huge_image_is_refused_by_its_header(tmp_path, decoded, reader, size):
     assert not decoded
 
 
-def test_a_huge_image_is_refused_without_a_warning(tmp_path):
+def test_an_image_that_pil_warns_of_is_refused(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(header(10000, 10000))
-    with pytest.raises(DataError, match="10000x10000 pixels, more than the limit"):
+    with pytest.raises(DataError, match="a.png.*limit"):
         image_size(path)
 
 

@@ -271,7 +271,7 @@ def test_unknown_colours_are_counted_and_named_with_their_file(tmp_path):
 
 def test_deep_colours_do_not_pass_for_others(tmp_path):
     labels = LabelSpace("t", ("a", "b"), ((1, 0, 0), (0, 1, 0)))
-    with pytest.raises(DataError, match="256"):
+    with pytest.raises(DataError, match="8 bits"):
         from_colours(np.array([[[0, 256, 0]]], np.uint16), labels, tmp_path)
 
 

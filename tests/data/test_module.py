@@ -199,8 +199,9 @@ def test_images_are_checked_before_training_as_often_as_asked(tree):
 def test_training_resumes_at_its_position(tree):
     expected = training_batches(ready(tree, colour=ColourJitter()), 7)
     data = ready(tree, colour=ColourJitter())
-    data.load_state_dict({"position": 4})
-    assert data.state_dict() == {"position": 4}
+    state = data.state_dict() | {"position": 4}
+    data.load_state_dict(state)
+    assert data.state_dict() == state
     for before, after in zip(expected[4:], training_batches(data, 3), strict=True):
         assert same(before, after)
     assert not same(expected[0], expected[4])
@@ -271,7 +272,7 @@ def test_the_position_is_that_of_the_trainer(tree, tmp_path):
     whole = fit(5, module(tree, ["target"]))
     first = module(tree, ["target"])
     assert fit(3, first) == whole[:3]
-    assert first.state_dict() == {"position": 3}
+    assert first.state_dict()["position"] == 3
     second = module(tree, ["target"])
     second.load_state_dict(first.state_dict())
     assert fit(2, second) == whole[3:]
@@ -304,8 +305,10 @@ def test_evaluation_batches_of_one_size(tree, size):
     assert [len(batch["index"]) for batch in loader] == [2, 1]
 
 
-def test_a_run_may_have_no_seed(tree):
-    training_batches(ready(tree, seed=None), 1)
+def test_resuming_with_another_batch_size_is_refused(tree):
+    state = ready(tree, batch_size=2).state_dict()
+    with pytest.raises(ConfigError, match="trained with 2 images a step.*this run has 3"):
+        ready(tree, batch_size=3).load_state_dict(state)
 
 
 def dataset(**options):

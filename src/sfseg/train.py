@@ -7,11 +7,11 @@ import logging
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import build, command, plain
 from sfseg.errors import ConfigError
@@ -36,6 +36,7 @@ def train(cfg: DictConfig) -> float | None:
     import torch
     from lightning.pytorch import seed_everything
 
+    from sfseg.callbacks.provenance import Provenance
     from sfseg.checkpoints import check_resumable
     from sfseg.quiet import quiet_lightning
 
@@ -45,8 +46,7 @@ def train(cfg: DictConfig) -> float | None:
     quiet_lightning()
     refuse_parallel_sweep(cfg)
     config = plain(cfg, resolve=False)
-    if is_first_process():
-        claim(folder, config, list(HydraConfig.get().overrides.task), plain(cfg, resolve=True))
+    resolved = plain(cfg, resolve=True)
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
@@ -60,17 +60,22 @@ def train(cfg: DictConfig) -> float | None:
     )
     if cfg.ckpt_path is not None:
         check_resumable(cfg.ckpt_path, method)
-    # Now, not in `fit`: broken data must end the run before anything else is set up.
+    check_metric(cfg.optimized_metric, method.metric_names())
+    # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
+    if is_first_process():
+        claim(folder, config, list(HydraConfig.get().overrides.task), resolved)
     report_size(method)
     loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
     try:
         trainer: Trainer = build(
             cfg.trainer,
             logger=loggers or False,
-            callbacks=[build(node) for node in cfg.callbacks.values() if node is not None],
+            callbacks=[
+                Provenance(config, data.labels.to_dict()),
+                *(build(node) for node in cfg.callbacks.values() if node is not None),
+            ],
         )
-        add_provenance(trainer, config, data.labels.to_dict())
         log_config(loggers, cfg, method)
         trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path)
         if not cfg.trainer.get("fast_dev_run"):
@@ -78,7 +83,7 @@ def train(cfg: DictConfig) -> float | None:
         trainer.validate(method, datamodule=data, verbose=False)
         if is_first_process():
             log.info("run folder: %s", folder)
-        return optimized_metric(trainer, cfg.optimized_metric)
+        return logged_metric(trainer, cfg.optimized_metric)
     finally:
         finish_loggers(loggers)
 
@@ -99,8 +104,8 @@ def refuse_parallel_sweep(cfg: DictConfig) -> None:
         ConfigError: with the way out.
     """
     devices = cfg.trainer.get("devices", 1)
-    several = (isinstance(devices, int) and devices > 1) or (
-        not isinstance(devices, int) and str(devices) not in {"1", "auto"}
+    several = str(devices) not in {"1", "auto"} and not (
+        OmegaConf.is_list(devices) and len(devices) == 1
     )
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN and several and "submitit" not in hydra.launcher._target_:
@@ -120,13 +125,6 @@ def report_size(method: "Method") -> None:
     log.info("parameters: %s, of which trainable: %s", f"{total:,}", f"{trainable:,}")
 
 
-def add_provenance(trainer: "Trainer", config: dict[str, Any], labels: dict[str, Any]) -> None:
-    """Have every checkpoint hold the configuration and the label space."""
-    from sfseg.callbacks.provenance import Provenance
-
-    trainer.callbacks.append(Provenance(config, labels))  # type: ignore[attr-defined]
-
-
 def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> None:
     """Send the resolved configuration and the parameter counts to every logger."""
     from sfseg.optim import count_parameters
@@ -137,7 +135,17 @@ def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> No
         logger.log_hyperparams({**values, "parameters": total, "trainable": trainable})
 
 
-def optimized_metric(trainer: "Trainer", name: str | None) -> float | None:
+def check_metric(name: str | None, known: list[str]) -> None:
+    """Refuse a misspelt evaluation metric now rather than after training.
+
+    Raises:
+        ConfigError: lists the metrics that the evaluation logs.
+    """
+    if name is not None and name.startswith("val/") and name not in known:
+        raise ConfigError(f"optimized_metric={name!r} is not logged; choose one of {known}")
+
+
+def logged_metric(trainer: "Trainer", name: str | None) -> float | None:
     """The value a sweep optimises.
 
     Raises:
@@ -145,11 +153,9 @@ def optimized_metric(trainer: "Trainer", name: str | None) -> float | None:
     """
     if name is None:
         return None
-    if name not in trainer.callback_metrics:
-        raise ConfigError(
-            f"optimized_metric={name!r} was not logged; choose one of "
-            f"{sorted(trainer.callback_metrics)}"
-        )
+    logged = sorted(trainer.callback_metrics)
+    if name not in logged:
+        raise ConfigError(f"optimized_metric={name!r} was not logged; choose one of {logged}")
     return float(trainer.callback_metrics[name])
 
 

@@ -65,10 +65,17 @@ class Evaluation(LightningModule):
             scores = Scores.of(matrix.compute(), self.labels)
             matrix.reset()
             self.scores[domain] = scores
-            values = {f"val/{domain}/{name}": v for name, v in scores.summary().items()}
-            for name, iou in zip(self.labels.classes, scores.iou, strict=True):
-                values[f"val/{domain}/IoU/{name}"] = iou
-            self.log_dict(values, sync_dist=True)
+            values = [*scores.summary().values(), *scores.iou]
+            self.log_dict(dict(zip(self._names(domain), values, strict=True)), sync_dist=True)
+
+    def metric_names(self) -> list[str]:
+        """What an evaluation logs, domain by domain."""
+        return [name for domain in self.eval_domains for name in self._names(domain)]
+
+    def _names(self, domain: str) -> list[str]:
+        summary = [*self.labels.subsets, "pixel_accuracy", "mean_accuracy"]
+        classes = [f"IoU/{name}" for name in self.labels.classes]
+        return [f"val/{domain}/{name}" for name in summary + classes]
 
     def _matrix(self, domain: str) -> ConfusionMatrix:
         return cast(ConfusionMatrix, self.confusion[domain])

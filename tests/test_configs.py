@@ -35,6 +35,13 @@ def test_every_combination_composes(method: str, backbone: str, data: str) -> No
     assert cfg.method.lr > 0 and OmegaConf.to_container(cfg.method, resolve=True)
 
 
+def test_sequences_are_names_not_numbers() -> None:
+    # 0016E5 without quotes is 1.6 million to YAML.
+    scenes = composed("train", "data=camvid_day_to_dusk").data.scenes
+    assert scenes.source_train.sequences == ["0006R0", "0016E5"]
+    assert scenes.source_eval.sequences == ["0016E5"]
+
+
 @pytest.mark.parametrize("backbone", options("backbone"))
 def test_every_backbone_builds(backbone: str) -> None:
     cfg = composed("train", f"backbone={backbone}", "backbone.pretrained=false")

@@ -121,6 +121,8 @@ def camvid(root: str | Path, split: str, sequences: Sequence[str]) -> Files:
     Raises:
         DataError: a folder or a label file is missing.
     """
+    if not all(isinstance(name, str) for name in sequences):
+        raise ValueError(f"sequences must be strings, got {list(sequences)}; quote them in YAML")
     base = Path(root)
     if (base / "CamVid").is_dir():
         base = base / "CamVid"

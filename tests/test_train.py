@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -150,3 +152,48 @@ def test_optimized_metric_must_exist(cli: Cli) -> None:
     done = cli("sfseg-train", *DEBUG, "optimized_metric=val/miou")
     assert done.code == 2
     assert "val/miou" in done.output and "val/target/mIoU" in done.output
+
+
+@pytest.mark.parametrize("switch", ["trainer.precision=bf16-mixed", "backbone.channels_last=true"])
+def test_switches_train(cli: Cli, switch: str) -> None:
+    done = cli("sfseg-train", *DEBUG, switch)
+    assert done.code == 0, done.output
+
+
+def test_any_timm_model_trains_at_an_odd_size(cli: Cli) -> None:
+    done = cli(
+        "sfseg-train", *DEBUG, "backbone=resnet50", "backbone.pretrained=false",
+        "backbone.network.name=resnet10t", "data.source_view.crop=[65,97]",
+    )  # fmt: skip
+    assert done.code == 0, done.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["backbone.compile=true"],
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1"],
+        ["-m", "hydra/launcher=submitit_local", "seed=0,1"],
+    ],
+    ids=["compile", "joblib", "submitit"],
+)
+def test_slow_switches(tmp_path: Path, arguments: list[str]) -> None:
+    """In a process of their own: compilers and launchers leave threads and caches behind."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sfseg.train", *DEBUG, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.rglob("results.json"))) == (2 if "-m" in arguments else 1)
+    assert len(list(tmp_path.rglob("summary.md"))) == ("-m" in arguments)
+
+
+@pytest.mark.slow
+def test_swin_b_trains(cli: Cli) -> None:
+    small = [setting for setting in DEBUG if not setting.startswith("data.size")]
+    done = cli("sfseg-train", *small, "backbone=swin_b", "backbone.pretrained=false")
+    assert done.code == 0 and "90,686,667" in done.output, done.output

@@ -197,7 +197,7 @@ def test_a_huge_image_is_refused_by_its_header(tmp_path, decoded, reader, size):
 def test_an_image_that_pil_warns_of_is_refused(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(header(10000, 10000))
-    with pytest.raises(DataError, match="a.png.*limit"):
+    with pytest.raises(DataError, match=r"a\.png.*limit"):
         image_size(path)
 
 

@@ -307,7 +307,7 @@ def test_evaluation_batches_of_one_size(tree, size):
 
 def test_resuming_with_another_batch_size_is_refused(tree):
     state = ready(tree, batch_size=2).state_dict()
-    with pytest.raises(ConfigError, match="trained with 2 images a step.*this run has 3"):
+    with pytest.raises(ConfigError, match=r"trained with 2 images a step.*this run has 3"):
         ready(tree, batch_size=3).load_state_dict(state)
 
 

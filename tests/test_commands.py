@@ -118,6 +118,15 @@ def test_predict_reports_broken_images_and_writes_the_rest(
     assert len(list((done.folder / "out" / "labels").rglob("*.png"))) == 3
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_predict_refuses_a_device_that_is_not_there(
+    cli: Cli, checkpoint: Path, photos: Path
+) -> None:
+    arguments = [f"ckpt_path={checkpoint}", f"images={photos}", "output=out"]
+    done = cli("sfseg-predict", *arguments, "device=cuda")
+    assert done.code == 2 and "device=cuda" in done.output and "Traceback" not in done.output
+
+
 def test_predict_never_overwrites_unasked(cli: Cli, checkpoint: Path, photos: Path) -> None:
     arguments = ["sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out"]
     assert cli(*arguments).code == 0

@@ -128,6 +128,10 @@ def test_broken_folder(cli: Cli, mine: Path, fault, code: int, words: list[str])
         (["data.shift=huge"], ["huge", "severe"]),
         (["data.classes=pets"], ["pets", "cityscapes"]),
         (["data=folder"], ["data.root"]),
+        (["data.batch_size=0"], ["batch_size", "0"]),
+        (["data.num_workers=-1"], ["num_workers", "-1"]),
+        (["method.lr=-1"], ["lr", "-1"]),
+        (["trainer.max_steps=0"], ["trainer.max_steps"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )
@@ -137,6 +141,7 @@ def test_bad_setting(cli: Cli, arguments: list[str], words: list[str]) -> None:
     assert done.code == 2, done.output
     assert "Traceback" not in done.output
     assert all(word in done.output for word in words), done.output
+    assert not list(done.folder.rglob("run.json"))
 
 
 def test_checkpoint_of_other_classes_names_the_keys(cli: Cli, mine: Path) -> None:
@@ -162,7 +167,7 @@ def test_damaged_checkpoints_are_refused_and_run_nothing(cli: Cli, tmp_path: Pat
         ):
             done = cli(command, *rest, f"ckpt_path={name}.ckpt")
             assert done.code == 2 and f"{name}.ckpt" in done.output, done.output
-            assert "Traceback" not in done.output
+            assert "Traceback" not in done.output and "weights_only" not in done.output
     assert not (tmp_path / "executed").exists()
 
 

@@ -22,8 +22,9 @@ def test_the_readmes_method_trains(tmp_path: Path) -> None:
     (tmp_path / "myconf" / "method").mkdir(parents=True)
     yaml = tmp_path / "myconf" / "method" / "entropy.yaml"
     yaml.write_text(block("yaml", "myconf/method/entropy.yaml"))
+    script = str(Path(sys.executable).with_name("sfseg-train"))
     done = subprocess.run(
-        [sys.executable, "-m", "sfseg.train", "--config-dir", "myconf", "method=entropy", *DEBUG],
+        [script, "--config-dir", "myconf", "method=entropy", *DEBUG],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -45,10 +45,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged archive fails in any of its readers, each with an exception of its own.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # The library's own text advises to execute what the file holds: not repeated here.
         raise ConfigError(
-            f"ckpt_path={path} cannot be read: {reason}; it is damaged or no checkpoint, and "
-            "nothing in it was executed. Take an earlier one"
+            f"ckpt_path={path} cannot be read ({type(error).__name__}): it is damaged, or no "
+            "checkpoint; nothing in it was executed. Take an earlier one"
         ) from error
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise ConfigError(
@@ -58,14 +58,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def check_resumable(path: str | Path, method: LightningModule) -> None:
-    """Refuse a checkpoint of another model before training starts.
+def check_resumable(path: str | Path, method: LightningModule) -> int:
+    """Refuse a checkpoint of another model; returns the optimiser steps it has done.
 
     Raises:
         ConfigError: says which keys differ and, if so, how many classes each side has.
     """
-    tensors: dict[str, Tensor] = read_checkpoint(path)["state_dict"]
+    content = read_checkpoint(path)
+    tensors: dict[str, Tensor] = content["state_dict"]
     require_same_keys(method.state_dict(), tensors, source=str(path))
+    return int(content["global_step"])
 
 
 def restore(path: str | Path) -> Restored:

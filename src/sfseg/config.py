@@ -39,6 +39,9 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     Exit codes: 2 for configuration, 3 for data. Anything else is a defect and keeps its
     traceback.
     """
+    # A console script, unlike python -m, does not see modules beside which it is called: a
+    # user's own method.
+    sys.path.append(str(Path.cwd()))
     # Hydra would print a traceback of its own and hide the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)

@@ -75,8 +75,12 @@ def predictor(
     from sfseg.ops.inference import resize
 
     available = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(available if device_name == "auto" else device_name)
-    network = network.to(device)
+    try:
+        device = torch.device(available if device_name == "auto" else device_name)
+        network = network.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={device_name} cannot be used: {reason}; try auto") from error
 
     @torch.inference_mode()
     def infer(image: "Pixels") -> tuple["Pixels", "Pixels"]:
@@ -112,9 +116,11 @@ def find_images(source: Path) -> list[Path]:
     """
     from sfseg.data.images import list_images
 
-    paths = list_images(source) if source.is_dir() else []
+    if not source.is_dir():
+        raise DataError(f"images={source} does not exist or is no folder")
+    paths = list_images(source)
     if not paths:
-        raise DataError(f"images={source} is no folder with image files")
+        raise DataError(f"images={source} holds no image files")
     seen: dict[Path, Path] = {}
     for path in paths:
         name = path.relative_to(source).with_suffix(".png")

@@ -24,7 +24,13 @@ class SweepTable(Callback):
             return
         (folder / "summary.csv").write_text(tables.to_csv(header, rows))
         (folder / "summary.md").write_text(tables.to_markdown(header, rows))
-        tables.show(f"{folder.name}: mean +- standard deviation over seeds", header, rows)
+        # The files hold everything; a terminal has room for the mean IoUs.
+        shown = [i for i, name in enumerate(header) if not name.endswith("accuracy")]
+        tables.show(
+            f"{folder.name}: mean +- standard deviation over seeds",
+            [header[i] for i in shown],
+            [[cells[i] for i in shown] for cells in rows],
+        )
         log.info("table: %s", folder / "summary.md")
 
 

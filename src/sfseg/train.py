@@ -59,8 +59,10 @@ def train(cfg: DictConfig) -> float | None:
         inference=build(cfg.evaluation),
     )
     if cfg.ckpt_path is not None:
-        check_resumable(cfg.ckpt_path, method)
+        warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
+    # Built once to see that it can be: Lightning asks again when training starts.
+    method.configure_optimizers()
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
     if is_first_process():
@@ -93,6 +95,17 @@ def drawn_seed() -> int:
     if is_first_process():
         os.environ["SFSEG_SEED"] = str(secrets.randbelow(1 << 31))
     return int(os.environ["SFSEG_SEED"])
+
+
+def warn_if_done(steps: int, max_steps: int) -> None:
+    """Say so when a resumed run has nothing left to train."""
+    if steps >= max_steps:
+        log.warning(
+            "the checkpoint is at step %d and trainer.max_steps=%d: nothing is left to train; "
+            "raise trainer.max_steps to go on",
+            steps,
+            max_steps,
+        )
 
 
 def refuse_parallel_sweep(cfg: DictConfig) -> None:

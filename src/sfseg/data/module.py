@@ -68,6 +68,13 @@ class AdaptationData(LightningDataModule):
         unknown = set(needs) - set(NEEDS)
         if unknown or not needs:
             raise ValueError(f"needs must name some of {NEEDS}, got {list(needs)}")
+        for name, number, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, got {number}")
         wanted = ["target_eval"]
         wanted += ["source_train", "source_eval"] if "source" in needs else []
         wanted += ["target_train"] if {"target", "target_labels"} & set(needs) else []

@@ -33,8 +33,9 @@ from sfseg.data.geometry import (
     crop_image,
     crop_label,
 )
-from sfseg.data.images import read_image, read_label, write_png
+from sfseg.data.images import read_image, read_label
 from sfseg.data.layouts import Files, id_table
+from sfseg.drawing import write_png
 from sfseg.labels import CITYSCAPES
 from sfseg.types import IGNORE
 

@@ -1,11 +1,13 @@
-"""Pictures of labels: colours, overlays, error maps and captioned sheets."""
+"""Pictures of labels: colours, overlays, error maps, captioned sheets, and their files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.errors import DataError
 from sfseg.labels import Colour
 from sfseg.types import IGNORE
 
@@ -65,6 +67,25 @@ def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixel
         bright = sum(colour) > 380
         _text(strip, name, (left + 4, top + 15), (0, 0, 0) if bright else (255, 255, 255))
     return strip
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write (H, W) or RGB (H, W, 3) pixels, whole or not at all.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    encoded, data = cv2.imencode(".png", stored)
+    if not encoded:
+        raise DataError(f"an image of shape {image.shape} cannot be encoded for {path}")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data.tobytes())
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
 
 
 def _tile(tile: Pixels, size: tuple[int, int]) -> Pixels:

@@ -33,6 +33,14 @@ def evaluate(cfg: DictConfig) -> None:
     quiet_lightning()
     restored = restore(cfg.ckpt_path)
     settings = data_config(cfg, restored)
+    data = build(settings.module, needs=needs(cfg, restored), check_samples=20)
+    if data.labels.classes != restored.labels.classes:
+        raise ConfigError(
+            f"the checkpoint knows the {restored.labels.num_classes} classes of "
+            f"{restored.labels.name}, the data {data.labels.num_classes} of {data.labels.name}; "
+            "choose data of the same classes"
+        )
+    data.setup("validate")
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():
         claim(
@@ -43,13 +51,6 @@ def evaluate(cfg: DictConfig) -> None:
                 "data": plain(settings, resolve=True),
                 "evaluation": plain(cfg.evaluation, resolve=True),
             },
-        )
-    data = build(settings.module, needs=needs(cfg, restored), check_samples=20)
-    if data.labels.classes != restored.labels.classes:
-        raise ConfigError(
-            f"the checkpoint knows the {restored.labels.num_classes} classes of "
-            f"{restored.labels.name}, the data {data.labels.num_classes} of {data.labels.name}; "
-            "choose data of the same classes"
         )
     log.info("protocol: %s, input size %s", plain(cfg.evaluation, resolve=True), data.eval_size)
     module = Evaluation(

@@ -32,7 +32,8 @@ def predict(cfg: DictConfig) -> None:
 
     from sfseg.checkpoints import restore
     from sfseg.data.geometry import as_size
-    from sfseg.data.images import read_image, write_png
+    from sfseg.data.images import read_image
+    from sfseg.drawing import write_png
 
     source, output = Path(cfg.images), Path(cfg.output)
     wanted = [name for name in ("labels", "overlays", "confidence") if cfg[name]]
@@ -52,9 +53,9 @@ def predict(cfg: DictConfig) -> None:
             failed.append(str(error))
             continue
         name = path.relative_to(source).with_suffix(".png")
-        for kind, picture in pictures(image, infer, restored.labels.palette, cfg.opacity).items():
-            if kind in wanted:
-                write_png(output / kind / name, picture)
+        drawn = pictures(image, infer, wanted, restored.labels.palette, cfg.opacity)
+        for kind, picture in drawn.items():
+            write_png(output / kind / name, picture)
     log.info("%d images in %s: %s", len(paths) - len(failed), output, ", ".join(wanted))
     if failed:
         listed = "\n  ".join(failed[:5])
@@ -95,17 +96,16 @@ def predictor(
 
 
 def pictures(
-    image: "Pixels", infer: Predictor, palette: Any, opacity: float
+    image: "Pixels", infer: Predictor, wanted: list[str], palette: Any, opacity: float
 ) -> dict[str, "Pixels"]:
-    """What can be written of an image: labels (H, W), overlays (H, W, 3), confidence (H, W)."""
+    """What is wanted of an image: labels (H, W), overlays (H, W, 3), confidence (H, W)."""
     from sfseg.drawing import overlay
 
     label, confidence = infer(image)
-    return {
-        "labels": label,
-        "overlays": overlay(image, label, palette, opacity),
-        "confidence": confidence,
-    }
+    drawn = {"labels": label, "confidence": confidence}
+    if "overlays" in wanted:
+        drawn["overlays"] = overlay(image, label, palette, opacity)
+    return {kind: drawn[kind] for kind in wanted}
 
 
 def find_images(source: Path) -> list[Path]:

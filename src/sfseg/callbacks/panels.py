@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from sfseg.drawing import Pixels, colourise, error_map, legend, sheet
+from sfseg.drawing import Pixels, colourise, error_map, legend, sheet, write_png
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scored
 from sfseg.types import IGNORE, Batch
@@ -63,8 +63,7 @@ class Panels(Callback):
         labels = cast(Scored, pl_module).labels
         picture = draw(self.examples, labels)
         path = self.folder / f"step_{trainer.global_step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_png(path, picture)
         for logger in trainer.loggers:
             self._send(logger, picture, labels, trainer.global_step)
         log.info("pictures of %d scenes with predictions: %s", len(self.examples), path)

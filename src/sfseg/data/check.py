@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sfseg.data.folder import Scenes
+from sfseg.data.folder import Scenes, label_of
 from sfseg.errors import DataError
 from sfseg.types import IGNORE
 
@@ -49,14 +49,7 @@ def _look(scenes: Scenes, index: int, with_labels: bool) -> tuple[str, bool]:
         image = scenes.image(index)
         if not with_labels:
             return "", False
-        label = scenes.label(index)
+        label = label_of(scenes, index, image)
     except DataError as error:
         return str(error), False
-    if label.shape != image.shape[:2]:
-        sizes = f"{image.shape[0]}x{image.shape[1]}", f"{label.shape[0]}x{label.shape[1]}"
-        return (
-            f"{scenes.name(index)}: the image has {sizes[0]} pixels, its label {sizes[1]}; "
-            "they must be equal",
-            False,
-        )
     return "", bool((label != IGNORE).any())

@@ -115,13 +115,22 @@ class FolderDataset(Dataset[Sample]):
     def _label(self, index: int, image: Image) -> Image:
         if not self.use_labels:
             return np.full(image.shape[:2], IGNORE, np.uint8)
-        label = self.scenes.label(index)
-        if label.shape != image.shape[:2]:
-            raise DataError(
-                f"{self.scenes.name(index)}: the image has {_by(image)} pixels, "
-                f"its label {_by(label)}; they must be equal"
-            )
-        return label
+        return label_of(self.scenes, index, image)
+
+
+def label_of(scenes: Scenes, index: int, image: Image) -> Image:
+    """The label (H, W) of a scene whose image has been read.
+
+    Raises:
+        DataError: it cannot be read, or has another size than the image.
+    """
+    label = scenes.label(index)
+    if label.shape != image.shape[:2]:
+        raise DataError(
+            f"{scenes.name(index)}: the image has {_by(image)} pixels, "
+            f"its label {_by(label)}; they must be equal"
+        )
+    return label
 
 
 def collate(samples: list[Sample]) -> Batch:

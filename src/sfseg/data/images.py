@@ -86,25 +86,6 @@ def read_label(path: Path) -> NDArray[np.integer]:
         raise DataError(f"{path} is truncated or damaged: {error}") from error
 
 
-def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write (H, W) or RGB (H, W, 3) pixels, whole or not at all.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
-    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    encoded, data = cv2.imencode(".png", stored)
-    if not encoded:
-        raise DataError(f"an image of shape {image.shape} cannot be encoded for {path}")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data.tobytes())
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from error
-
-
 def list_images(folder: Path) -> list[Path]:
     """All image files below a folder, sub-folders and links included, sorted by path.
 

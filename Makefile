@@ -15,7 +15,7 @@ install: $(READY) ## Make the virtual environment and install sfseg into it
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,parity]'
 	@touch $@
 
 demo: install ## Train a source model on drawn streets and show what it gets wrong elsewhere

@@ -10,13 +10,18 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from sfseg import evaluate, predict, train
+from sfseg import evaluate, inspection, predict, train
 
 # Small tensors on several threads wait for each other more than they compute.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-MAINS = {"sfseg-train": train.main, "sfseg-eval": evaluate.main, "sfseg-predict": predict.main}
+MAINS = {
+    "sfseg-train": train.main,
+    "sfseg-eval": evaluate.main,
+    "sfseg-predict": predict.main,
+    "sfseg-data": inspection.main,
+}
 SMALL = [
     "data.size=[64,128]",
     "data.eval_batch_size=2",

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "drawing": BOTTOM,
     "callbacks": BOTTOM | {"ops", "metrics", "tables", "drawing"},
 }
-COMMANDS = {"train", "evaluate", "predict", "config", "sweep", "checkpoints"}
+COMMANDS = {"train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints"}
 
 
 def layer(path: Path) -> str:

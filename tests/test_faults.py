@@ -101,7 +101,7 @@ def no_classes_file(mine: Path) -> list[str]:
         (label_of_another_size, 3, ["2.png", "40x56", "20x56"]),
         (id_out_of_range, 3, ["masks/train/0.png", "5 pixels", "7"]),
         (all_void, 3, ["source train", "void"]),
-        (missing_mask, 3, ["1.png", "no mask"]),
+        (missing_mask, 3, ["source train", "images/train/1.png", "no label file"]),
         (no_classes_file, 2, ["classes.yaml"]),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -7,6 +7,8 @@ from sfseg.labels import (
     BUILT_IN,
     CAMVID,
     CITYSCAPES,
+    CROSS_CITY,
+    SYNTHIA,
     LabelSpace,
     distinct_colour,
     load_label_space,
@@ -141,7 +143,8 @@ def test_a_file_without_classes_is_refused(write, text):
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"\['camvid', 'cityscapes'\].*'citiscapes'"):
+    known = r"\['camvid', 'cityscapes', 'cross_city', 'synthia'\]"
+    with pytest.raises(ValueError, match=rf"{known}.*'citiscapes'"):
         load_label_space("citiscapes")
 
 
@@ -149,3 +152,17 @@ def test_a_file_that_is_no_yaml_is_named(write):
     path = write("classes: [road, car\nvalues: [1]\n")
     with pytest.raises(ValueError, match=str(path)):
         load_label_space(path)
+
+
+def test_some_classes_of_a_label_space_keep_names_colours_and_subsets():
+    missing = {"terrain", "truck", "train"}
+    assert SYNTHIA.classes == tuple(n for n in CITYSCAPES.classes if n not in missing)
+    assert set(SYNTHIA.subsets) == {"mIoU", "mIoU16", "mIoU13"}
+    assert SYNTHIA.subsets["mIoU16"] == SYNTHIA.subsets["mIoU"] == tuple(range(16))
+    # Positions of the 13 among the 16, as the releases of that protocol list them.
+    assert SYNTHIA.subsets["mIoU13"] == (0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+    assert CROSS_CITY.classes == tuple(
+        n for n in SYNTHIA.classes if n not in {"wall", "fence", "pole"}
+    )
+    assert CROSS_CITY.palette[12] == CITYSCAPES.palette[18]
+    assert set(CROSS_CITY.subsets) == {"mIoU", "mIoU13"}

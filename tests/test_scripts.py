@@ -47,6 +47,22 @@ def test_bench_data_sees_equal_crops_and_prints_ratios(
     assert "all but decode" in output
 
 
+def test_bench_data_times_the_cache(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    load("bench_data").main(["--quick"])
+    assert "x as fast as the classic order from files" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_million_images_need_little_memory(load: Load) -> None:
+    assert load("bench_start_up").main([]) <= 300
+
+
+def test_bench_start_up_prints_both_arms(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    load("bench_start_up").main(["--images", "200"])
+    output = capsys.readouterr().out
+    assert "100 images" in output and "200 images" in output and "growth" in output
+
+
 def test_bench_data_refuses_to_time_different_pixels(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:

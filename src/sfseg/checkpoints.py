@@ -81,8 +81,10 @@ def restore(path: str | Path) -> Restored:
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     labels = LabelSpace.from_dict(content[KEY]["labels"])
-    # Its own weights follow; ImageNet's need neither a download nor a file.
-    config.backbone.pretrained, config.backbone.weights = False, None
+    # Its own weights follow; those it started from need neither a download nor a file.
+    start = {"pretrained": False, "weights": None, "checkpoint": None}
+    known = {key: value for key, value in start.items() if key in config.backbone}
+    config.backbone = OmegaConf.merge(config.backbone, known)
     network: nn.Module = build(config.backbone.network, num_classes=labels.num_classes)
     tensors = {
         name.removeprefix(PREFIX): tensor

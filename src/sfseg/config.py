@@ -96,5 +96,8 @@ def _is_output_error(error: OSError) -> bool:
 
 
 def _fail(message: object, exit_code: int) -> None:
+    # Hydra's own errors may be empty and leave what happened to their cause.
+    while isinstance(message, Exception) and not str(message):
+        message = message.__cause__ or message.__context__ or type(message).__name__
     sys.stderr.write(f"\nsfseg: {message}\n")
     sys.exit(exit_code)

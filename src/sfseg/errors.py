@@ -1,5 +1,7 @@
 """Errors a user can mend, each with the exit code that a job script can act on."""
 
+from os import PathLike
+
 
 class SfsegError(Exception):
     """Base of all errors below; the message names the argument, its value and the way out."""
@@ -14,6 +16,26 @@ class ConfigError(SfsegError):
 
 
 class DataError(SfsegError):
-    """A file or folder that is missing, broken or not what it should be."""
+    """A file or folder that is missing, broken or not what it should be.
+
+    Args:
+        message: names the file and what is wrong with it.
+        kind: the same in a few words that do not change from file to file, for reports.
+        path: the file.
+        pixels: how many of its pixels are wrong, where that can be said.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self,
+        message: object = "",
+        *,
+        kind: str = "",
+        path: str | PathLike[str] | None = None,
+        pixels: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.path = path
+        self.pixels = pixels

@@ -52,13 +52,14 @@ def evaluate(cfg: DictConfig) -> None:
                 "evaluation": plain(cfg.evaluation, resolve=True),
             },
         )
-    log.info("protocol: %s, input size %s", plain(cfg.evaluation, resolve=True), data.eval_size)
     module = Evaluation(
         network=restored.network,
         labels=restored.labels,
         eval_domains=data.eval_domains,
         inference=build(cfg.evaluation),
     )
+    module.protocol = f"{data.protocol}, {module.inference}"
+    log.info("evaluation: %s", module.protocol)
     trainer: Trainer = build(
         cfg.trainer, logger=False, callbacks=[build(node) for node in cfg.callbacks.values()]
     )

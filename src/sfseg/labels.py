@@ -1,6 +1,6 @@
 """Label spaces: class names, colours and the subsets that metrics average over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,21 @@ class LabelSpace:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    def only(self, name: str, ids: Sequence[int]) -> "LabelSpace":
+        """Some of the classes, renumbered in this order; subsets keep those that remain."""
+        kept = {k: position for position, k in enumerate(ids)}
+        subsets = {
+            subset: tuple(kept[k] for k in members)
+            for subset, members in self.subsets.items()
+            if subset != "mIoU" and set(members) <= set(kept)
+        }
+        return LabelSpace(
+            name=name,
+            classes=tuple(self.classes[k] for k in ids),
+            palette=tuple(self.palette[k] for k in ids),
+            subsets=subsets,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for a checkpoint; :meth:`from_dict` is the way back."""
         return {
@@ -119,7 +134,13 @@ CAMVID = LabelSpace(
     ),
 )  # fmt: skip
 
-BUILT_IN = {space.name: space for space in (CITYSCAPES, CAMVID)}
+SYNTHIA = CITYSCAPES.only("synthia", CITYSCAPES.subsets["mIoU16"])
+"""The 16 classes that SYNTHIA shares with Cityscapes, for models of 16 outputs."""
+
+CROSS_CITY = CITYSCAPES.only("cross_city", CITYSCAPES.subsets["mIoU13"])
+"""The 13 classes of NTHU's Cross-City sets, which have their numbers in Cityscapes' order."""
+
+BUILT_IN = {space.name: space for space in (CITYSCAPES, SYNTHIA, CROSS_CITY, CAMVID)}
 
 
 def load_label_space(source: str | Path) -> LabelSpace:

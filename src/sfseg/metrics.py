@@ -127,6 +127,7 @@ class Scored(Protocol):
     labels: LabelSpace
     scores: dict[str, Scores]
     eval_domains: tuple[str, ...]
+    protocol: str
 
 
 def mean(values: Sequence[float]) -> float:

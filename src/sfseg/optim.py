@@ -22,10 +22,10 @@ def parameter_groups(
     A rule has a regular expression ``match``, searched in the parameter's name, and any of
     ``lr_factor`` and ``weight_decay``; the special match ``<norm>`` means every parameter of a
     normalisation layer and ``<bias>`` every bias. All matching rules apply, in order: factors
-    multiply, the last weight decay holds.
+    multiply, the last weight decay holds. The special matches may find nothing.
 
     Raises:
-        ConfigError: a rule matches no parameter, or has a key that no rule has.
+        ConfigError: an expression matches no parameter, or a rule has a key that no rule has.
     """
     if lr <= 0:
         raise ConfigError(f"lr must be positive, got {lr}; set method.lr")
@@ -53,7 +53,8 @@ def _check_rule(rule: Rule, names: Iterable[str], norms: set[str]) -> None:
             "a rule must have 'match' and may have 'lr_factor' and 'weight_decay', got "
             f"{dict(rule)}"
         )
-    if not any(_matches(rule, name, norms) for name in names):
+    is_special = rule["match"] in ("<norm>", "<bias>")
+    if not is_special and not any(_matches(rule, name, norms) for name in names):
         raise ConfigError(
             f"the rule {rule['match']!r} matches no trainable parameter; correct it or "
             "remove it from method.parameter_rules"

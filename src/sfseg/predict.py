@@ -11,6 +11,7 @@ from sfseg.config import build, command
 from sfseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from sfseg.data.geometry import EvalView
     from sfseg.drawing import Pixels
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def predict(cfg: DictConfig) -> None:
     from rich.progress import track
 
     from sfseg.checkpoints import restore
-    from sfseg.data.geometry import as_size
+    from sfseg.data.geometry import EvalView
     from sfseg.data.images import read_image
     from sfseg.drawing import write_png
 
@@ -43,8 +44,8 @@ def predict(cfg: DictConfig) -> None:
         raise ConfigError(f"output={output} is not empty; choose another or set overwrite=true")
     paths = find_images(source)
     restored = restore(cfg.ckpt_path)
-    size = as_size(cfg.input_size or restored.config.data.eval_size)
-    infer = predictor(restored.network, build(cfg.evaluation), cfg.device, size)
+    view = EvalView(size=cfg.input_size or restored.config.data.eval_size)
+    infer = predictor(restored.network, build(cfg.evaluation), cfg.device, view)
     failed = []
     for path in track(paths, description=f"predicting {len(paths)} images"):
         try:
@@ -66,13 +67,11 @@ Predictor = Callable[["Pixels"], tuple["Pixels", "Pixels"]]
 """An (H, W, 3) image to class ids (H, W) and confidence (H, W) in 0..255."""
 
 
-def predictor(
-    network: Any, inference: Any, device_name: str, size: tuple[int, int] | None
-) -> Predictor:
+def predictor(network: Any, inference: Any, device_name: str, view: "EvalView") -> Predictor:
     """The network as a function of images, on its device."""
-    import cv2
     import torch
 
+    from sfseg.data.geometry import resize_image, size_by
     from sfseg.ops.inference import resize
 
     available = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,9 +84,10 @@ def predictor(
 
     @torch.inference_mode()
     def infer(image: "Pixels") -> tuple["Pixels", "Pixels"]:
-        seen = image if size is None else cv2.resize(image, (size[1], size[0]))
+        full = (image.shape[0], image.shape[1])
+        seen = resize_image(image, size_by(view.size, full))
         tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(device)
-        logits = resize(inference(network, tensor).float(), (image.shape[0], image.shape[1]))
+        logits = resize(inference(network, tensor).float(), full)
         confidence, label = logits.softmax(dim=1).max(dim=1)
         scaled = (confidence[0] * 255).round().to(torch.uint8)
         return label[0].to(torch.uint8).cpu().numpy(), scaled.cpu().numpy()
@@ -114,7 +114,7 @@ def find_images(source: Path) -> list[Path]:
     Raises:
         DataError: no folder, no images, or two whose outputs would have one name.
     """
-    from sfseg.data.images import list_images
+    from sfseg.data.paths import list_images
 
     if not source.is_dir():
         raise DataError(f"images={source} does not exist or is no folder")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
+    from sfseg.data.module import AdaptationData
     from sfseg.methods.base import Method
 
 log = logging.getLogger(__name__)
@@ -51,13 +52,7 @@ def train(cfg: DictConfig) -> float | None:
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
     data = build(cfg.data.module)
-    network = build(cfg.backbone.network, num_classes=data.labels.num_classes)
-    method: Method = build(cfg.method)(
-        network=network,
-        labels=data.labels,
-        eval_domains=data.eval_domains,
-        inference=build(cfg.evaluation),
-    )
+    method = build_method(cfg, data)
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
@@ -68,6 +63,7 @@ def train(cfg: DictConfig) -> float | None:
     if is_first_process():
         claim(folder, config, list(HydraConfig.get().overrides.task), resolved)
     report_size(method)
+    log.info("evaluation: %s", method.protocol)
     loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
     try:
         trainer: Trainer = build(
@@ -88,6 +84,18 @@ def train(cfg: DictConfig) -> float | None:
         return logged_metric(trainer, cfg.optimized_metric)
     finally:
         finish_loggers(loggers)
+
+
+def build_method(cfg: DictConfig, data: "AdaptationData") -> "Method":
+    """The method around its network, for the task of the data."""
+    method: Method = build(cfg.method)(
+        network=build(cfg.backbone.network, num_classes=data.labels.num_classes),
+        labels=data.labels,
+        eval_domains=data.eval_domains,
+        inference=build(cfg.evaluation),
+    )
+    method.protocol = f"{data.protocol}, {method.inference}"
+    return method
 
 
 def drawn_seed() -> int:

@@ -8,13 +8,16 @@ from PIL import Image
 
 from sfseg.data.geometry import (
     PAD_COLOUR,
+    EvalView,
     Geometry,
     View,
-    as_size,
     crop_image,
     crop_label,
     largest_share,
+    resize_image,
+    resize_label,
     restore_label,
+    size_by,
 )
 from sfseg.types import IGNORE
 
@@ -260,8 +263,43 @@ def test_whole_images():
     assert Geometry.whole((3, 4), (6, 7)) == (3, 4, 6, 7, 0, 0, 6, 7, 0)
 
 
-def test_sizes_from_a_configuration():
-    assert as_size(None) is None
-    assert as_size([3.0, 4]) == (3, 4)
-    with pytest.raises(ValueError, match="unpack"):
-        as_size([3])
+@pytest.mark.parametrize(
+    ("rule", "full", "size"),
+    [
+        (None, (3, 4), (3, 4)),
+        ([5.0, 6], (3, 4), (5, 6)),
+        (1024, (720, 1280), (1024, 1820)),
+        (1024, (2000, 1024), (2000, 1024)),
+        (2, (1, 3), (2, 6)),
+    ],
+)
+def test_sizes_by_rule(rule, full, size):
+    assert size_by(rule, full) == size
+
+
+@pytest.mark.parametrize("rule", [[3], [1, 2, 3], [0, 4], 0, -3])
+@pytest.mark.parametrize("name", ["eval_size", "eval_label_size"])
+def test_odd_rules_are_refused(rule, name):
+    with pytest.raises(ValueError, match=rf"{name} must be \[height, width\], the length"):
+        EvalView(**{name.removeprefix("eval_"): rule})
+
+
+def test_protocols_have_names():
+    assert str(EvalView()) == "input at their own size, labels at their own size"
+    assert str(EvalView((512, 1024), 1024)) == "input 512x1024, labels shorter side 1024"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_label_resized_before_gives_the_same_crops(seed):
+    rng = np.random.default_rng(seed)
+    full, resize = tuple(rng.integers(5, 60, 2)), tuple(rng.integers(5, 60, 2))
+    label = rng.integers(0, 19, full).astype(np.uint8)
+    image = rng.integers(0, 256, (*full, 3)).astype(np.uint8)
+    view = View((20, 20), resize=resize, max_share=0.3)
+    small, small_image = resize_label(label, resize), resize_image(image, resize)
+    for draw in range(20):
+        first = view.draw(label, np.random.default_rng(draw))
+        second = view.draw(small, np.random.default_rng(draw), full)
+        assert first == second
+        np.testing.assert_array_equal(crop_label(label, first), crop_label(small, first))
+        np.testing.assert_array_equal(crop_image(image, first), crop_image(small_image, first))

@@ -8,7 +8,8 @@ from make import ids, picture, truncations, write
 from PIL import Image
 
 from sfseg.data import images
-from sfseg.data.images import image_size, list_images, read_image, read_label
+from sfseg.data.images import image_size, read_image, read_label
+from sfseg.data.paths import list_images
 from sfseg.drawing import write_png
 from sfseg.errors import DataError
 

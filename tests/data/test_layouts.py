@@ -6,7 +6,8 @@ import yaml
 from make import CAMVID_FRAMES, SIZE, camvid, ids, own_folder, picture, space, write
 
 from sfseg.data import layouts
-from sfseg.data.layouts import INVALID, Files, from_colours, id_table
+from sfseg.data.files import Files, from_colours
+from sfseg.data.label_ids import INVALID, id_table
 from sfseg.errors import DataError
 from sfseg.labels import CAMVID, LabelSpace, distinct_colour
 from sfseg.types import IGNORE
@@ -71,11 +72,13 @@ def test_camvid_without_a_folder_is_refused(tmp_path, missing):
         layouts.camvid(tmp_path, "train", DAY)
 
 
-def test_camvid_without_a_label_is_refused(tmp_path):
+def test_camvid_without_a_label(tmp_path):
     (camvid(tmp_path) / "trainannot" / "0016E5_00390.png").unlink()
-    with pytest.raises(DataError, match=r"train/0016E5_00390\.png has no label: .*trainannot"):
-        layouts.camvid(tmp_path, "train", DAY)
-    assert len(layouts.camvid(tmp_path, "train", DUSK)) == 2
+    files = layouts.camvid(tmp_path, "train", DAY)
+    assert [files.name(k) for k in files.unpaired] == ["train/0016E5_00390.png"]
+    with pytest.raises(DataError, match=r"trainannot/0016E5_00390\.png cannot be read: No such"):
+        files.label(1)
+    assert not layouts.camvid(tmp_path, "train", DUSK).unpaired
 
 
 def test_own_folder_with_splits(tmp_path):
@@ -133,12 +136,14 @@ def test_a_missing_root_names_the_setting(tmp_path):
         layouts.folder(tmp_path, classes=classes)
 
 
-def test_missing_masks_are_counted_and_the_first_is_named(tmp_path):
+def test_missing_masks_are_known(tmp_path):
     classes = own_folder(tmp_path)
     for k in (1, 2):
         (tmp_path / "masks" / "train" / f"{k}.png").unlink()
-    with pytest.raises(DataError, match=r"2 of 3 images have no mask .* first is .*/train/1\.png"):
-        layouts.folder(tmp_path, "train", classes=classes)
+    files = layouts.folder(tmp_path, "train", classes=classes)
+    assert files.unpaired == [1, 2]
+    with pytest.raises(DataError, match=r"masks/train/1\.png cannot be read"):
+        files.label(1)
 
 
 def test_stored_ids_are_remapped(tmp_path):

@@ -10,7 +10,7 @@ from make import Memory, ids, own_folder, picture
 
 from sfseg.data.colour import ColourJitter
 from sfseg.data.folder import FolderDataset, collate
-from sfseg.data.geometry import Geometry, View, restore_label
+from sfseg.data.geometry import EvalView, Geometry, View, restore_label
 from sfseg.data.layouts import folder
 from sfseg.data.module import AdaptationData
 from sfseg.errors import ConfigError, DataError
@@ -290,7 +290,7 @@ def test_loaders_leave_torchs_global_random_numbers_alone(tree, num_workers):
 
 
 def test_evaluation_shows_every_whole_image_once_with_its_own_label(tree):
-    loader, _ = ready(tree, eval_size=(16, 48)).val_dataloader()
+    loader, _ = ready(tree, eval_view=EvalView((16, 48))).val_dataloader()
     batches = list(loader)
     assert [batch["index"].tolist() for batch in batches] == [[0], [1], [2]]
     for index, batch in enumerate(batches):
@@ -301,7 +301,7 @@ def test_evaluation_shows_every_whole_image_once_with_its_own_label(tree):
 
 @pytest.mark.parametrize("size", [None, (16, 48)])
 def test_evaluation_batches_of_one_size(tree, size):
-    loader, _ = ready(tree, eval_batch_size=2, eval_size=size).val_dataloader()
+    loader, _ = ready(tree, eval_batch_size=2, eval_view=EvalView(size)).val_dataloader()
     assert [len(batch["index"]) for batch in loader] == [2, 1]
 
 
@@ -346,7 +346,7 @@ def test_colour_changes_neither_labels_nor_crops():
         assert not torch.equal(first["image"], second["image"])
 
 
-@pytest.mark.parametrize("view", [None, CROP])
+@pytest.mark.parametrize("view", [EvalView(), CROP])
 def test_labels_that_are_not_used_are_not_opened(view):
     samples = dataset(view=view, use_labels=False)
     assert (samples[0, 0]["label"] == IGNORE).all()
@@ -380,6 +380,8 @@ def test_a_batch_of_several_sizes_is_refused():
         collate([samples[0, k] for k in range(3)])
     assert collate([samples[0, 0], samples[0, 2]])["image"].shape == (2, 3, 8, 8)
     # Resized alike, the labels still differ.
-    resized = FolderDataset(scenes, eval_size=(8, 8))
-    with pytest.raises(DataError, match="if the labels are equal"):
+    resized = FolderDataset(scenes, view=EvalView((8, 8)))
+    with pytest.raises(DataError, match=r"or data\.eval_size and data\.eval_label_size"):
         collate([resized[0, 0], resized[0, 1]])
+    both = FolderDataset(scenes, view=EvalView((8, 8), (4, 4)))
+    assert collate([both[0, 0], both[0, 1]])["label"].shape == (2, 4, 4)

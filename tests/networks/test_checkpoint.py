@@ -93,19 +93,34 @@ def test_strict_loading_fills_everything() -> None:
     torch.testing.assert_close(dict(target.state_dict()), dict(source.state_dict()))
 
 
-def test_missing_and_unexpected_keys_are_named() -> None:
-    tensors: dict[str, Tensor] = {f"w{i}": torch.zeros(1) for i in range(7)}
+def test_all_missing_and_unexpected_keys_are_named() -> None:
+    tensors = {f"blocks.{i}.norm{j}.bias": torch.zeros(1) for i in range(12) for j in (1, 2)}
+    tensors |= {"weight": torch.zeros(3, 2), "stem.weight": torch.zeros(1)}
     with pytest.raises(ConfigError, match=r"got old\.pth with ") as raised:
         load_strictly(nn.Linear(2, 3), tensors, source="old.pth")
-    message = str(raised.value)
-    assert "2 keys missing: weight, bias" in message
-    assert "7 keys unexpected: w0, w1, w2, w3, w4 and 2 more" in message
+    assert "1 keys missing: bias; 25 keys unexpected: blocks.#.norm#.bias (24), stem.weight; " in (
+        str(raised.value)
+    )
+
+
+def test_foreign_names_are_not_listed_one_by_one() -> None:
+    tensors: dict[str, Tensor] = {f"w{i}": torch.zeros(1) for i in range(7)}
+    with pytest.raises(
+        ConfigError,
+        match=r"with none of its 2 tensors but names of another kind than sfseg, DAFormer, mmseg, "
+        r"NVIDIA, timm \(w0, w1, w2, \.\.\.\)",
+    ):
+        load_strictly(nn.Linear(2, 3), tensors, source="old.pth")
 
 
 def test_other_shapes_are_shown_with_both_sizes() -> None:
-    tensors = nn.Linear(4, 3).state_dict()
-    with pytest.raises(ConfigError, match=r"weight \(3, 4\) instead of \(3, 2\)"):
-        load_strictly(nn.Linear(2, 3), tensors, source="old.pth")
+    small, large = (nn.Sequential(*(nn.Linear(n, n) for _ in range(12))) for n in (2, 4))
+    with pytest.raises(
+        ConfigError,
+        match=r"24 keys of another shape: #\.weight \(12\), #\.bias \(12\), "
+        r"e\.g\. 0\.weight \(4, 4\) instead of \(2, 2\)",
+    ):
+        load_strictly(small, large.state_dict(), source="old.pth")
 
 
 def test_another_number_of_classes_is_said_in_words() -> None:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from sfseg.networks.heads import DAFormerHead, _DilatedConv2d
+from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.layers import DilatedConv2d
 
 SWIN_B = (128, 256, 512, 1024)
 MIT_B5 = (64, 128, 320, 512)
@@ -26,7 +27,7 @@ def test_logits_have_the_size_of_the_finest_map() -> None:
 @pytest.mark.parametrize("groups", [1, 8])
 def test_interleaved_convolution_equals_the_dilated_one(dilation: int, groups: int) -> None:
     torch.manual_seed(0)
-    ours = _DilatedConv2d(
+    ours = DilatedConv2d(
         8, 16, 3, padding=dilation, dilation=dilation, groups=groups, bias=False
     ).double()
     image = torch.rand(2, 8, 13, 29, dtype=torch.float64)

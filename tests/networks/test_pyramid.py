@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
+from timm.models import vgg
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
@@ -158,14 +159,62 @@ def test_output_norms_normalise_each_pixel() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [SWIN, "test_resnet", "test_convnext", "vgg11_bn"])
-def test_maps_have_the_announced_widths_and_strides(name: str) -> None:
-    network = TimmPyramid(name).eval()
-    maps = network(torch.rand(1, 3, 64, 96))
+@pytest.mark.parametrize(
+    ("name", "output_stride", "strides"),
+    [
+        (SWIN, 32, (4, 8, 16, 32)),
+        ("test_resnet", 32, (4, 8, 16, 32)),
+        ("test_resnet", 16, (4, 8, 16, 16)),
+        ("test_resnet", 8, (4, 8, 8, 8)),
+        ("test_convnext", 32, (4, 8, 16, 32)),
+        ("test_convnext", 8, (4, 8, 8, 8)),
+        ("vgg11_bn", 32, (1, 2, 4, 8, 16, 32)),
+    ],
+)
+def test_maps_have_the_announced_widths_and_strides(
+    name: str, output_stride: int, strides: tuple[int, ...]
+) -> None:
+    with torch.device("meta"):
+        network = TimmPyramid(name, output_stride=output_stride).eval()
+        side = 3 * network.stride_multiple  # maps line up from here on
+        maps = network(torch.rand(1, 3, side, 64))
+    assert network.strides == strides
     assert [tuple(feature.shape[1:]) for feature in maps] == [
-        (width, 64 // stride, 96 // stride)
-        for width, stride in zip(network.channels, (4, 8, 16, 32), strict=True)
+        (width, -(-side // stride), 64 // stride)
+        for width, stride in zip(network.channels, strides, strict=True)
     ]
+
+
+def test_maps_of_vgg_are_those_before_each_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(vgg, "ConvMlp", lambda *_, **__: nn.Identity())
+    network = TimmPyramid("vgg11")
+    maps = network(image := torch.rand(1, 3, 32, 32))
+    x, before = image, []
+    for layer in network.trunk.features:
+        before += [x] * isinstance(layer, nn.MaxPool2d)
+        x = layer(x)
+    torch.testing.assert_close(maps, [*before, x])
+
+
+@pytest.mark.parametrize(("name", "stride"), [(SWIN, 8), ("vgg11", 8), ("test_resnet", 12)])
+def test_strides_that_cannot_be_had(name: str, stride: int) -> None:
+    message = f"output_stride must be 32, .* got {stride} for {name}; take 32 or a resnet"
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        TimmPyramid(name, output_stride=stride)
+
+
+@pytest.mark.parametrize(("stride", "late"), [(32, (1, 1)), (16, (1, 2)), (8, (2, 4))])
+def test_a_resnet_dilates_where_it_no_longer_halves(stride: int, late: tuple[int, int]) -> None:
+    """DeepLab's pattern: a stage's first block keeps the dilation of the stage before."""
+    with torch.device("meta"):
+        trunk = TimmPyramid("resnet50", output_stride=stride).trunk
+    dilations = [
+        [block.conv2.dilation[0] for block in stage]
+        for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
+    ]
+    third, fourth = late
+    assert dilations == [[1] * 3, [1] * 4, [1] + [third] * 5, [third] + [fourth] * 2]
 
 
 @pytest.mark.parametrize("name", [SWIN, "test_resnet", "test_convnext"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfseg.errors import ConfigError
 from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from sfseg.networks.tiny import TinyTransformer
@@ -119,6 +120,142 @@ def test_freezing_a_stranger_is_refused(segmenter: Segmenter) -> None:
         segmenter.freeze(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="got decoder; give one of backbone, head"):
         segmenter.freeze("decoder")
+
+
+def test_aligned_corners_keep_the_centres_of_the_corner_cells() -> None:
+    segmenter = Segmenter(
+        CellMean(), FirstMap(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), align_corners=True
+    )
+    ramp = torch.linspace(0, 1, 24).expand(1, 3, 16, 24)
+    # The means of the first and last four of 24 values, and a straight line between them.
+    expected = torch.linspace(1.5 / 23, 21.5 / 23, 24).expand(1, 3, 16, 24)
+    torch.testing.assert_close(segmenter(ramp), expected)
+
+
+class SecondMap(nn.Module):
+    """Its own kind of head: twice the only map it gets."""
+
+    num_classes = 3
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        (feature,) = features
+        return 2 * feature
+
+
+class TwoLevels(CellMean):
+    channels = (3, 3)
+    strides = (4, 8)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [nn.functional.avg_pool2d(image, side) for side in self.strides]
+
+
+@pytest.mark.parametrize(("level", "side"), [(0, 4), (1, 8), (-2, 4), (-1, 8)])
+def test_second_head_sees_its_level(level: int, side: int) -> None:
+    segmenter = Segmenter(
+        TwoLevels(8), FirstMap(), aux_head=SecondMap(), aux_level=level, std=(1.0, 1.0, 1.0)
+    )
+    image = torch.rand(2, 3, 15, 21)
+    main, auxiliary = segmenter.forward_levels(image)
+    torch.testing.assert_close(main, segmenter(image))
+    assert main.shape == auxiliary.shape == image.shape
+    padded = nn.functional.pad(segmenter.normalize(image), (0, 3, 0, 1))
+    cells = 2 * nn.functional.avg_pool2d(padded, side)
+    expected = nn.functional.interpolate(cells, (16, 24), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(auxiliary, expected[..., :15, :21])
+
+
+def test_second_head_trains_with_two_levels_only(segmenter: Segmenter) -> None:
+    aux = DAFormerHead((64,), 5, channels=8, dilations=(1,))
+    two = Segmenter(segmenter.backbone, segmenter.head, aux_head=aux)
+    assert {name.split(".")[0] for name in two.state_dict()} == {"backbone", "head", "aux_head"}
+    image = torch.rand(2, 3, 32, 32)
+    two(image).sum().backward()
+    assert all(parameter.grad is None for parameter in aux.parameters())
+    sum(logits.sum() for logits in two.forward_levels(image)).backward()
+    assert all(parameter.grad is not None for parameter in aux.parameters())
+
+
+def test_two_levels_need_a_second_head(segmenter: Segmenter) -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.aux must be a head .* got null; choose"):
+        segmenter.forward_levels(torch.rand(1, 3, 32, 32))
+
+
+class NormalisedCells(CellMean):
+    """Cells, normalised over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.norm(cell) for cell in super().forward(image)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "affine_trains", "statistics_move"),
+    [
+        ("train", True, True),
+        ("frozen_affine", False, True),
+        ("frozen_statistics", True, False),
+        ("frozen", False, False),
+    ],
+)
+@pytest.mark.parametrize("again", [True, False])
+def test_batch_norm_does_what_its_policy_says(
+    policy: str, affine_trains: bool, statistics_move: bool, again: bool
+) -> None:
+    head = nn.Sequential(FirstMap(), nn.BatchNorm2d(3))
+    head.num_classes = 3
+    segmenter = Segmenter(NormalisedCells(), head, batch_norm=policy)
+    if again:
+        segmenter = copy.deepcopy(segmenter).eval().train()
+    assert segmenter.training
+    norm, plain = segmenter.backbone.norm, Segmenter(NormalisedCells(), head)
+    assert list(segmenter.state_dict()) == list(plain.state_dict())
+    image = torch.rand(2, 3, 8, 8)
+    logits = segmenter(image)
+    logits.square().mean().backward()
+    assert (norm.weight.grad is not None) == (norm.bias.grad is not None) == affine_trains
+    assert (norm.running_mean.abs().sum() > 0) == statistics_move
+    # The head has its own: the policy is the backbone's.
+    assert segmenter.head[1].weight.grad is not None
+    assert segmenter.head[1].training
+
+
+def test_frozen_statistics_normalise_in_training() -> None:
+    segmenter = Segmenter(NormalisedCells(), FirstMap(), batch_norm="frozen_statistics")
+    segmenter.backbone.norm.running_mean.fill_(0.25)
+    image = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(segmenter(image), copy.deepcopy(segmenter).eval()(image))
+
+
+def test_batch_norm_policy_and_freezing_go_together() -> None:
+    segmenter = Segmenter(NormalisedCells(), FirstMap(), batch_norm="frozen_affine")
+    assert segmenter.train().backbone.norm.training
+    segmenter.freeze("backbone").train()
+    assert not segmenter.backbone.norm.training
+    thawed = Segmenter(NormalisedCells(), FirstMap(), batch_norm="frozen").freeze("head").train()
+    assert not thawed.backbone.norm.training
+    assert not thawed.head.training
+    assert thawed.backbone.training
+
+
+def test_synchronised_batch_norm_keeps_the_policy() -> None:
+    """Lightning replaces the layers after the segmenter is built."""
+    segmenter = Segmenter(NormalisedCells(), FirstMap(), batch_norm="frozen")
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(segmenter).train()
+    norm = synchronised.backbone.norm
+    assert isinstance(norm, nn.SyncBatchNorm)
+    assert not norm.training
+    assert not norm.weight.requires_grad
+
+
+def test_batch_norm_policy_must_be_known_and_possible() -> None:
+    with pytest.raises(ValueError, match=r"batch_norm must be one of train, .* got half"):
+        Segmenter(NormalisedCells(), FirstMap(), batch_norm="half")
+    with pytest.raises(ValueError, match=r"batch_norm must be train for .* got frozen_affine"):
+        Segmenter(CellMean(), FirstMap(), batch_norm="frozen_affine")
 
 
 def test_number_of_classes_is_the_heads(segmenter: Segmenter) -> None:

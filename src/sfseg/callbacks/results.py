@@ -16,7 +16,7 @@ from sfseg.metrics import Scored, Scores
 class Results(Callback):
     """Writes and shows the scores of the evaluation that follows training.
 
-    ``results.json`` holds the summary scores as shares in [0, 1]; ``results.csv`` and
+    ``results.json`` holds the protocol and the scores as shares in [0, 1]; ``results.csv`` and
     ``results.md`` the per-class table in percent.
 
     Args:
@@ -37,17 +37,20 @@ class Results(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "results.csv").write_text(tables.to_csv(header, rows))
         (self.folder / "results.md").write_text(tables.to_markdown(header, rows))
-        (self.folder / "results.json").write_text(json.dumps(summary(scores, labels), indent=2))
-        tables.show(self.title, header, rows)
+        (self.folder / "results.json").write_text(
+            json.dumps(summary(scores, labels, module.protocol), indent=2)
+        )
+        tables.show(f"{self.title}\n{module.protocol}", header, rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_table(key="per_class", columns=header, data=[list(r) for r in rows])
 
 
-def summary(scores: dict[str, Scores], labels: LabelSpace) -> dict[str, Any]:
+def summary(scores: dict[str, Scores], labels: LabelSpace, protocol: str) -> dict[str, Any]:
     """All scores as JSON types; NaN becomes null, so that any reader accepts the file."""
     return {
         domain: {
+            "protocol": protocol,
             "summary": {name: _finite(value) for name, value in s.summary().items()},
             "IoU": {
                 name: _finite(value) for name, value in zip(labels.classes, s.iou, strict=True)

@@ -1,15 +1,107 @@
 """Look at the data before training does: hours later is too late for a broken file."""
 
+import logging
 import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from sfseg.data.folder import Scenes, label_of
+from sfseg.data.folder import Scenes, require_equal_sizes
+from sfseg.data.geometry import Image, Size
 from sfseg.errors import DataError
 from sfseg.types import IGNORE
 
+log = logging.getLogger(__name__)
+
 SHOWN = 5
+EXACT = 1 << 24
+"""Up to here cv2 counts pixels exactly, in float32."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or odd.
+
+    kind: what it is, in words that do not change from file to file.
+    file: relative to the root of a set that can be opened; empty where the whole set is meant.
+    message: for people.
+    pixels: how many are meant, where that can be said.
+    is_fault: False for what is odd, but can be used.
+    """
+
+    kind: str
+    file: str
+    message: str
+    pixels: int | None = None
+    is_fault: bool = True
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one scene looks like.
+
+    name: of the scene.
+    findings: what is wrong with its files, and what is odd.
+    size: of the image, None where it cannot be read.
+    counts: (K,) labelled pixels of each class, None where the label is not read.
+    digest: of the image's pixels, equal for equal pictures; 0 where there are none.
+    """
+
+    name: str
+    findings: tuple[Finding, ...] = ()
+    size: Size | None = None
+    counts: NDArray[np.int64] | None = None
+    digest: int = 0
+
+    @property
+    def faults(self) -> list[str]:
+        return [found.message for found in self.findings if found.is_fault]
+
+    @property
+    def suspicions(self) -> list[str]:
+        return [found.message for found in self.findings if not found.is_fault]
+
+
+def look(scenes: Scenes, index: int, *, with_labels: bool) -> Look:
+    """Decode a scene and compare its image with its label."""
+    name = scenes.name(index)
+    findings: list[Finding] = []
+    size, digest, counts = None, 0, None
+    try:
+        image = scenes.image(index)
+        size, digest = (image.shape[0], image.shape[1]), _digest(image)
+    except DataError as error:
+        findings.append(fault(error, name, scenes))
+    try:
+        if with_labels:
+            label = scenes.label(index)
+            require_equal_sizes(name, size or label.shape[:2], label)
+            counts = count_classes(label, scenes.labels.num_classes)
+            findings += _uniform(scenes, index, counts, label.size)
+    except DataError as error:
+        found = fault(error, label_name(scenes, index), scenes)
+        # Reading a label may need its image's size, and find the same fault again.
+        findings += [found] if found.file not in {known.file for known in findings} else []
+    return Look(name, tuple(findings), size, counts, digest)
+
+
+def look_at(scenes: Scenes, indices: Sequence[int], *, with_labels: bool) -> Iterator[Look]:
+    """:func:`look` at several scenes, on all processors; labels that do not exist are left out."""
+    missing = set(unpaired(scenes)) if with_labels else set()
+
+    def one(index: int) -> Look:
+        return look(scenes, index, with_labels=with_labels and index not in missing)
+
+    return on_all_processors(one, indices)
 
 
 def check_scenes(scenes: Scenes, what: str, *, with_labels: bool, samples: int | None) -> None:
@@ -22,34 +114,118 @@ def check_scenes(scenes: Scenes, what: str, *, with_labels: bool, samples: int |
         samples: how many scenes, evenly spread, are read; None reads all, 0 none.
 
     Raises:
-        DataError: an empty set, unreadable files, images and labels of different size, ids
-            that are no class, or labels that are void everywhere.
+        DataError: an empty set, missing labels, unreadable files, images and labels of
+            different size, ids that are no class, or labels that are void everywhere.
     """
     if not len(scenes):
         raise DataError(f"the {what} set is empty; check its folder, split and sequences")
-    count = len(scenes) if samples is None else min(samples, len(scenes))
-    chosen = np.unique(np.linspace(0, len(scenes) - 1, count).astype(int))
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda index: _look(scenes, int(index), with_labels), chosen))
-    faults = [message for message, _ in found if message]
+    if with_labels:
+        _require_pairs(scenes, what)
+    looks = list(look_at(scenes, spread(len(scenes), samples), with_labels=with_labels))
+    faults = [message for seen in looks for message in seen.faults]
     if faults:
-        listed = "\n  ".join(faults[:SHOWN])
-        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        raise DataError(f"{what}: {len(faults)} of {len(chosen)} scenes read\n  {listed}{more}")
-    if with_labels and count and not any(labelled for _, labelled in found):
+        broken = sum(bool(seen.faults) for seen in looks)
+        raise DataError(f"{what}: {broken} of {len(looks)} scenes read{listing(faults)}")
+    if is_void(looks):
         raise DataError(
-            f"{what}: all pixels of the {len(chosen)} labels read are void ({IGNORE}); nothing "
+            f"{what}: all pixels of the {len(looks)} labels read are void ({IGNORE}); nothing "
             "could be learnt or measured. Check the id mapping (data.classes) and the masks"
+        )
+    odd = [message for seen in looks for message in seen.suspicions]
+    if odd:
+        log.warning("%s: %d of %d scenes look odd%s", what, len(odd), len(looks), listing(odd[:1]))
+
+
+def on_all_processors(
+    function: Callable[[int], Result], indices: Iterable[int]
+) -> Iterator[Result]:
+    """Results in order; decoding and counting let other threads run."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        yield from pool.map(function, indices)
+
+
+def count_classes(label: Image, num_classes: int) -> NDArray[np.int64]:
+    """(K,) pixels of each class; other threads run meanwhile, unlike with ``np.bincount``."""
+    rows = max(1, EXACT // max(1, label.shape[1]))
+    counts = np.zeros(num_classes, np.int64)
+    for top in range(0, label.shape[0], rows):
+        strip = np.ascontiguousarray(label[top : top + rows])
+        found = cv2.calcHist([strip], [0], None, [256], [0, 256])
+        counts += found.ravel()[:num_classes].astype(np.int64)
+    return counts
+
+
+def spread(length: int, count: int | None) -> list[int]:
+    """``count`` positions evenly spread over ``length``; None takes all."""
+    count = length if count is None else min(count, length)
+    return [int(k) for k in np.unique(np.linspace(0, length - 1, count).astype(int))]
+
+
+def listing(lines: Sequence[str]) -> str:
+    """The first few lines below each other, and how many more there are."""
+    more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return "".join(f"\n  {line}" for line in lines[:SHOWN]) + more
+
+
+def unpaired(scenes: Scenes) -> Sequence[int]:
+    """Positions of scenes whose label file does not exist."""
+    found: Sequence[int] = getattr(scenes, "unpaired", ())
+    return found
+
+
+def is_void(looks: Iterable[Look]) -> bool:
+    """Whether labels were read and no pixel of any of them has a class."""
+    labelled = [seen.counts.any() for seen in looks if seen.counts is not None]
+    return bool(labelled) and not any(labelled)
+
+
+def fault(error: DataError, file: str, scenes: Scenes) -> Finding:
+    """The finding for an error; ``file`` is meant where the error names none."""
+    if error.path is not None:
+        file = relative_name(Path(error.path), scenes)
+    return Finding(error.kind or "unusable", file, str(error), error.pixels)
+
+
+def label_name(scenes: Scenes, index: int) -> str:
+    """Where a scene's label lies; the scene's own name where no file is known."""
+    masks: Sequence[Path] | None = getattr(scenes, "masks", None)
+    return scenes.name(index) if masks is None else relative_name(masks[index], scenes)
+
+
+def relative_name(path: Path, scenes: Scenes) -> str:
+    """A path as the set names its files."""
+    root: Path | None = getattr(scenes, "root", None)
+    inside = root is not None and path.is_relative_to(root)
+    return path.relative_to(root).as_posix() if root is not None and inside else str(path)
+
+
+def _require_pairs(scenes: Scenes, what: str) -> None:
+    missing = unpaired(scenes)
+    if missing:
+        names = [scenes.name(k) for k in missing]
+        raise DataError(
+            f"{what}: {len(missing)} of {len(scenes)} images have no label file; add them or "
+            f"remove the images{listing(names)}"
         )
 
 
-def _look(scenes: Scenes, index: int, with_labels: bool) -> tuple[str, bool]:
-    """What is wrong with a scene, and whether any pixel of its label counts."""
-    try:
-        image = scenes.image(index)
-        if not with_labels:
-            return "", False
-        label = label_of(scenes, index, image)
-    except DataError as error:
-        return str(error), False
-    return "", bool((label != IGNORE).any())
+def _digest(image: Image) -> int:
+    # One checksum of 32 bits would be shared by chance among 25,000 pictures.
+    pixels = np.ascontiguousarray(image).data
+    return zlib.crc32(pixels) << 32 | zlib.adler32(pixels)
+
+
+def _uniform(
+    scenes: Scenes, index: int, counts: NDArray[np.int64], pixels: int
+) -> Iterator[Finding]:
+    """What to say of a label that holds one class only, as a file misread as zeros does."""
+    is_void = not counts.any()
+    if pixels > 1 and (is_void or counts.max() == pixels):
+        what = "void" if is_void else scenes.labels.classes[int(counts.argmax())]
+        yield Finding(
+            "void only" if is_void else "one class only",
+            label_name(scenes, index),
+            f"{scenes.name(index)}: all {pixels} pixels of its label are {what}",
+            pixels,
+            is_fault=False,
+        )

@@ -1,7 +1,7 @@
 """The one dataset: scenes (files or drawn) seen through a view."""
 
 from collections.abc import Callable
-from typing import Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -9,11 +9,24 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from sfseg.data.colour import Distortion
-from sfseg.data.geometry import Geometry, Image, Size, View, crop_image, crop_label
+from sfseg.data.geometry import (
+    EvalView,
+    Geometry,
+    Image,
+    Size,
+    View,
+    crop_image,
+    crop_label,
+    resize_label,
+    size_by,
+)
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.randomness import generator, seed32
 from sfseg.types import IGNORE, Batch
+
+WHOLE = EvalView()
+"""Whole images and labels at their own size."""
 
 Ticket = tuple[int, int]
 """(pass, index): which sample, and which of its random views."""
@@ -53,30 +66,46 @@ class Sample(TypedDict):
     geometry: Tensor
 
 
+class Picture(NamedTuple):
+    """A scene as it is read: decoded, perhaps resized.
+
+    image: (H, W, 3) RGB.
+    label: (H, W), or None where it is not read.
+    full: size of the image's file.
+    """
+
+    image: Image
+    label: Image | None
+    full: Size
+
+
+Read = Callable[[int], Picture]
+"""Reads a scene by its position."""
+
+
 class FolderDataset(Dataset[Sample]):
     """Random views for training, whole images for evaluation.
 
     Args:
         scenes: where images and labels come from.
-        view: how training crops are drawn; None shows whole images.
+        view: how training crops are drawn; an :class:`EvalView` shows whole images.
         colour: distortion of training images.
         seed: run seed; with pass and index it determines every random choice.
         purpose: name of the domain, so that domains draw apart.
         use_labels: False never opens a label file and returns IGNORE everywhere.
-        eval_size: size that whole images are resized to; None keeps their own. Labels of whole
-            images always keep theirs.
+        read: reads a scene; None decodes the files each time.
     """
 
     def __init__(
         self,
         scenes: Scenes,
         *,
-        view: View | None = None,
+        view: View | EvalView = WHOLE,
         colour: Distortion | None = None,
         seed: int = 0,
         purpose: str = "",
         use_labels: bool = True,
-        eval_size: Size | None = None,
+        read: Read | None = None,
     ) -> None:
         self.scenes = scenes
         self.view = view
@@ -84,38 +113,48 @@ class FolderDataset(Dataset[Sample]):
         self.seed = seed
         self.purpose = purpose
         self.use_labels = use_labels and scenes.has_labels
-        self.eval_size = eval_size
+        self.read: Read = read or self._decode
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, ticket: Ticket) -> Sample:
         pass_number, index = ticket
-        image = self.scenes.image(index)
-        label = self._label(index, image)
-        if self.view is None:
-            full = (image.shape[0], image.shape[1])
-            geometry = Geometry.whole(full, self.eval_size)
-        else:
-            rng = generator(self.seed, pass_number, index, f"{self.purpose}/geometry")
-            geometry = self.view.draw(label, rng)
-            label = crop_label(label, geometry)
-        image = crop_image(image, geometry)
+        picture = self.read(index)
+        geometry = self._geometry(picture, pass_number, index)
+        image = crop_image(picture.image, geometry)
         if self.colour is not None:
             image = self.colour(
                 image, seed32(self.seed, pass_number, index, f"{self.purpose}/colour")
             )
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "label": torch.from_numpy(np.ascontiguousarray(label)),
+            "label": torch.from_numpy(self._label(picture, geometry)),
             "index": index,
             "geometry": torch.tensor(geometry),
         }
 
-    def _label(self, index: int, image: Image) -> Image:
-        if not self.use_labels:
-            return np.full(image.shape[:2], IGNORE, np.uint8)
-        return label_of(self.scenes, index, image)
+    def _decode(self, index: int) -> Picture:
+        image = self.scenes.image(index)
+        label = label_of(self.scenes, index, image) if self.use_labels else None
+        return Picture(image, label, (image.shape[0], image.shape[1]))
+
+    def _geometry(self, picture: Picture, pass_number: int, index: int) -> Geometry:
+        if isinstance(self.view, EvalView):
+            return Geometry.whole(picture.full, size_by(self.view.size, picture.full))
+        rng = generator(self.seed, pass_number, index, f"{self.purpose}/geometry")
+        return self.view.draw(picture.label, rng, picture.full)
+
+    def _label(self, picture: Picture, geometry: Geometry) -> Image:
+        """The label as torch may own it: in evaluation of the size it is scored at."""
+        if isinstance(self.view, EvalView):
+            size = size_by(self.view.label_size, picture.full)
+            if picture.label is None:
+                return np.full(size, IGNORE, np.uint8)
+            return np.array(resize_label(picture.label, size))
+        if picture.label is None:
+            return np.full((geometry.height, geometry.width), IGNORE, np.uint8)
+        return crop_label(picture.label, geometry)
 
 
 def label_of(scenes: Scenes, index: int, image: Image) -> Image:
@@ -125,12 +164,22 @@ def label_of(scenes: Scenes, index: int, image: Image) -> Image:
         DataError: it cannot be read, or has another size than the image.
     """
     label = scenes.label(index)
-    if label.shape != image.shape[:2]:
-        raise DataError(
-            f"{scenes.name(index)}: the image has {_by(image)} pixels, "
-            f"its label {_by(label)}; they must be equal"
-        )
+    require_equal_sizes(scenes.name(index), (image.shape[0], image.shape[1]), label)
     return label
+
+
+def require_equal_sizes(name: str, full: Size, label: Image) -> None:
+    """Raise unless a label has its image's size.
+
+    Raises:
+        DataError: names both sizes.
+    """
+    if label.shape != full:
+        raise DataError(
+            f"{name}: the image has {full[0]}x{full[1]} pixels, its label "
+            f"{label.shape[0]}x{label.shape[1]}; they must be equal",
+            kind="sizes differ",
+        )
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -144,7 +193,7 @@ def collate(samples: list[Sample]) -> Batch:
         sizes = sorted({f"{h}x{w}" for (h, w), _ in shapes})
         raise DataError(
             f"images of one evaluation batch differ in size ({', '.join(sizes)}); set "
-            "data.eval_batch_size=1, or data.eval_size=[height,width] if the labels are equal"
+            "data.eval_batch_size=1, or data.eval_size and data.eval_label_size=[height,width]"
         )
     batch: Batch = default_collate(samples)
     return batch
@@ -152,7 +201,3 @@ def collate(samples: list[Sample]) -> Batch:
 
 ScenesFactory = Callable[[], Scenes]
 """Opens the files only when called, so that a set nobody needs may be missing."""
-
-
-def _by(image: Image) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"

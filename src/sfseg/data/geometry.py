@@ -5,7 +5,6 @@ full image it shows are matched exactly in both directions. Labels are never res
 cropped: the rows and columns of the crop are looked up in the full label at once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,21 +80,88 @@ class View:
         if not 0 < self.max_share <= 1:
             raise ValueError(f"max_share must be in (0, 1], got {self.max_share}")
 
-    def draw(self, label: Image, rng: np.random.Generator) -> Geometry:
-        """A random crop of an image whose full-size label is ``label`` (H, W)."""
-        full = (label.shape[0], label.shape[1])
-        height, width = self.resize or full
+    def fixed_size(self, full: Size) -> Size | None:
+        """The size before cropping, where it is the same in every draw."""
         low, high = self.ratio
-        factor = rng.uniform(low, high) if low < high else low
-        scaled = (max(1, round(height * factor)), max(1, round(width * factor)))
+        return self._scaled(full, low) if low == high else None
+
+    def draw(
+        self, label: Image | None, rng: np.random.Generator, full: Size | None = None
+    ) -> Geometry:
+        """A random crop of an image.
+
+        Args:
+            label: its label (H, W), in which crops of several classes are looked for; None
+                where it has none.
+            rng: where every choice comes from.
+            full: size of the image's file, where that is not the label's.
+        """
+        if full is None:
+            assert label is not None
+            full = (label.shape[0], label.shape[1])
+        low, high = self.ratio
+        scaled = self._scaled(full, rng.uniform(low, high) if low < high else low)
         flip = int(rng.random() < self.flip)
         for _ in range(CROP_TRIES):
             top = int(rng.integers(max(0, scaled[0] - self.crop[0]) + 1))
             left = int(rng.integers(max(0, scaled[1] - self.crop[1]) + 1))
             geometry = Geometry(*full, *scaled, top, left, *self.crop, flip)
-            if self.max_share == 1 or largest_share(crop_label(label, geometry)) < self.max_share:
+            if label is None or self.max_share == 1:
+                break
+            if largest_share(crop_label(label, geometry)) < self.max_share:
                 break
         return geometry
+
+    def _scaled(self, full: Size, factor: float) -> Size:
+        height, width = self.resize or full
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+SizeRule = Size | int | None
+"""(height, width); or the length of the shorter side; or None, the file's own size."""
+
+
+@dataclass(frozen=True)
+class EvalView:
+    """Sizes of whole images in evaluation.
+
+    Args:
+        size: what the network sees.
+        label_size: what its predictions are scored at; labels are resized to it, nearest
+            neighbour. Scores at different sizes cannot be compared.
+    """
+
+    size: SizeRule = None
+    label_size: SizeRule = None
+
+    def __post_init__(self) -> None:
+        for name, rule in (("eval_size", self.size), ("eval_label_size", self.label_size)):
+            sides = (rule, rule) if isinstance(rule, int) else rule or (1, 1)
+            if len(sides) != 2 or min(sides) < 1:
+                raise ValueError(
+                    f"{name} must be [height, width], the length of the shorter side, or null, "
+                    f"got {rule}"
+                )
+
+    def __str__(self) -> str:
+        return f"input {_named(self.size)}, labels {_named(self.label_size)}"
+
+
+def size_by(rule: SizeRule, full: Size) -> Size:
+    """The size that an image of ``full`` pixels has under a rule."""
+    if rule is None:
+        return full
+    if isinstance(rule, int):
+        factor = rule / min(full)
+        return round(full[0] * factor), round(full[1] * factor)
+    height, width = rule
+    return int(height), int(width)
+
+
+def _named(rule: SizeRule) -> str:
+    if rule is None:
+        return "at their own size"
+    return f"shorter side {rule}" if isinstance(rule, int) else f"{rule[0]}x{rule[1]}"
 
 
 def largest_share(label: Image) -> float:
@@ -106,10 +172,12 @@ def largest_share(label: Image) -> float:
 
 
 def crop_image(image: Image, geometry: Geometry) -> Image:
-    """Bilinear resize, crop, pad and flip of an (H, W, 3) image."""
+    """Bilinear resize, crop, pad and flip of an (H, W, 3) image.
+
+    An image that has been resized to the scaled size already is only cropped.
+    """
     g = geometry
-    if (g.scaled_height, g.scaled_width) != image.shape[:2]:
-        image = _as_uint8(cv2.resize(image, (g.scaled_width, g.scaled_height)))
+    image = resize_image(image, (g.scaled_height, g.scaled_width))
     image = image[g.top : g.top + g.height, g.left : g.left + g.width]
     below, right = g.height - image.shape[0], g.width - image.shape[1]
     if below or right:
@@ -122,11 +190,26 @@ def crop_image(image: Image, geometry: Geometry) -> Image:
 def crop_label(label: Image, geometry: Geometry) -> Image:
     """Nearest-neighbour counterpart of :func:`crop_image`; padding becomes IGNORE."""
     g = geometry
-    rows = _look_up(np.arange(g.top, g.top + g.height), g.scaled_height, g.full_height)
-    columns = _look_up(np.arange(g.left, g.left + g.width), g.scaled_width, g.full_width)
+    height, width = label.shape
+    rows = _look_up(np.arange(g.top, g.top + g.height), g.scaled_height, height)
+    columns = _look_up(np.arange(g.left, g.left + g.width), g.scaled_width, width)
     cropped = np.full((g.height, g.width), IGNORE, np.uint8)
     cropped[: len(rows), : len(columns)] = label[rows].take(columns, axis=1)
     return _as_uint8(cv2.flip(cropped, 1)) if g.flip else cropped
+
+
+def resize_image(image: Image, size: Size) -> Image:
+    """Bilinear resize of an (H, W, 3) image; the same one if it has that size."""
+    if image.shape[:2] == size:
+        return image
+    return _as_uint8(cv2.resize(image, (size[1], size[0])))
+
+
+def resize_label(label: Image, size: Size) -> Image:
+    """Nearest neighbour by pixel centres; the same one if it has that size."""
+    if label.shape == size:
+        return label
+    return crop_label(label, Geometry.whole((label.shape[0], label.shape[1]), size))
 
 
 def restore_label(cropped: Image, geometry: Geometry, full: Image) -> None:
@@ -163,11 +246,3 @@ def _look_up(positions: NDArray[np.int64], size: int, other: int) -> NDArray[np.
 
 def _as_uint8(image: object) -> Image:
     return np.asarray(image, dtype=np.uint8)
-
-
-def as_size(value: Sequence[int] | None) -> Size | None:
-    """A (height, width) from a configuration list, or None."""
-    if value is None:
-        return None
-    height, width = value
-    return int(height), int(width)

@@ -1,48 +1,48 @@
 """Decode image and label files safely; errors name the file."""
 
 import io
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 
 from sfseg.data.geometry import Image, Size
+from sfseg.data.paths import Limits
 from sfseg.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-MAX_PIXELS = 1 << 26
-"""Largest image that is decoded: 67 megapixels, eight times an 8K frame."""
+MAX_PIXELS = Limits().max_pixels
+# Pillow's own limit; a warning matters where warnings are errors.
+BOMBS = (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning)
 
 
-def image_size(path: Path, data: bytes | None = None) -> Size:
+def image_size(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Size:
     """(height, width) from the header, checked against the limit; nothing is decoded.
 
     Raises:
-        DataError: no such file, not an image, or larger than :data:`MAX_PIXELS`.
+        DataError: no such file, not an image, or larger than ``max_pixels``.
     """
     try:
         with PILImage.open(io.BytesIO(data) if data is not None else path) as header:
             width, height = header.size
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        PILImage.DecompressionBombError,
-        PILImage.DecompressionBombWarning,  # where warnings are errors
-    ) as error:
-        raise DataError(f"{path} is no readable image: {error}") from error
-    if height * width > MAX_PIXELS:
+    except (OSError, ValueError, SyntaxError, *BOMBS) as error:
+        kind = "too large" if isinstance(error, BOMBS) else "no image"
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it begins as no known format does" if is_unknown else error
+        raise DataError(f"{path} is no readable image: {reason}", kind=kind, path=path) from error
+    if height * width > max_pixels:
         raise DataError(
-            f"{path} has {height}x{width} pixels, more than the limit of {MAX_PIXELS}; "
-            "resize it or remove it from the folder"
+            f"{path} has {height}x{width} pixels, more than the limit of {max_pixels}; "
+            "resize it, remove it from the folder, or raise data.limits.max_pixels",
+            kind="too large",
+            path=path,
         )
     return height, width
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     """(H, W, 3) uint8 RGB; grey and 16-bit files are converted, alpha is dropped.
 
     Pixels come as stored: a photo's orientation tag is not applied, since its label has none.
@@ -50,16 +50,20 @@ def read_image(path: Path) -> Image:
     Raises:
         DataError: missing, truncated, too large or no image.
     """
-    data = _read_bytes(path)
-    image_size(path, data)
+    return decode_image(read_bytes(path), path, max_pixels)
+
+
+def decode_image(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+    """:func:`read_image` of a file that has been read."""
+    image_size(path, data, max_pixels)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if decoded is None:
-        raise DataError(f"{path} is truncated or damaged; restore it or remove it from the folder")
+        raise damaged(path, "restore it or remove it from the folder")
     return np.asarray(decoded, dtype=np.uint8)
 
 
-def read_label(path: Path) -> NDArray[np.integer]:
+def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.integer]:
     """Raw ids as stored: (H, W) for grey and palette files, (H, W, 3) RGB for colour masks.
 
     Palette files go through PIL, which returns indices where cv2 returns colours; files of 16
@@ -68,14 +72,20 @@ def read_label(path: Path) -> NDArray[np.integer]:
     Raises:
         DataError: missing, truncated, too large or no image.
     """
-    data = _read_bytes(path)
-    image_size(path, data)
+    return decode_label(read_bytes(path), path, max_pixels)
+
+
+def decode_label(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.integer]:
+    """:func:`read_label` of a file that has been read."""
+    image_size(path, data, max_pixels)
     if _is_16_bit(data):
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is None:
-            raise DataError(f"{path} is truncated or damaged")
+            raise damaged(path, "restore it")
         return np.asarray(deep if deep.ndim == 2 else deep[:, :, 2::-1])
     try:
+        # Pillow decodes PNG pixels without looking at their checksums; cv2 does look.
+        PILImage.open(io.BytesIO(data)).verify()
         with PILImage.open(io.BytesIO(data)) as opened:
             if opened.mode in {"LA", "PA"}:
                 return np.asarray(opened.getchannel(0))
@@ -83,36 +93,31 @@ def read_label(path: Path) -> NDArray[np.integer]:
                 return np.asarray(opened)
             return np.asarray(opened.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}") from error
+        raise damaged(path, str(error)) from error
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All image files below a folder, sub-folders and links included, sorted by path.
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
 
-    Hidden files and folders are left out; a folder linked from within itself is read once.
+    Raises:
+        DataError: it is missing, empty or cannot be read.
     """
-    found: list[Path] = []
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(parent, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in SUFFIXES]
-    return sorted(found)
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}", kind="cannot be read", path=path
+        ) from error
     if not data:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty", kind="empty file", path=path)
     return data
+
+
+def damaged(path: Path, more: str) -> DataError:
+    """The error for a file that begins like an image."""
+    return DataError(
+        f"{path} is truncated or damaged; {more}", kind="truncated or damaged", path=path
+    )
 
 
 def _is_16_bit(data: bytes) -> bool:

@@ -12,10 +12,11 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
+from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import check_scenes
 from sfseg.data.colour import Distortion
-from sfseg.data.folder import FolderDataset, Sample, Scenes, ScenesFactory, collate
-from sfseg.data.geometry import Size, View
+from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory, collate
+from sfseg.data.geometry import EvalView, View
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -43,7 +44,8 @@ class AdaptationData(LightningDataModule):
         colour: distortion of training images, or None.
         batch_size: images of each domain per step and process.
         eval_batch_size: images per evaluation step; more than 1 needs images of one size.
-        eval_size: (height, width) the network sees in evaluation; None keeps the file's.
+        eval_view: sizes of images and labels in evaluation.
+        cache: whether decoded images are kept on disk; None: not.
         num_workers: loader processes per domain.
         check_samples: scenes of each set read before training; null reads all.
         seed: run seed.
@@ -59,7 +61,8 @@ class AdaptationData(LightningDataModule):
         colour: Distortion | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 1,
-        eval_size: Size | None = None,
+        eval_view: EvalView = WHOLE,
+        cache: CacheSettings | None = None,
         num_workers: int = 2,
         check_samples: int | None = 500,
         seed: int = 0,
@@ -91,11 +94,13 @@ class AdaptationData(LightningDataModule):
         self.colour = colour
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.eval_size = eval_size
+        self.eval_view = eval_view
+        self.cache = cache
         self.num_workers = min(num_workers, _available_cpus())
         self.check_samples = check_samples
         self.seed = seed
         self.scenes: dict[str, Scenes] = {}
+        self.caches: dict[str, Cache] = {}
         self._position = 0
 
     def setup(self, stage: str) -> None:
@@ -121,9 +126,25 @@ class AdaptationData(LightningDataModule):
                 log.warning("the %s set has no labels: predictions are drawn, not scored", title)
             check_scenes(scenes, title, with_labels=with_labels, samples=self.check_samples)
             self.scenes[name] = scenes
+            self._open_cache(name, with_labels)
+
+    def _open_cache(self, name: str, with_labels: bool) -> None:
+        if self.cache is None:
+            return
+        domain, part = name.split("_")
+        view = self.eval_view if part == "eval" else self.views[domain]
+        cache = self.cache.open(self.scenes[name], view, with_labels=with_labels)
+        if cache is not None:
+            cache.announce(name.replace("_", " "))
+            self.caches[name] = cache
 
     def _reads_labels(self, name: str) -> bool:
         return name != "target_train" or "target_labels" in self.needs
+
+    @property
+    def protocol(self) -> str:
+        """What scores of this task stand for: classes, and sizes of input and labels."""
+        return f"{self.labels.num_classes} classes of {self.labels.name}, {self.eval_view}"
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -146,6 +167,7 @@ class AdaptationData(LightningDataModule):
                 seed=self.seed,
                 purpose=domain,
                 use_labels=self._reads_labels(f"{domain}_train"),
+                read=self.caches.get(f"{domain}_train"),
             )
             batches = EndlessBatches(
                 len(dataset),
@@ -163,7 +185,10 @@ class AdaptationData(LightningDataModule):
         rank, world_size = self._ranks()
         loaders = []
         for domain in self.eval_domains:
-            dataset = FolderDataset(self.scenes[f"{domain}_eval"], eval_size=self.eval_size)
+            name = f"{domain}_eval"
+            dataset = FolderDataset(
+                self.scenes[name], view=self.eval_view, read=self.caches.get(name)
+            )
             sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
             loaders.append(self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size))
         return loaders

@@ -16,7 +16,8 @@ from sfseg.types import Batch
 class Evaluation(LightningModule):
     """Scores of a network at the labels' own resolution.
 
-    ``scores`` holds the last evaluation of each domain.
+    ``scores`` holds the last evaluation of each domain, ``protocol`` says in words what they
+    stand for.
 
     Args:
         network: images (B, 3, H, W) to logits (B, K, H, W).
@@ -39,6 +40,7 @@ class Evaluation(LightningModule):
         self.eval_domains = tuple(eval_domains)
         self.inference = inference
         self.scores: dict[str, Scores] = {}
+        self.protocol = str(inference)
         matrices: dict[str, Metric] = {
             domain: ConfusionMatrix(labels.num_classes) for domain in self.eval_domains
         }

@@ -1,8 +1,9 @@
 """Supervised training on one domain: the source model that adaptation starts from."""
 
-from typing import Literal, Unpack
+from typing import Literal, Unpack, cast
 
 from sfseg.methods.base import Method, Shared
+from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import Normalize, cross_entropy
 from sfseg.types import StepOutput, TrainingBatch
 
@@ -16,6 +17,7 @@ class SourceOnly(Method):
     Args:
         domain: which domain's labelled images to train on.
         normalize: see :func:`sfseg.ops.losses.cross_entropy`.
+        aux_weight: weight of the same loss on the network's auxiliary head; 0.1 in AdaptSegNet.
         **shared: see :class:`Shared`.
     """
 
@@ -24,6 +26,7 @@ class SourceOnly(Method):
         *,
         domain: Literal["source", "target"] = "source",
         normalize: Normalize = "valid",
+        aux_weight: float = 0.0,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
@@ -31,11 +34,24 @@ class SourceOnly(Method):
             raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
         if normalize not in ("valid", "all"):
             raise ValueError(f"normalize must be 'valid' or 'all', got {normalize!r}")
+        if aux_weight < 0:
+            raise ValueError(f"aux_weight must not be negative, got {aux_weight}")
+        if bool(aux_weight) != (getattr(self.network, "aux_head", None) is not None):
+            raise ValueError(
+                f"aux_weight must be positive where the network has an auxiliary head and 0 where "
+                f"it has none, got {aux_weight}; set method.aux_weight or backbone.aux"
+            )
+        self.aux_weight = aux_weight
         self.domain = domain
         self.normalize: Normalize = normalize
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on labelled images of the domain."""
         images = batch[self.domain]
-        loss = cross_entropy(self(images["image"]), images["label"], normalize=self.normalize)
-        return {"loss": loss}
+        image, label = images["image"], images["label"]
+        if not self.aux_weight:
+            return {"loss": cross_entropy(self(image), label, normalize=self.normalize)}
+        main, aux = cast(Segmenter, self.network).forward_levels(image)
+        loss = cross_entropy(main, label, normalize=self.normalize)
+        aux_loss = cross_entropy(aux, label, normalize=self.normalize)
+        return {"loss": loss + self.aux_weight * aux_loss}

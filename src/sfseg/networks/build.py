@@ -1,72 +1,155 @@
 """From a name to a segmenter: the one place that knows which backbones exist."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sfseg.networks.pyramid import TimmPyramid
-from sfseg.networks.segmenter import Segmenter
+from sfseg.networks.checkpoint import load_backbone, load_segmenter
+from sfseg.networks.mit import MixTransformer, mix_transformer
+from sfseg.networks.pyramid import TimmPyramid, classifier_tensors
+from sfseg.networks.segmenter import BatchNormPolicy, Segmenter
 from sfseg.networks.tiny import TinyTransformer
 
 HeadFactory = Callable[[tuple[int, ...], int], nn.Module]
-"""Builds a head from the widths of the feature maps and the number of classes."""
+"""Builds a head from the widths of the feature maps, finest first, and the number of classes."""
 
 
-def build_segmenter(
+@runtime_checkable
+class TakesClassifier(Protocol):
+    """A head that begins with layers of the classifier that a pretrained backbone leaves out."""
+
+    def load_classifier(self, tensors: Mapping[str, Tensor], *, source: str) -> None:
+        """Fill them from the named tensors of the whole pretrained model."""
+
+
+def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.network
     *,
     name: str,
     head: HeadFactory,
     num_classes: int,
     pretrained: bool = False,
     weights: str | None = None,
+    checkpoint: str | None = None,
     drop_path_rate: float = 0.0,
     output_norms: bool | None = None,
     gradient_checkpointing: bool = False,
+    output_stride: int = 32,
+    aux: HeadFactory | None = None,
+    aux_level: int = -2,
+    align_corners: bool = False,
+    batch_norm: BatchNormPolicy = "train",
     channels_last: bool = False,
     compile: bool = False,  # noqa: A002 - the name users know from torch
 ) -> Segmenter:
-    """A segmenter with random, downloaded or local backbone weights and a random head.
+    """A segmenter with random, downloaded or local weights of its backbone or of all its parts.
 
     Args:
-        name: ``tiny`` or any timm model with feature maps at strides 4, 8, 16 and 32.
+        name: ``tiny``, ``mit_b0`` to ``mit_b5``, a VGG or any timm model with feature maps at
+            strides 4, 8, 16 and 32.
         head: called with the widths of the feature maps and ``num_classes``.
         num_classes: number of logits per pixel.
         pretrained: download the backbone's weights through timm.
         weights: local file of backbone weights, used instead of the download.
+        checkpoint: local file of a whole segmenter, used instead of both.
         drop_path_rate: probability that the deepest residual branch is skipped in training.
         output_norms: a LayerNorm on each feature map; None means for Swin only.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        output_stride: stride of the coarsest map: 32, or 8 or 16 for models that can dilate.
+        aux: a second head, called with the width of one map and ``num_classes``.
+        aux_level: which map that is, counted as in a list.
+        align_corners: see :class:`Segmenter`.
+        batch_norm: see :class:`Segmenter`.
         channels_last: store convolution weights in (B, H, W, C) order.
         compile: compile the forward pass in place; names of weights do not change.
 
     Raises:
-        ValueError: ``tiny`` is asked for weights that do not exist.
+        ValueError: the backbone has no weights to download, cannot dilate, has no such map or no
+            batch normalisation; both ``weights`` and ``checkpoint`` are given.
         ConfigError: the backbone or its weights cannot be had.
     """
-    backbone: TinyTransformer | TimmPyramid
-    if name == "tiny":
-        if pretrained or weights is not None:
-            raise ValueError(
-                "backbone.pretrained must be false and backbone.weights null for tiny, "
-                f"got pretrained={pretrained} and weights={weights}; tiny trains from scratch"
-            )
-        backbone = TinyTransformer(
-            drop_path_rate=drop_path_rate, gradient_checkpointing=gradient_checkpointing
+    if weights is not None and checkpoint is not None:
+        raise ValueError(
+            f"backbone.weights must be null beside backbone.checkpoint={checkpoint}, which holds "
+            f"the whole model, got {weights}; give one of them"
         )
+    pretrained = pretrained and checkpoint is None
+    common: dict[str, Any] = {
+        "drop_path_rate": drop_path_rate,
+        "gradient_checkpointing": gradient_checkpointing,
+    }
+    backbone: TinyTransformer | MixTransformer | TimmPyramid
+    if name == "tiny":
+        _require_stride_32(name, output_stride)
+        backbone = _tiny(pretrained=pretrained, weights=weights, **common)
+    elif name.startswith("mit_"):
+        _require_stride_32(name, output_stride)
+        backbone = _mit(name, pretrained=pretrained, weights=weights, **common)
     else:
         backbone = TimmPyramid(
             name,
             pretrained=pretrained,
             weights=weights,
-            drop_path_rate=drop_path_rate,
             output_norms=output_norms,
-            gradient_checkpointing=gradient_checkpointing,
+            output_stride=output_stride,
+            **common,
         )
-    segmenter = Segmenter(backbone, head(backbone.channels, num_classes))
+    decoder = head(backbone.channels, num_classes)
+    if (pretrained or weights is not None) and isinstance(decoder, TakesClassifier):
+        decoder.load_classifier(classifier_tensors(name, weights), source=weights or name)
+    segmenter = Segmenter(
+        backbone,
+        decoder,
+        aux_head=None if aux is None else aux((_width(backbone.channels, aux_level),), num_classes),
+        aux_level=aux_level,
+        align_corners=align_corners,
+        batch_norm=batch_norm,
+    )
+    if checkpoint is not None:
+        load_segmenter(segmenter, checkpoint)
     if channels_last:
         segmenter.to(memory_format=torch.channels_last)
     if compile:
         # One graph per size: with symbolic sizes, tracing the windows of a Swin takes hours.
         segmenter.compile(dynamic=False)
     return segmenter
+
+
+def _tiny(*, pretrained: bool, weights: str | None, **options: Any) -> TinyTransformer:
+    if pretrained or weights is not None:
+        raise ValueError(
+            "backbone.pretrained must be false and backbone.weights null for tiny, "
+            f"got pretrained={pretrained} and weights={weights}; tiny trains from scratch"
+        )
+    return TinyTransformer(**options)
+
+
+def _mit(name: str, *, pretrained: bool, weights: str | None, **options: Any) -> MixTransformer:
+    if pretrained and weights is None:
+        raise ValueError(
+            f"backbone.pretrained must be false for {name}, got true: its weights are under "
+            "NVIDIA's non-commercial licence and are not downloaded; backbone.weights="
+            f"<{name}.pth> takes the published file"
+        )
+    backbone = mix_transformer(name, **options)
+    if weights is not None:
+        load_backbone(backbone, weights)
+    return backbone
+
+
+def _require_stride_32(name: str, output_stride: int) -> None:
+    if output_stride != 32:
+        raise ValueError(
+            f"backbone.network.output_stride must be 32 for {name}, got {output_stride}; "
+            "take 32 or a resnet"
+        )
+
+
+def _width(channels: tuple[int, ...], level: int) -> int:
+    if not -len(channels) <= level < len(channels):
+        raise ValueError(
+            f"backbone.network.aux_level must be one of the {len(channels)} maps, got {level}; "
+            "0 is the finest and -1 the coarsest"
+        )
+    return channels[level]

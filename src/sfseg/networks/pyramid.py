@@ -1,9 +1,9 @@
-"""Any timm model as a pyramid of four feature maps, and Swin as its authors segment with it."""
+"""Any timm model as a pyramid of feature maps, and Swin as its authors segment with it."""
 
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -20,16 +20,22 @@ from timm.models.swin_transformer import (
     window_partition,
     window_reverse,
 )
+from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.checkpoint import load_strictly, load_tensors
+from sfseg.networks.checkpoint import load_backbone, load_tensors
 
 STRIDES = (4, 8, 16, 32)
+FROM_FULL_SIZE = (1, 2, *STRIDES)
 
 
 class TimmPyramid(nn.Module):
-    """Feature maps of a timm model at strides 4, 8, 16 and 32.
+    """Feature maps of a timm model, finest first, with their ``channels`` and ``strides``.
+
+    Hierarchical models give maps at strides 4, 8, 16 and 32. With an ``output_stride`` of 8 or 16
+    a ResNet stops halving there and dilates instead, in DeepLab's pattern. VGG gives all its six:
+    the end of each stage at strides 1, 2, 4, 8 and 16, and the last one pooled, at 32.
 
     Swin models take any input size and pad before they roll, as the authors' segmentation code
     does; timm rolls first, which changes the last map by several percent at 512x512.
@@ -37,14 +43,15 @@ class TimmPyramid(nn.Module):
     Args:
         name: a timm model, with or without the tag of its weights.
         pretrained: load timm's weights, from its cache or from the network.
-        weights: a local file with timm's names of weights, used instead. A classifier in it is
-            not loaded.
+        weights: a local file with timm's or mmseg's names of weights, used instead. A classifier
+            or a head in it is not loaded.
         drop_path_rate: probability that the deepest residual branch is skipped in training.
         output_norms: a LayerNorm on each map; None means for Swin only, as in the reference.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        output_stride: 32, or 8 or 16 for models that can dilate.
 
     Raises:
-        ValueError: timm has no such model or it has no maps at these strides.
+        ValueError: timm has no such model, it has no maps at these strides or cannot dilate.
         ConfigError: the weights cannot be had or do not fit.
     """
 
@@ -57,6 +64,7 @@ class TimmPyramid(nn.Module):
         drop_path_rate: float = 0.0,
         output_norms: bool | None = None,
         gradient_checkpointing: bool = False,
+        output_stride: int = STRIDES[-1],
     ) -> None:
         super().__init__()
         is_swin = _architecture(name) in timm.list_models(module="swin_transformer")
@@ -64,19 +72,17 @@ class TimmPyramid(nn.Module):
         options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
         if is_swin:
             options |= {"strict_img_size": False, "always_partition": True}
-        trunk = timm.create_model(name, **options)
-        self.channels = _widths(trunk, name)
-        self.strides = STRIDES
+        trunk = _trunk(name, output_stride, options)
+        self.channels, self.strides = _widths_and_strides(trunk, name, output_stride)
         # Swin pads its own maps; the others drop or invent a row unless every stage halves evenly.
-        self.stride_multiple = STRIDES[0] if is_swin else STRIDES[-1]
+        self.stride_multiple = self.strides[0] if is_swin else self.strides[-1]
 
         if weights is None and pretrained:
             _download(trunk, name)
         complete = set(trunk.state_dict())
         prune = cast(Callable[..., list[int]], trunk.prune_intermediate_layers)
-        self.indices = prune(len(STRIDES), prune_norm=True, prune_head=True)
-        if weights is not None:
-            _load(trunk, weights, pruned=complete - set(trunk.state_dict()))
+        self.indices = prune(len(self.strides), prune_norm=True, prune_head=True)
+        pruned = complete - set(trunk.state_dict())
         if is_swin:
             _pad_before_roll(trunk)
         if gradient_checkpointing:
@@ -86,6 +92,8 @@ class TimmPyramid(nn.Module):
         self.norms = nn.ModuleList(
             nn.LayerNorm(width) if normalised else nn.Identity() for width in self.channels
         )
+        if weights is not None:
+            _load(self, weights, pruned=pruned)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Maps (B, C, H / stride, W / stride), finest first."""
@@ -157,20 +165,60 @@ def _architecture(name: str) -> str:
     return architecture
 
 
-def _widths(trunk: nn.Module, name: str) -> tuple[int, ...]:
-    levels = cast(list[dict[str, Any]], list(getattr(trunk, "feature_info", [])))[-len(STRIDES) :]
-    strides = tuple(level["reduction"] for level in levels)
-    if strides != STRIDES or not hasattr(trunk, "prune_intermediate_layers"):
+def _trunk(name: str, output_stride: int, options: dict[str, Any]) -> nn.Module:
+    # Not every model knows output_stride either.
+    if output_stride == STRIDES[-1]:
+        return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, output_stride=output_stride, **options)
+    except (TypeError, AssertionError) as cause:
         raise ValueError(
-            f"backbone.network.name must be a model with feature maps at strides {STRIDES}, "
+            f"backbone.network.output_stride must be 32, or 8 or 16 for models that can dilate, "
+            f"got {output_stride} for {name}; take 32 or a resnet"
+        ) from cause
+
+
+def _widths_and_strides(
+    trunk: nn.Module, name: str, output_stride: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    levels = cast(list[dict[str, Any]], list(getattr(trunk, "feature_info", [])))
+    if [level["reduction"] for level in levels] != list(FROM_FULL_SIZE):
+        levels = levels[-len(STRIDES) :]
+    strides = tuple(level["reduction"] for level in levels)
+    wanted = tuple(min(stride, output_stride) for stride in STRIDES)
+    if strides not in (wanted, FROM_FULL_SIZE) or not hasattr(trunk, "prune_intermediate_layers"):
+        raise ValueError(
+            f"backbone.network.name must be a model with feature maps at strides {wanted}, "
             f"got {name} with {strides}; take a hierarchical one such as swin or resnet"
         )
-    return tuple(level["num_chs"] for level in levels)
+    return tuple(level["num_chs"] for level in levels), strides
+
+
+def classifier_tensors(name: str, weights: str | None) -> Mapping[str, Tensor]:
+    """All pretrained tensors of a timm model, with those of the classifier no pyramid has.
+
+    Args:
+        name: a timm model.
+        weights: a local file with timm's names of weights; None for timm's cache or the network.
+
+    Raises:
+        ConfigError: the weights cannot be had.
+    """
+    # A file's tensors are handed on as they are: their model is only asked for its names.
+    with torch.device("cpu" if weights is None else "meta"):
+        trunk = timm.create_model(name)
+    if weights is None:
+        _download(trunk, name)
+        return cast(Mapping[str, Tensor], trunk.state_dict())
+    tensors, convert = load_tensors(weights), _conversion(trunk)
+    return tensors if convert is None else convert(tensors, trunk)
 
 
 def _conversion(trunk: nn.Module) -> Callable[..., Mapping[str, Tensor]] | None:
     """How timm brings older names of a model's weights up to date; it lives next to the model."""
     source = vars(sys.modules[type(trunk).__module__])
+    if isinstance(trunk, VGG):
+        return lambda tensors, _: cast(Mapping[str, Tensor], source["_filter_fn"](tensors))
     return source.get("checkpoint_filter_fn")
 
 
@@ -210,10 +258,16 @@ def _is_reachable(url: str) -> bool:
     return True
 
 
-def _load(trunk: nn.Module, weights: str, *, pruned: set[str]) -> None:
-    tensors: Mapping[str, Tensor] = load_tensors(weights)
-    convert = _conversion(trunk)
-    if convert is not None:
-        tensors = convert(dict(tensors), trunk)
-    tensors = {key: tensor for key, tensor in tensors.items() if key not in pruned}
-    load_strictly(trunk, tensors, source=weights)
+def _load(pyramid: TimmPyramid, weights: str, *, pruned: set[str]) -> None:
+    trunk = pyramid.trunk
+
+    def from_timm(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if any(key.startswith("trunk.") for key in tensors):
+            return tensors
+        convert = _conversion(trunk)
+        # It stumbles over names of other models, which the comparison that follows will list.
+        with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError):
+            tensors = tensors if convert is None else convert(dict(tensors), trunk)
+        return {f"trunk.{key}": tensor for key, tensor in tensors.items() if key not in pruned}
+
+    load_backbone(pyramid, weights, adapt=from_timm, optional=("norms.",))

@@ -1,29 +1,46 @@
 """The model every method trains: pixels in, logits per pixel out."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from sfseg.errors import ConfigError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+BatchNormPolicy = Literal["train", "frozen_affine", "frozen_statistics", "frozen"]
+"""What of the backbone's batch normalisation stays as it is in training.
+
+Nothing; weights and biases, while the running statistics move (AdaptSegNet); the statistics, which
+then normalise in training too; or both.
+"""
 
 
 class Segmenter(nn.Module):
     """A backbone and a head behind one interface that accepts images of any size.
 
-    The backbone has ``stride_multiple`` and returns feature maps at strides 4, 8, 16 and 32,
-    the head has ``num_classes`` and turns the maps into logits at stride 4. Normalisation
-    belongs to the model, so loaders hand over plain uint8 images.
+    The backbone has ``stride_multiple`` and returns feature maps, finest first; the head has
+    ``num_classes`` and turns the maps into logits of any smaller size. Normalisation belongs to
+    the model, so loaders hand over plain uint8 images.
 
     Args:
         backbone: images (B, 3, H, W) to a list of maps (B, C, H / stride, W / stride).
-        head: that list to logits (B, K, H / 4, W / 4).
+        head: that list to logits (B, K, h, w).
         mean: RGB mean of the pixels in [0, 1] that the backbone was pretrained with.
         std: their standard deviation.
+        aux_head: a second head for :meth:`forward_levels`, which gets a list of one map.
+        aux_level: which map that is, counted as in a list; -2 is the last but one.
+        align_corners: how the logits are brought to the size of the image: corner pixels keep
+            their centres, as in the code of AdaptSegNet, ADVENT and BDL, or the image its borders.
+        batch_norm: what of the backbone's batch normalisation does not train.
+
+    Raises:
+        ValueError: ``batch_norm`` is unknown or freezes what the backbone does not have.
     """
 
     mean: Tensor
@@ -36,13 +53,26 @@ class Segmenter(nn.Module):
         *,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        aux_head: nn.Module | None = None,
+        aux_level: int = -2,
+        align_corners: bool = False,
+        batch_norm: BatchNormPolicy = "train",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.aux_head = aux_head
+        self.aux_level = aux_level
+        self.align_corners = align_corners
+        self.batch_norm = batch_norm
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._frozen: set[str] = set()
+        _check_policy(batch_norm, has_norms=any(self._batch_norms()))
+        if batch_norm in ("frozen_affine", "frozen"):
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+        self._hold_statistics()
 
     @property
     def num_classes(self) -> int:
@@ -55,17 +85,30 @@ class Segmenter(nn.Module):
         return (image - self.mean) / self.std
 
     def features(self, image: Shaped[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """Feature maps at strides 4, 8, 16 and 32 of the image, padded where it must be."""
+        """The backbone's feature maps of the image, padded where it must be."""
         maps: list[Tensor] = self.backbone(self._pad(self.normalize(image)))
         return maps
 
     def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
         """Logits at the size of the image."""
-        height, width = image.shape[-2:]
-        padded = [side + self._missing(side) for side in (height, width)]
-        logits: Tensor = self.head(self.features(image))  # (B, K, padded / 4, padded / 4)
-        logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        return self._enlarge(self.head(self.features(image)), image)
+
+    def forward_levels(
+        self, image: Shaped[Tensor, "B 3 H W"]
+    ) -> tuple[Float[Tensor, "B K H W"], Float[Tensor, "B K H W"]]:
+        """Logits of the head and of the auxiliary head, both at the size of the image.
+
+        Raises:
+            ConfigError: there is no auxiliary head.
+        """
+        if self.aux_head is None:
+            raise ConfigError(
+                "backbone.aux must be a head for training on two levels, got null; "
+                "choose backbone=resnet101_deeplabv2_multi or set backbone.aux"
+            )
+        maps = self.features(image)
+        auxiliary: Tensor = self.aux_head([maps[self.aux_level]])
+        return self._enlarge(self.head(maps), image), self._enlarge(auxiliary, image)
 
     def freeze(self, *parts: nn.Module | str) -> "Segmenter":
         """Stops the training of parts, given as submodules or by their names.
@@ -93,7 +136,29 @@ class Segmenter(nn.Module):
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
+        self._hold_statistics()
         return self
+
+    def _hold_statistics(self) -> None:
+        if self.batch_norm in ("frozen_statistics", "frozen"):
+            for norm in self._batch_norms():
+                norm.eval()
+
+    def _batch_norms(self) -> Iterator[nn.Module]:
+        # Looked up each time: Lightning may replace them by synchronised ones.
+        kind = nn.modules.batchnorm._BatchNorm
+        return (module for module in self.backbone.modules() if isinstance(module, kind))
+
+    def _enlarge(
+        self, logits: Float[Tensor, "B K h w"], image: Shaped[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B K H W"]:
+        height, width = image.shape[-2:]
+        padded = (height + self._missing(height), width + self._missing(width))
+        if logits.shape[-2:] != padded:
+            logits = F.interpolate(
+                logits, size=padded, mode="bilinear", align_corners=self.align_corners
+            )
+        return logits[..., :height, :width]
 
     def _missing(self, side: int) -> int:
         return -side % cast(int, self.backbone.stride_multiple)
@@ -102,3 +167,16 @@ class Segmenter(nn.Module):
         # Bottom and right only, so that pixels keep their coordinates; 0 is the mean colour.
         bottom, right = (self._missing(side) for side in image.shape[-2:])
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+
+def _check_policy(batch_norm: str, *, has_norms: bool) -> None:
+    if batch_norm not in get_args(BatchNormPolicy):
+        raise ValueError(
+            f"backbone.batch_norm must be one of {', '.join(get_args(BatchNormPolicy))}, "
+            f"got {batch_norm}"
+        )
+    if batch_norm != "train" and not has_norms:
+        raise ValueError(
+            "backbone.batch_norm must be train for a backbone without batch normalisation, "
+            f"got {batch_norm}"
+        )

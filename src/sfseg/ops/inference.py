@@ -42,6 +42,13 @@ class Inference:
                 f"stride must be in [1, window {list(self.window)}], got {list(self.stride)}"
             )
 
+    def __str__(self) -> str:
+        shown = "whole images" if self.window is None else "windows of {}x{}".format(*self.window)
+        if self.stride is not None:
+            shown += " every {}x{}".format(*self.stride)
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        return f"{shown} at scale {scales}" + (", mirrored too" if self.flip else "")
+
     def __call__(self, predict: Predict, image: Tensor) -> Tensor:
         """Logits (B, K, H, W) at image size."""
         return infer(

@@ -1,0 +1,101 @@
+"""How many pixels of each class every image of a set has: counted once, then read from disk."""
+
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfseg.data.check import count_classes, on_all_processors
+from sfseg.data.files import Files
+from sfseg.data.folder import Scenes
+
+log = logging.getLogger(__name__)
+
+FORMAT = "1"
+
+
+def class_counts(scenes: Scenes, folder: str | Path) -> NDArray[np.int64]:
+    """Labelled pixels of each class in each image, (N, K).
+
+    Args:
+        scenes: a set with labels; one that is not stored in files is counted each time.
+        folder: where counts are kept, ``data.cache_dir``.
+
+    Raises:
+        DataError: a label cannot be read.
+        ValueError: the set has no labels.
+    """
+    if not scenes.has_labels:
+        raise ValueError("class_counts needs a set with labels, got one without")
+    classes = scenes.labels.num_classes
+    path = counts_file(scenes, folder)
+    counts = None if path is None else _load(path, (len(scenes), classes))
+    if counts is None:
+        found = on_all_processors(
+            lambda index: count_classes(scenes.label(index), classes), range(len(scenes))
+        )
+        counts = np.array(list(found), np.int64).reshape(-1, classes)
+        if path is not None:
+            store(counts, path)
+    return counts
+
+
+def counts_file(scenes: Scenes, folder: str | Path) -> Path | None:
+    """Where the counts of a set are kept: a name that changes with anything they depend on.
+
+    That is the classes, how ids are read, and the names, sizes and times of the files. None for
+    a set that is not stored in files.
+    """
+    if not isinstance(scenes, Files) or scenes.masks is None:
+        return None
+    digest = hashlib.sha256(
+        f"{FORMAT} {scenes.labels.classes} {scenes.labels.palette} {scenes.rgb} "
+        f"{scenes.fit_labels} {scenes.table.tobytes().hex()}\n".encode()
+    )
+    for paths in (scenes.images, scenes.masks):
+        for path in paths:
+            digest.update(_stamp(path, scenes.root))
+    return Path(folder).expanduser() / "statistics" / f"{digest.hexdigest()}.npz"
+
+
+def store(counts: NDArray[np.int64], path: Path) -> bool:
+    """Keep counts, whole or not at all; a disk that takes none costs a warning only."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez_compressed(file, counts=counts)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        log.warning("class counts cannot be kept, they are counted each time: %s", error)
+        return False
+    return True
+
+
+def _load(path: Path, shape: tuple[int, int]) -> NDArray[np.int64] | None:
+    """Stored counts; None when there are none, or none that can be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            counts = np.asarray(stored["counts"])
+    # A damaged archive fails in any part of the reader, each with an exception of its own.
+    except Exception:
+        return None
+    return counts if counts.shape == shape and counts.dtype == np.int64 else None
+
+
+def _stamp(path: Path, root: Path) -> bytes:
+    """A file's name, size and time of change."""
+    try:
+        status = path.stat()
+        when = f"{status.st_size} {status.st_mtime_ns}"
+    except OSError:
+        when = "missing"
+    return os.fsencode(path.relative_to(root)) + f"\0{when}\n".encode()

@@ -1,0 +1,123 @@
+"""Layers that several heads are made of."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfseg.errors import ConfigError
+
+VGG_MAPS = 6
+
+
+def require_positive(**arguments: Sequence[int]) -> None:
+    """Refuse what is not one or more positive integers.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name, values in arguments.items():
+        if not values or min(values) < 1:
+            raise ValueError(f"{name} must be positive integers, got {list(values)}")
+
+
+def require_vgg(in_channels: Sequence[int], *, head: str, backbone: str) -> None:
+    """Refuse maps that are not the six of a VGG.
+
+    Raises:
+        ValueError: says which backbone fits the head.
+    """
+    if len(in_channels) != VGG_MAPS:
+        raise ValueError(
+            f"in_channels must be the widths of VGG's six maps for the {head} head, got "
+            f"{list(in_channels)}; choose backbone={backbone} or a head such as deeplabv2"
+        )
+
+
+def conv_bn_relu(
+    inputs: int, outputs: int, *, kernel_size: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """A convolution that keeps the size of the map, batch normalisation and ReLU."""
+    kind = nn.Conv2d if groups == 1 else DilatedConv2d
+    return nn.Sequential(
+        kind(
+            inputs,
+            outputs,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        ),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def resize(feature: Float[Tensor, "B C h w"], size: Sequence[int]) -> Float[Tensor, "B C H W"]:
+    """A map brought to a size ``(height, width)`` bilinearly."""
+    if tuple(feature.shape[-2:]) == tuple(size):
+        return feature
+    return F.interpolate(feature, size=list(size), mode="bilinear", align_corners=False)
+
+
+def embed_levels(embeddings: nn.ModuleList, features: Sequence[Tensor]) -> list[Tensor]:
+    """Maps brought to one width by a linear layer each, and to the size of the first map."""
+    size = features[0].shape[-2:]
+    # A linear layer on (B, H, W, C) commutes with upsampling and is cheaper before it.
+    return [
+        resize(embedding(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), size)
+        for embedding, feature in zip(embeddings, features, strict=True)
+    ]
+
+
+class PooledContext(nn.Module):
+    """What a coarse grid of averages of the map says, brought back to the size of the map.
+
+    Args:
+        inputs: width of the map.
+        outputs: width of the result.
+        grid: rows and columns of the grid; 1 averages the whole image.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, grid: int = 1) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.conv = conv_bn_relu(inputs, outputs)
+
+    def forward(self, feature: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """The context of every pixel.
+
+        Raises:
+            ConfigError: a single image in training, whose single average has no variance.
+        """
+        pooled = self.pool(feature)
+        if self.conv.training and pooled.shape[0] * pooled[0, 0].numel() == 1:
+            raise ConfigError(
+                "data.batch_size must be at least 2 to train a head that averages the whole "
+                "image, since batch normalisation needs two values per channel, got 1; raise it, "
+                "or choose a head such as deeplabv2 or daformer"
+            )
+        return resize(self.conv(pooled), feature.shape[-2:])
+
+
+class DilatedConv2d(nn.Conv2d):
+    """A 3x3 convolution with gaps, twice as fast on processors where it is depthwise.
+
+    A dilation d looks only at every d-th pixel, so the d x d interleaved sub-images do not meet:
+    they are laid out as images of their own and convolved without gaps. The result is equal.
+    """
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:  # noqa: A002
+        (gap, _), (height, width) = self.dilation, input.shape[-2:]
+        if gap == 1 or input.device.type != "cpu":
+            return super().forward(input)
+        x = F.pad(input, (0, -width % gap, 0, -height % gap)).permute(0, 2, 3, 1)
+        batch, rows, columns = x.shape[0], x.shape[1] // gap, x.shape[2] // gap
+        x = x.reshape(batch, rows, gap, columns, gap, -1).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(batch * gap * gap, rows, columns, -1).permute(0, 3, 1, 2)
+        x = F.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
+        x = x.permute(0, 2, 3, 1).reshape(batch, gap, gap, rows, columns, -1)
+        x = x.permute(0, 3, 1, 4, 2, 5).reshape(batch, rows * gap, columns * gap, -1)
+        return x.permute(0, 3, 1, 2)[..., :height, :width]

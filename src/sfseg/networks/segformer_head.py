@@ -1,0 +1,50 @@
+"""The head of SegFormer: one linear layer per level and one to mix them."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfseg.networks.layers import conv_bn_relu, embed_levels, require_positive
+
+
+class SegFormerHead(nn.Module):
+    """All-MLP decoder (Xie et al., NeurIPS 2021, arXiv:2105.15203).
+
+    The transformer has already looked everywhere, so levels are only brought to one width and
+    size, and mixed. They are stacked coarsest first, [c4, c3, c2, c1], as in the authors' code,
+    so that their weights of ``fuse`` fit.
+
+    Args:
+        in_channels: width of each feature map, finest first.
+        num_classes: number of logits per pixel.
+        channels: width of every layer inside the head; 256 for MiT-B0 and B1, 768 for the others.
+        dropout: probability that a channel is dropped before the classifier.
+
+    Raises:
+        ValueError: no feature map is given.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        *,
+        channels: int = 768,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        require_positive(in_channels=in_channels)
+        self.num_classes = num_classes
+        self.embeddings = nn.ModuleList(nn.Linear(width, channels) for width in in_channels)
+        self.fuse = conv_bn_relu(channels * len(in_channels), channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
+        """Logits at the size of ``features[0]``."""
+        levels = embed_levels(self.embeddings, features)
+        fused = self.fuse(torch.cat(levels[::-1], dim=1))
+        logits: Tensor = self.classifier(self.dropout(fused))
+        return logits

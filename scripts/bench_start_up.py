@@ -55,12 +55,13 @@ def run(root: Path, count: int) -> tuple[float, float]:
         f"hydra.run.dir={root}/runs/{count}",
     ]  # fmt: skip
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"the run with {count} images failed:\n{errors[-2000:]}")
+    with (root / "errors.txt").open("w+") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # wait4 has told nobody else
+        if status:
+            errors.seek(0)
+            raise SystemExit(f"the run with {count} images failed:\n{errors.read()[-2000:]}")
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 

@@ -17,6 +17,9 @@ from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.types import IGNORE
 
+STRIP = 1 << 17
+"""Pixels at a time that stay in the processor's cache."""
+
 Paths = PathList | Sequence[Path]
 Rgb = Literal["palette", "red", "refuse"]
 """What a label of three channels holds: a palette's colours, ids in red, or a mistake."""
@@ -93,7 +96,7 @@ class Files:
         return read_image(self.image_file(index), self.limits.max_pixels)
 
     def label(self, index: int) -> Image:
-        """Class ids of one image.
+        """Class ids of one image, perhaps read-only.
 
         Raises:
             DataError: ids outside the table; names them, the file and how many pixels.
@@ -140,7 +143,7 @@ class Files:
             wide = (raw < 0) | (raw > 255)
             if wide.any():
                 raise _out_of_range(path, raw, wide, self)
-        ids: Image = np.array(raw, dtype=np.uint8, order="C")
+        ids: Image = np.ascontiguousarray(raw, dtype=np.uint8)
         if self.is_identity and largest_id(ids) < self.labels.num_classes:
             return ids
         mapped = np.asarray(cv2.LUT(ids, self.table), dtype=np.uint8)
@@ -151,7 +154,11 @@ class Files:
 
 def largest_id(ids: Image) -> int:
     """The largest id that is not IGNORE, in one pass; -1 when all are."""
-    return int((ids + np.uint8(1)).max()) - 1  # IGNORE wraps around to 0
+    flat, largest = ids.ravel(), 0
+    for start in range(0, flat.size, STRIP):
+        # IGNORE wraps around to 0.
+        largest = max(largest, int((flat[start : start + STRIP] + np.uint8(1)).max()))
+    return largest - 1
 
 
 def from_colours(rgb: NDArray[np.integer], labels: LabelSpace, path: Path) -> Image:

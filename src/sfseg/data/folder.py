@@ -151,7 +151,8 @@ class FolderDataset(Dataset[Sample]):
             size = size_by(self.view.label_size, picture.full)
             if picture.label is None:
                 return np.full(size, IGNORE, np.uint8)
-            return np.array(resize_label(picture.label, size))
+            # A decoder's array, or one mapped from a file, may be read-only.
+            return np.require(resize_label(picture.label, size), requirements=["C", "W"])
         if picture.label is None:
             return np.full((geometry.height, geometry.width), IGNORE, np.uint8)
         return crop_label(picture.label, geometry)

@@ -55,6 +55,12 @@ def conv_bn_relu(
     )
 
 
+def conv_last(conv: nn.Conv2d, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w D"]:
+    """A convolution of a (B, H, W, C) map; both permutations are views, nothing is copied."""
+    convolved: Tensor = conv(x.permute(0, 3, 1, 2))
+    return convolved.permute(0, 2, 3, 1)
+
+
 def resize(feature: Float[Tensor, "B C h w"], size: Sequence[int]) -> Float[Tensor, "B C H W"]:
     """A map brought to a size ``(height, width)`` bilinearly."""
     if tuple(feature.shape[-2:]) == tuple(size):

@@ -10,6 +10,8 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sfseg.networks.layers import conv_last
+
 VARIANTS: dict[str, tuple[int, tuple[int, ...]]] = {
     "mit_b0": (32, (2, 2, 2, 2)),
     "mit_b1": (64, (2, 2, 2, 2)),
@@ -167,7 +169,7 @@ class _Attention(nn.Module):
         # smaller than one square is filled up, where theirs stops.
         below, beside = (max(self.reduction - side, 0) for side in x.shape[1:3])
         x = F.pad(x, (0, 0, 0, beside, 0, below)) if below or beside else x
-        normalised: Tensor = self.norm(_conv_last(self.sr, x))
+        normalised: Tensor = self.norm(conv_last(self.sr, x))
         return normalised
 
     def _split(self, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B heads N c"]:
@@ -187,7 +189,7 @@ class _ConvMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         depthwise = cast(nn.Conv2d, self.dwconv["dwconv"])
-        contracted: Tensor = self.fc2(F.gelu(_conv_last(depthwise, self.fc1(x))))
+        contracted: Tensor = self.fc2(F.gelu(conv_last(depthwise, self.fc1(x))))
         return contracted
 
 
@@ -206,12 +208,6 @@ class _Block(nn.Module):
         x = x + self.drop_path(self.attn(self.norm1(x)))
         mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return mixed
-
-
-def _conv_last(conv: nn.Conv2d, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w C"]:
-    """A convolution of a (B, H, W, C) map; both permutations are views, nothing is copied."""
-    convolved: Tensor = conv(x.permute(0, 3, 1, 2))
-    return convolved.permute(0, 2, 3, 1)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -10,6 +10,8 @@ from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sfseg.networks.layers import conv_last
+
 
 class TinyTransformer(nn.Module):
     """Four stages of overlapping patches, attention to pooled keys and convolutional MLPs.
@@ -107,7 +109,7 @@ class _Downsample(nn.Module):
         self.norm = nn.LayerNorm(outputs)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w c"]:
-        normalised: Tensor = self.norm(_conv_last(self.conv, x))
+        normalised: Tensor = self.norm(conv_last(self.conv, x))
         return normalised
 
 
@@ -157,7 +159,7 @@ class _ConvMLP(nn.Module):
         self.contract = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        hidden = F.gelu(_conv_last(self.neighbours, self.expand(x)))
+        hidden = F.gelu(conv_last(self.neighbours, self.expand(x)))
         contracted: Tensor = self.contract(hidden)
         return contracted
 
@@ -177,12 +179,6 @@ class _Block(nn.Module):
         x = x + self.drop_path(self.attention(self.norm1(x)))
         mixed: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return mixed
-
-
-def _conv_last(conv: nn.Conv2d, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w c"]:
-    """A convolution of a (B, H, W, C) map; both permutations are views, nothing is copied."""
-    convolved: Tensor = conv(x.permute(0, 3, 1, 2))
-    return convolved.permute(0, 2, 3, 1)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -9,13 +9,14 @@ import sfseg
 
 ROOT = Path(sfseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"types", "labels", "errors", "randomness"}
+BOTTOM = {"types", "labels", "errors", "randomness", "atomic"}
 # Layer -> layers of sfseg it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
     "labels": {"types"},
     "errors": set(),
     "randomness": set(),
+    "atomic": set(),
     "ops": BOTTOM,
     "networks": BOTTOM | {"ops"},
     "optim": BOTTOM,

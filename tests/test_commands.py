@@ -135,6 +135,41 @@ def test_predict_never_overwrites_unasked(cli: Cli, checkpoint: Path, photos: Pa
     assert cli(*arguments, "overwrite=true").code == 0
 
 
+def test_eval_of_a_checkpoint_from_before_evaluation_had_two_sizes(
+    cli: Cli, checkpoint: Path, tmp_path: Path
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    data = content["sfseg"]["config"]["data"]
+    data["module"] |= {"eval_size": data["module"].pop("eval_view")["size"]}
+    for key in ("cache", "eval_label_size", "cache_dir", "limits"):
+        data["module"].pop(key, None)
+        data.pop(key)
+    torch.save(content, tmp_path / "old.ckpt")
+    done = cli("sfseg-eval", f"ckpt_path={tmp_path}/old.ckpt")
+    assert done.code == 0, done.output
+    assert "whole images at scale 1" in done.output
+
+
+def test_predict_leaves_out_images_above_its_limit(
+    cli: Cli, checkpoint: Path, photos: Path
+) -> None:
+    arguments = [f"ckpt_path={checkpoint}", f"images={photos}", "output=out", "max_pixels=9000"]
+    done = cli("sfseg-predict", *arguments)
+    assert done.code == 3 and "more than the limit of 9000" in done.output
+    assert len(list((done.folder / "out" / "labels").rglob("*.png"))) < 3
+
+
+@pytest.mark.parametrize("setting", ["input_size=0.5", "input_size=[3]", "max_pixels=0"])
+def test_predict_refuses_sizes_that_cannot_be(
+    cli: Cli, checkpoint: Path, photos: Path, setting: str
+) -> None:
+    done = cli(
+        "sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out", setting
+    )
+    assert done.code == 2 and "Traceback" not in done.output
+    assert setting.split("=")[0] in done.output
+
+
 def test_predict_refuses_names_that_collide(cli: Cli, checkpoint: Path, photos: Path) -> None:
     cv2.imwrite(str(photos / "one.jpg"), np.zeros((64, 64, 3), np.uint8))
     done = cli("sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out")

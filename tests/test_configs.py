@@ -69,6 +69,19 @@ def test_every_option_of_a_group_composes(group: str) -> None:
         assert cfg.task_name == "train"
 
 
+@pytest.mark.parametrize("head", options("backbone/head"))
+@pytest.mark.parametrize("backbone", ["tiny", "swin_t"])
+def test_every_head_goes_with_the_backbones_it_is_for(backbone: str, head: str) -> None:
+    vgg = ["backbone.network.name=vgg16", "backbone.network.drop_path_rate=0"]
+    cfg = composed(
+        "train", f"backbone={backbone}", f"backbone/head={head}", "backbone.pretrained=false",
+        *(vgg if head in {"fcn8s", "segnet"} else []),
+    )  # fmt: skip
+    with torch.device("meta"):
+        network = build(cfg.backbone.network, num_classes=5)
+        assert network(torch.zeros(2, 3, 65, 97)).shape == (2, 5, 65, 97)
+
+
 def commands() -> list[str]:
     """All sfseg-* lines of the README's shell blocks."""
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)

@@ -361,6 +361,16 @@ def test_preview_keeps_the_shape_of_images(cli: Cli, mine: Path) -> None:
     assert abs(columns[0] + columns[-1] - (inspection.TILE - 1)) <= 1
 
 
+def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
+    for path in (mine / "target" / "images" / "train").iterdir():
+        write(path, np.full((8, 480, 3), 200, np.uint8))
+    for part in ("source", "target/images/val"):
+        shutil.rmtree(mine / part)
+    done = cli("sfseg-data", "preview", *FOLDER, "images=1")
+    assert done.code == 0, done.output
+    assert drawn(done).shape[1] == 2 * inspection.TILE
+
+
 def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
     (mine / "source" / "images" / "train" / "00.png").write_bytes(b"")
     write(mine / "target" / "masks" / "train" / "00.png", np.full(SIZE, 40, np.uint8))

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import CONF, build
+from sfseg.errors import ConfigError
 from sfseg.methods.base import Method
 from sfseg.types import IGNORE
 
@@ -27,7 +28,7 @@ def test_it_trains_a_step(name: str) -> None:
     cfg = composed(name)
     OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
     labels = build(cfg.data.module.labels)
-    cfg.backbone.pretrained = False
+    cfg.backbone.pretrained, cfg.backbone.weights = False, None
     with torch.device("meta"):
         network = build(cfg.backbone.network, num_classes=labels.num_classes)
         method: Method = build(cfg.method)(
@@ -52,7 +53,8 @@ def test_its_header_says_how_and_what_to_expect(path: Path) -> None:
     name = path.relative_to(FOLDER).with_suffix("").as_posix()
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert header[0] == "# @package _global_"
-    assert f"# sfseg-train experiment={name} data.root=<folder>" in header
+    command = f"# sfseg-train experiment={name} data.root=<folder>"
+    assert any(line.startswith(command) for line in header)
     assert re.search(r"Expected.*\d\d\.\d|No number", " ".join(header))
 
 
@@ -67,6 +69,40 @@ def test_recipes_say_what_the_papers_say() -> None:
         method = composed(name).method
         assert method.optimizer._target_ == f"torch.optim.{optimizer}"
         assert (method.lr, method.schedule.steps) == (rate, horizon)
+
+
+def test_settings_of_recipes() -> None:
+    """What the releases do and the defaults do not."""
+    for name, path, value in (
+        ("gta5_resnet101_deeplabv2", "backbone.network.align_corners", True),
+        ("gta5_resnet101_deeplabv2", "data.source_view.crop", [720, 1280]),
+        ("gta5_resnet101_deeplabv2", "data.source_view.flip", 0.0),
+        ("gta5_resnet101_deeplabv2", "method.aux_weight", 0.1),
+        ("synthia_resnet101_deeplabv2", "data.source_view.crop", [760, 1280]),
+        ("synthia_resnet101_deeplabv2", "data.classes", "synthia"),
+        ("synthia_swin_b", "data.classes", "cityscapes"),
+        ("gta5_vgg16_fcn8s", "data.source_view.crop", [720, 1280]),
+        ("gta5_swin_b", "method.normalize", "all"),
+        ("gta5_resnet50_deeplabv3", "method.optimizer.nesterov", True),
+        ("gta5_resnet50_deeplabv3", "data.batch_size", 8),
+        ("cross_city_resnet101_deeplabv2", "data.eval_label_size", [512, 1024]),
+        ("cross_city_resnet50_deeplabv3", "data.eval_label_size", None),
+    ):
+        found = OmegaConf.select(composed(f"source_only/{name}"), path)
+        assert found == value, (name, path, found)
+
+
+def test_weight_decay_of_norms_is_dropped_for_transformers_only() -> None:
+    for name, dropped in (("gta5_mit_b5_segformer", True), ("gta5_resnet101_daformer", False)):
+        rules = composed(f"source_only/{name}").method.parameter_rules
+        assert any(rule.match == "<norm>" for rule in rules) == dropped
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "mit_b5" in name])
+def test_weights_that_are_not_downloaded_must_be_given(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.weights=<mit_b5\.pth> takes the published"):
+        build(composed(name).backbone.network, num_classes=19)
+    assert "backbone.weights=<mit_b5.pth>" in (FOLDER / f"{name}.yaml").read_text()
 
 
 def test_sizes_of_sfda_are_its_own() -> None:

@@ -44,6 +44,12 @@ def test_a_run_leaves_everything_behind(cli: Cli) -> None:
     assert any(row.get("val/target/IoU/train") for row in rows)
 
 
+def test_settings_left_over_from_another_optimiser_are_named(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "+method.optimizer.nesterov=true")
+    assert done.code == 2 and "Traceback" not in done.output
+    assert "method.optimizer is refused" in done.output and "nesterov" in done.output
+
+
 def test_checkpoint_holds_tensors_and_plain_containers_only(cli: Cli) -> None:
     run = cli("sfseg-train", *DEBUG).run
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

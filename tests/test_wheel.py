@@ -43,7 +43,8 @@ def test_wheel_holds_configuration_and_types(site: Path) -> None:
     }
     assert installed == shipped
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    assert "sfseg-train = sfseg.train:main" in entry_points.read_text()
+    for name, module in (("train", "train"), ("eval", "evaluate"), ("data", "inspection")):
+        assert f"sfseg-{name} = sfseg.{module}:main" in entry_points.read_text()
 
 
 def test_wheel_runs_from_another_folder(site: Path, tmp_path: Path) -> None:

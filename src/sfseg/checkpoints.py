@@ -77,7 +77,7 @@ def restore(path: str | Path) -> Restored:
         ConfigError: unreadable, or its weights do not fit its own configuration.
     """
     content = read_checkpoint(path)
-    config = OmegaConf.create(content[KEY]["config"])
+    config = OmegaConf.create(_updated(content[KEY]["config"]))
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     labels = LabelSpace.from_dict(content[KEY]["labels"])
@@ -93,3 +93,14 @@ def restore(path: str | Path) -> Restored:
     }
     load_strictly(network, tensors, source=str(path))
     return Restored(network.eval(), labels, config)
+
+
+def _updated(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of an older run under today's names."""
+    module = config["data"]["module"]
+    if "eval_size" in module:
+        module["eval_view"] = {
+            "_target_": "sfseg.data.geometry.EvalView",
+            "size": module.pop("eval_size"),
+        }
+    return config

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.atomic import write_whole
 from sfseg.errors import DataError
 from sfseg.labels import Colour
 from sfseg.types import IGNORE
@@ -79,11 +80,8 @@ def write_png(path: Path, image: Pixels) -> None:
     encoded, data = cv2.imencode(".png", stored)
     if not encoded:
         raise DataError(f"an image of shape {image.shape} cannot be encoded for {path}")
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data.tobytes())
-        partial.replace(path)
+        write_whole(path, lambda file: file.write(data.tobytes()))
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error}") from error
 

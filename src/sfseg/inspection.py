@@ -286,7 +286,8 @@ def contact_sheet(drawn: Mapping[str, Sequence[Scene]], labels: "LabelSpace") ->
 
     from sfseg.drawing import legend, sheet
 
-    height = max(scene.image.shape[0] for scenes in drawn.values() for scene in scenes)
+    tiles = [t for scenes in drawn.values() for s in scenes for t in (s.image, s.label)]
+    height = max(tile.shape[0] for tile in tiles)
     nothing = Scene("", _note(""), _note(""))
     sides = []
     for domain in [d for d in DOMAINS if any(name.startswith(d) for name in drawn)]:

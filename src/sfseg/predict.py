@@ -12,6 +12,7 @@ from sfseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from sfseg.data.geometry import EvalView
+    from sfseg.data.paths import Limits
     from sfseg.drawing import Pixels
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ def predict(cfg: DictConfig) -> None:
     from rich.progress import track
 
     from sfseg.checkpoints import restore
-    from sfseg.data.geometry import EvalView
     from sfseg.data.images import read_image
     from sfseg.drawing import write_png
 
@@ -44,12 +44,12 @@ def predict(cfg: DictConfig) -> None:
         raise ConfigError(f"output={output} is not empty; choose another or set overwrite=true")
     paths = find_images(source)
     restored = restore(cfg.ckpt_path)
-    view = EvalView(size=cfg.input_size or restored.config.data.eval_size)
+    view, limits = sizes(cfg, restored.config.data.eval_size)
     infer = predictor(restored.network, build(cfg.evaluation), cfg.device, view)
     failed = []
     for path in track(paths, description=f"predicting {len(paths)} images"):
         try:
-            image = read_image(path)
+            image = read_image(path, limits.max_pixels)
         except DataError as error:
             failed.append(str(error))
             continue
@@ -61,6 +61,21 @@ def predict(cfg: DictConfig) -> None:
     if failed:
         listed = "\n  ".join(failed[:5])
         raise DataError(f"{len(failed)} of {len(paths)} images were skipped:\n  {listed}")
+
+
+def sizes(cfg: DictConfig, eval_size: Any) -> "tuple[EvalView, Limits]":
+    """What the network sees of an image, and how large images may be.
+
+    Raises:
+        ConfigError: a size that cannot be.
+    """
+    from sfseg.data.geometry import EvalView
+    from sfseg.data.paths import Limits
+
+    try:
+        return EvalView(size=cfg.input_size or eval_size), Limits(max_pixels=cfg.max_pixels)
+    except ValueError as error:
+        raise ConfigError(str(error).replace("eval_size", "input_size")) from error
 
 
 Predictor = Callable[["Pixels"], tuple["Pixels", "Pixels"]]

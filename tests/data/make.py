@@ -177,7 +177,8 @@ def acdc(root):
     for condition in ("fog", "night", "rain", "snow"):
         for split in ("train", "val", "test", "train_ref"):
             stem = f"{condition}/{split}/GOPR0475/GOPR0475_frame_000041"
-            write(root / "rgb_anon" / f"{stem}_rgb_anon.png", picture(len(condition)))
+            kind = "rgb_ref_anon" if split == "train_ref" else "rgb_anon"
+            write(root / "rgb_anon" / f"{stem}_{kind}.png", picture(len(condition)))
             if split in ("train", "val"):
                 write(root / "gt" / f"{stem}_gt_labelTrainIds.png", ids(len(condition), 19))
                 write(root / "gt" / f"{stem}_gt_labelIds.png", label_ids(0, range(34)))

@@ -157,6 +157,22 @@ def test_several_processes_may_fill_it(tree):
     assert len(pictures(tree)) == 12 and all(p.suffix == ".npy" for p in pictures(tree))
 
 
+def test_two_caches_may_write_the_same_picture_at_once(tree, monkeypatch):
+    first, second = made(tree, VIEWS["resized"]), made(tree, VIEWS["resized"])
+    save, nested = np.save, []
+
+    def save_twice(file, pixels, **options):
+        if not nested:
+            nested.append(None)
+            nested[0] = second(0)
+        save(file, pixels, **options)
+
+    monkeypatch.setattr(np, "save", save_twice)
+    np.testing.assert_array_equal(first(0).image, nested[0].image)
+    assert not first._broken and not second._broken
+    assert len(pictures(tree)) == 2
+
+
 def test_a_full_disk_costs_the_speed_only(tree, monkeypatch, caplog):
     plain = samples(opened(tree), VIEWS["resized"])
 

@@ -277,7 +277,7 @@ def test_sizes_by_rule(rule, full, size):
     assert size_by(rule, full) == size
 
 
-@pytest.mark.parametrize("rule", [[3], [1, 2, 3], [0, 4], 0, -3])
+@pytest.mark.parametrize("rule", [[3], [1, 2, 3], [0, 4], 0, -3, 0.5])
 @pytest.mark.parametrize("name", ["eval_size", "eval_label_size"])
 def test_odd_rules_are_refused(rule, name):
     with pytest.raises(ValueError, match=rf"{name} must be \[height, width\], the length"):

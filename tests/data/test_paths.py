@@ -1,7 +1,8 @@
 import os
 
 import pytest
-from make import own_folder, picture, write
+from make import ids, own_folder, picture, write
+from PIL import Image as PILImage
 
 from sfseg.data.layouts import folder
 from sfseg.data.paths import Limits, PathList, Root, read_list
@@ -27,9 +28,14 @@ def test_lists_of_the_same_paths_are_equal(tmp_path):
     assert PathList(tmp_path / "a", ["b"]) == PathList(tmp_path, ["a/b"])
 
 
-def test_a_limit_must_be_positive():
-    with pytest.raises(ValueError, match="max_pixels must be at least 1, got 0"):
-        Limits(max_pixels=0)
+@pytest.mark.parametrize("pixels", [0, -1, 10**9])
+def test_a_limit_must_be_one_that_can_be_kept(pixels):
+    with pytest.raises(ValueError, match=rf"max_pixels must be from 1 to 89478485.*got {pixels}"):
+        Limits(max_pixels=pixels)
+
+
+def test_the_largest_limit_is_that_of_pillow():
+    assert Limits(PILImage.MAX_IMAGE_PIXELS).max_pixels == PILImage.MAX_IMAGE_PIXELS
 
 
 @pytest.fixture
@@ -195,6 +201,24 @@ def test_a_folder_by_its_list(tmp_path):
     ]  # fmt: skip
     masks = [files.label_file(k).relative_to(tmp_path).as_posix() for k in range(3)]
     assert masks == ["masks/train/2.png", "masks/val/1.png", "masks/train/2.png"]
+
+
+@pytest.mark.parametrize("name", ["train/a.png", "images/train/a.png"])
+def test_masks_that_a_list_does_not_name_are_found_by_the_images_name(tmp_path, name):
+    (tmp_path / "classes.yaml").write_text("classes: [a, b]\n")
+    write(tmp_path / name, picture(0))
+    mask = write(tmp_path / "masks" / "train" / "a.png", ids(0, 2))
+    (tmp_path / "all.txt").write_text(f"{name}\n")
+    files = folder(tmp_path, classes=tmp_path / "classes.yaml", file_list="all.txt")
+    assert files.has_labels and files.label_file(0) == mask and not files.unpaired
+
+
+def test_a_list_that_names_some_masks_lacks_the_others(tmp_path):
+    classes = own_folder(tmp_path, masks=False)
+    write(tmp_path / "m.png", ids(0, 3))
+    (tmp_path / "all.txt").write_text("images/train/0.png m.png\nimages/train/1.png\n")
+    files = folder(tmp_path, classes=classes, file_list="all.txt")
+    assert files.has_labels and files.unpaired == [1]
 
 
 def test_a_list_of_images_alone_is_unlabelled(tmp_path):

@@ -340,6 +340,16 @@ def test_classifier_of_mmseg_leaves_the_output_norms_at_their_start(
     assert "left at their start: norms.#.weight (4), norms.#.bias (4)" in loaded.text
 
 
+def test_output_norms_must_be_there_all_or_none(tmp_path: Path, swin: SwinTransformer) -> None:
+    norms: dict[str, Tensor] = {}
+    for i, width in enumerate(WIDTHS):
+        norms |= filled(layer(f"norm{i}", width))
+    del norms["norm1.bias"]
+    path = saved(tmp_path / "swin.pth", prefixed("backbone.", mmseg_tensors(swin) | norms))
+    with pytest.raises(ConfigError, match=r"1 keys missing: norms\.1\.bias"):
+        build(name=SWIN, weights=path)
+
+
 # MiT in its three namings
 
 

@@ -247,7 +247,7 @@ def test_drop_path_reaches_the_deepest_block() -> None:
 
 @pytest.mark.parametrize("name", ["swin_gigantic", "daformer"])
 def test_unknown_model(name: str) -> None:
-    with pytest.raises(ValueError, match=f"must be tiny or a timm model, got {name}"):
+    with pytest.raises(ValueError, match=f"mit_b0 to mit_b5 or a timm model, got {name}"):
         TimmPyramid(name)
 
 

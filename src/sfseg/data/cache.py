@@ -8,16 +8,16 @@ several processes may write the same one.
 
 import hashlib
 import logging
-import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from sfseg.atomic import write_whole
 from sfseg.data.files import Files
 from sfseg.data.folder import Picture, require_equal_sizes
 from sfseg.data.geometry import EvalView, Image, Size, View, resize_image, resize_label, size_by
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = "1"
 SAMPLED = 50
+DIGEST = 32
+"""Bytes of a SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,21 @@ class Cache:
         self.view = view
         self.with_labels = with_labels
         self._broken = False
-        # Position -> where its pictures lie and how large its file is: hashed once a process.
-        self._known: dict[int, tuple[Path, Path | None, Size]] = {}
+        # What files hash to and how large images are, of those that this process has seen.
+        # Arrays, of which unseen parts take no memory, since a set may have a million scenes.
+        self._images = np.zeros((len(files), DIGEST), np.uint8)
+        self._labels = np.zeros((len(files) if with_labels else 0, DIGEST), np.uint8)
+        self._sizes = np.zeros((len(files), 2), np.int32)
 
     def __call__(self, index: int) -> Picture:
         """One scene; :class:`sfseg.data.folder.Read`."""
-        if index in self._known:
-            image_path, label_path, full = self._known[index]
-            image = _mapped(image_path)
-            label = None if label_path is None else _mapped(label_path)
-            if image is not None and (label_path is None or label is not None):
-                return Picture(image, label, full)
+        if self._sizes[index, 0]:
+            image = _mapped(self._path(self._images[index]))
+            label = _mapped(self._path(self._labels[index])) if self.with_labels else None
+            if image is not None and (label is not None or not self.with_labels):
+                return Picture(
+                    image, label, (int(self._sizes[index, 0]), int(self._sizes[index, 1]))
+                )
         return self._made(index)
 
     def announce(self, title: str) -> None:
@@ -103,7 +109,7 @@ class Cache:
         if not count:
             return
         chosen = np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).astype(int))
-        sizes = [self._sizes(self.files.size(int(index))) for index in chosen]
+        sizes = [self._kept_sizes(self.files.size(int(index))) for index in chosen]
         mean = sum(3 * a * b + (c * d if self.with_labels else 0) for (a, b), (c, d) in sizes)
         needed = mean / len(sizes) * count
         free = shutil.disk_usage(_first_existing(self.folder)).free
@@ -119,30 +125,31 @@ class Cache:
         path = self.files.image_file(index)
         data = read_bytes(path)
         full = image_size(path, data, self.files.limits.max_pixels)
-        size, label_size = self._sizes(full)
-        image_path = self._path(data, f"image {size}")
-        image = _mapped(image_path)
+        size, label_size = self._kept_sizes(full)
+        digest = _digest(data, f"image {size}")
+        image = _mapped(self._path(digest))
         if image is None:
             decoded = decode_image(data, path, self.files.limits.max_pixels)
-            image = self._keep(image_path, resize_image(decoded, size))
-        label, label_path = None, None
-        if self.with_labels:
-            label_data = read_bytes(self.files.label_file(index))
-            label_path = self._path(label_data, f"label {label_size} of {full}{self._meaning()}")
-            label = _mapped(label_path)
-            if label is None:
-                label = self._keep(
-                    label_path, self._decoded_label(label_data, index, full, label_size)
-                )
-        self._known[index] = image_path, label_path, full
+            image = self._keep(self._path(digest), resize_image(decoded, size))
+        label = self._made_label(index, full, label_size) if self.with_labels else None
+        self._images[index], self._sizes[index] = digest, full
         return Picture(image, label, full)
+
+    def _made_label(self, index: int, full: Size, size: Size) -> Image:
+        data = read_bytes(self.files.label_file(index))
+        digest = _digest(data, f"label {size} of {full}{self._meaning()}")
+        label = _mapped(self._path(digest))
+        if label is None:
+            label = self._keep(self._path(digest), self._decoded_label(data, index, full, size))
+        self._labels[index] = digest
+        return label
 
     def _decoded_label(self, data: bytes, index: int, full: Size, size: Size) -> Image:
         label = self.files.decode_label(data, index)
         require_equal_sizes(self.files.name(index), full, label)
         return resize_label(label, size)
 
-    def _sizes(self, full: Size) -> tuple[Size, Size]:
+    def _kept_sizes(self, full: Size) -> tuple[Size, Size]:
         """Of the image and of the label, as kept."""
         if isinstance(self.view, EvalView):
             return size_by(self.view.size, full), size_by(self.view.label_size, full)
@@ -156,30 +163,27 @@ class Cache:
             f"{files.rgb} {files.fit_labels} {files.labels.palette} {files.table.tobytes().hex()}"
         )
 
-    def _path(self, data: bytes, what: str) -> Path:
-        digest = hashlib.sha256(data)
-        digest.update(f"\0{FORMAT} cv2 {cv2.__version__} {what}".encode())
-        name = digest.hexdigest()
+    def _path(self, digest: NDArray[np.uint8]) -> Path:
+        name = digest.tobytes().hex()
         return self.folder / name[:2] / f"{name}.npy"
 
     def _keep(self, path: Path, pixels: Image) -> Image:
         """Write a picture; a disk that takes no more only costs the speed."""
         if self._broken:
             return pixels
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.save(file, pixels, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_whole(path, lambda file: np.save(file, pixels, allow_pickle=False))
         except OSError as error:
             self._broken = True
-            with suppress(OSError):
-                partial.unlink()
             log.warning("the cache takes no more pictures, they are decoded each time: %s", error)
         return pixels
+
+
+def _digest(data: bytes, what: str) -> NDArray[np.uint8]:
+    """(DIGEST,) of a file's content and of what is made of it."""
+    digest = hashlib.sha256(data)
+    digest.update(f"\0{FORMAT} cv2 {cv2.__version__} {what}".encode())
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _mapped(path: Path) -> Image | None:

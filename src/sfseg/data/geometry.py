@@ -136,8 +136,9 @@ class EvalView:
 
     def __post_init__(self) -> None:
         for name, rule in (("eval_size", self.size), ("eval_label_size", self.label_size)):
-            sides = (rule, rule) if isinstance(rule, int) else rule or (1, 1)
-            if len(sides) != 2 or min(sides) < 1:
+            is_number = isinstance(rule, int | float)
+            sides = (rule, rule) if isinstance(rule, int | float) else rule or (1, 1)
+            if len(sides) != 2 or min(sides) < 1 or (is_number and not isinstance(rule, int)):
                 raise ValueError(
                     f"{name} must be [height, width], the length of the shorter side, or null, "
                     f"got {rule}"

@@ -35,7 +35,7 @@ def image_size(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIXE
     if height * width > max_pixels:
         raise DataError(
             f"{path} has {height}x{width} pixels, more than the limit of {max_pixels}; "
-            "resize it, remove it from the folder, or raise data.limits.max_pixels",
+            "resize it, remove it from the folder, or raise max_pixels (data.limits.max_pixels)",
             kind="too large",
             path=path,
         )

@@ -90,7 +90,8 @@ def folder(
     table = id_table(ids, ignored=ignored)
     if file_list is not None:
         lines = base / file_list.replace("{split}", split or "")
-        paths, found = _listed(base, lines, _any_suffix(base, images, masks))
+        mask_of = _any_suffix(base, images, masks) if (base / masks).is_dir() else None
+        paths, found = _listed(base, lines, mask_of)
     else:
         image_folder = existing(base / images, argument)
         part = f"/{split}" if split is not None and _is_split(image_folder) else ""
@@ -103,13 +104,13 @@ def folder(
 
 
 def _listed(
-    base: Path, lines: Path, mask_of: Callable[[str], str]
+    base: Path, lines: Path, mask_of: Callable[[str], str] | None
 ) -> tuple[PathList, PathList | None]:
-    """Images and masks of a file list; masks it does not name are looked for if any exists."""
+    """Images and masks of a file list; masks that it does not name are found by ``mask_of``."""
     images, masks, named = PathList(base), PathList(base), False
     for image, mask in read_list(lines):
         images.append(image)
-        masks.append(mask or mask_of(image))
+        masks.append(mask or (mask_of(image) if mask_of else ""))
         named |= mask is not None
     named = named or any(is_file(mask) for mask in masks)
     return images, masks if named else None
@@ -121,7 +122,7 @@ def _any_suffix(base: Path, images: str, masks: str) -> Callable[[str], str]:
     suffixes += [suffix.upper() for suffix in suffixes]
 
     def mask_of(name: str) -> str:
-        stem = masks + name.removeprefix(images).rpartition(".")[0]
+        stem = f"{masks}/{name.removeprefix(f'{images}/').rpartition('.')[0]}"
         found = next((s for s in suffixes if is_file(f"{base}/{stem}{s}")), suffixes[0])
         # All masks of a set tend to have one suffix.
         suffixes.insert(0, suffixes.pop(suffixes.index(found)))

@@ -226,6 +226,8 @@ class AdaptationData(LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_one_thread,
+            # What a worker has learnt about a cache is worth more than its memory.
+            persistent_workers=bool(self.caches) and self.num_workers > 0,
             # A loader without a generator draws its workers' seed from torch's global stream,
             # so that validating more often would change dropout in training.
             generator=torch.Generator().manual_seed(self.seed),

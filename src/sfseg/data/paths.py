@@ -12,6 +12,9 @@ from sfseg.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
+MOST_PIXELS = 89_478_485
+"""More are a decompression bomb to Pillow."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -19,7 +22,7 @@ class Limits:
 
     Args:
         max_pixels: largest image that is decoded; the size in a file's header is compared
-            first. The default, 67 megapixels, is eight times an 8K frame.
+            first. The default, 67 megapixels, is twice an 8K frame; Pillow reads up to 89.
         allow_links: whether links may lead out of a data set's root.
     """
 
@@ -27,8 +30,10 @@ class Limits:
     allow_links: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels must be at least 1, got {self.max_pixels}")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise ValueError(
+                f"max_pixels must be from 1 to {MOST_PIXELS}, Pillow's limit, got {self.max_pixels}"
+            )
 
 
 class PathList:
@@ -105,7 +110,8 @@ class Root:
         if self.limits.allow_links:
             return
         parent, name = os.path.split(path)
-        # A folder holds thousands of files: its own way is followed once.
+        # A folder holds thousands of files: its own way is followed once, so a folder that is
+        # replaced by a link while a process runs goes unnoticed there.
         if parent not in self._inside:
             self._inside[parent] = self._holds(os.path.realpath(parent))
         inside = self._inside[parent]

@@ -3,12 +3,12 @@
 import hashlib
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.atomic import write_whole
 from sfseg.data.check import count_classes, on_all_processors
 from sfseg.data.files import Files
 from sfseg.data.folder import Scenes
@@ -64,17 +64,9 @@ def counts_file(scenes: Scenes, folder: str | Path) -> Path | None:
 
 def store(counts: NDArray[np.int64], path: Path) -> bool:
     """Keep counts, whole or not at all; a disk that takes none costs a warning only."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez_compressed(file, counts=counts)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, lambda file: np.savez_compressed(file, counts=counts))
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         log.warning("class counts cannot be kept, they are counted each time: %s", error)
         return False
     return True

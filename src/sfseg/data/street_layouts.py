@@ -325,7 +325,8 @@ def acdc(
     for condition in conditions:
         _one_of("conditions", condition, CONDITIONS)
         folder = f"rgb_anon/{condition}/{split}"
-        for name in images_below(base, folder, argument, limits, "_rgb_anon.png").names():
+        ending = "_rgb_ref_anon.png" if split.endswith("_ref") else "_rgb_anon.png"
+        for name in images_below(base, folder, argument, limits, ending).names():
             images.append(name)
     masks = None
     if split in ("train", "val"):

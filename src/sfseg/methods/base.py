@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.methods.evaluation import Evaluation
 from sfseg.ops.inference import Inference
@@ -68,7 +69,13 @@ class Method(Evaluation):
             lr=self.shared["lr"],
             weight_decay=self.shared["weight_decay"],
         )
-        optimizer = self.shared["optimizer"](groups)
+        try:
+            optimizer = self.shared["optimizer"](groups)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"method.optimizer is refused: {error}; choose method/optimizer=adamw, sgd or "
+                "sgd_nesterov, or remove the setting it does not know"
+            ) from error
         schedule = self.shared["schedule"](optimizer)
         return {
             "optimizer": optimizer,

@@ -90,7 +90,7 @@ def load_backbone(
         backbone: receives the tensors.
         path: names as in the authors' files, in mmseg, DAFormer or a run of this library.
         adapt: brings any other names up to date; may leave out what the backbone does not use.
-        optional: beginnings of names that keep their values where the file has none.
+        optional: beginnings of names that keep their values where the file has none of them.
 
     Raises:
         ConfigError: the file cannot be read or does not fit.
@@ -211,7 +211,7 @@ def _fill(
     own = {
         key: value
         for key, value in module.state_dict().items()
-        if key.startswith(optional) and key not in tensors
+        if key.startswith(optional) and not any(name.startswith(optional) for name in tensors)
     }
     expected = {key: value for key, value in module.state_dict().items() if key not in own}
     require_same_keys(expected, tensors, source=source, raw=raw)

@@ -78,7 +78,8 @@ class FCN8sHead(nn.Module):
         if not wide:
             raise ConfigError(
                 f"weights must hold VGG's classifier too for the fcn8s head, got {source} without "
-                f"{prefix}fc1 and {prefix}fc2; take the file of the whole model, or another head"
+                f"{prefix}fc1 and {prefix}fc2; take the file of the whole model, "
+                "or another head; a trained FCN8s goes to backbone.checkpoint"
             )
         load_strictly(nn.ModuleDict({"fc1": self.fc6, "fc2": self.fc7}), wide, source=source)
 

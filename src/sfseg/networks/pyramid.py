@@ -159,7 +159,7 @@ def _architecture(name: str) -> str:
     architecture: str = split_model_name_tag(name)[0]
     if not timm.is_model(architecture):
         raise ValueError(
-            f"backbone.network.name must be tiny or a timm model, got {name}; "
+            f"backbone.network.name must be tiny, mit_b0 to mit_b5 or a timm model, got {name}; "
             "timm.list_models() names them"
         )
     return architecture

@@ -89,9 +89,16 @@ class Segmenter(nn.Module):
         maps: list[Tensor] = self.backbone(self._pad(self.normalize(image)))
         return maps
 
-    def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of the image."""
-        return self._enlarge(self.head(self.features(image)), image)
+    def forward(
+        self, image: Shaped[Tensor, "B 3 H W"], *, levels: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, K, H, W) at the size of the image; with ``levels`` of both heads."""
+        maps = self.features(image)
+        logits = self._enlarge(self.head(maps), image)
+        if not levels:
+            return logits
+        auxiliary: Tensor = cast(nn.Module, self.aux_head)([maps[self.aux_level]])
+        return logits, self._enlarge(auxiliary, image)
 
     def forward_levels(
         self, image: Shaped[Tensor, "B 3 H W"]
@@ -106,9 +113,8 @@ class Segmenter(nn.Module):
                 "backbone.aux must be a head for training on two levels, got null; "
                 "choose backbone=resnet101_deeplabv2_multi or set backbone.aux"
             )
-        maps = self.features(image)
-        auxiliary: Tensor = self.aux_head([maps[self.aux_level]])
-        return self._enlarge(self.head(maps), image), self._enlarge(auxiliary, image)
+        # Called, not `forward`ed, so that hooks and a compiled network are not passed by.
+        return cast(tuple[Tensor, Tensor], self(image, levels=True))
 
     def freeze(self, *parts: nn.Module | str) -> "Segmenter":
         """Stops the training of parts, given as submodules or by their names.

@@ -1,0 +1,34 @@
+"""Files that appear whole or not at all, whoever else writes or dies meanwhile."""
+
+import os
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, flush it to the disk, then give it its name.
+
+    Several processes, also on other machines, may write the same file; one of them wins.
+
+    Args:
+        path: its folder is made if need be.
+        write: gets the open file.
+
+    Raises:
+        OSError: the folder or the disk takes nothing; what was at ``path`` is still there.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise

@@ -1,0 +1,43 @@
+import pytest
+
+from sfseg.atomic import write_whole
+
+
+def test_a_file_appears_with_its_folder(tmp_path):
+    path = tmp_path / "new" / "a.bin"
+    write_whole(path, lambda file: file.write(b"abc"))
+    assert path.read_bytes() == b"abc"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path):
+    path = tmp_path / "a.bin"
+
+    def outer(file):
+        write_whole(path, lambda inner: inner.write(b"inner"))
+        assert path.read_bytes() == b"inner"
+        file.write(b"outer")
+
+    write_whole(path, outer)
+    assert path.read_bytes() == b"outer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_a_file_is_an_error(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(OSError, match="a"):
+        write_whole(tmp_path / "a" / "b.bin", lambda file: file.write(b""))

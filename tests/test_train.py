@@ -44,6 +44,12 @@ def test_a_run_leaves_everything_behind(cli: Cli) -> None:
     assert any(row.get("val/target/IoU/train") for row in rows)
 
 
+def test_what_a_method_refuses_is_no_traceback(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "method.aux_weight=0.1")
+    assert done.code == 2 and "Traceback" not in done.output
+    assert "method: aux_weight must be positive where the network has" in done.output
+
+
 def test_settings_left_over_from_another_optimiser_are_named(cli: Cli) -> None:
     done = cli("sfseg-train", *DEBUG, "+method.optimizer.nesterov=true")
     assert done.code == 2 and "Traceback" not in done.output

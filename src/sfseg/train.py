@@ -87,13 +87,22 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def build_method(cfg: DictConfig, data: "AdaptationData") -> "Method":
-    """The method around its network, for the task of the data."""
-    method: Method = build(cfg.method)(
-        network=build(cfg.backbone.network, num_classes=data.labels.num_classes),
-        labels=data.labels,
-        eval_domains=data.eval_domains,
-        inference=build(cfg.evaluation),
-    )
+    """The method around its network, for the task of the data.
+
+    Raises:
+        ConfigError: the method refuses a setting.
+    """
+    network = build(cfg.backbone.network, num_classes=data.labels.num_classes)
+    inference = build(cfg.evaluation)
+    try:
+        method: Method = build(cfg.method)(
+            network=network,
+            labels=data.labels,
+            eval_domains=data.eval_domains,
+            inference=inference,
+        )
+    except ValueError as error:
+        raise ConfigError(f"method: {error}") from error
     method.protocol = f"{data.protocol}, {method.inference}"
     return method
 

@@ -57,6 +57,7 @@ def test_a_million_images_need_little_memory(load: Load) -> None:
     assert load("bench_start_up").main([]) <= 300
 
 
+@pytest.mark.slow
 def test_bench_start_up_prints_both_arms(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     load("bench_start_up").main(["--images", "200"])
     output = capsys.readouterr().out

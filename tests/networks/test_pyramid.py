@@ -115,6 +115,29 @@ def naive_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tenso
     return output[None, : x.shape[1], : x.shape[2]]
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_stages_of_swin_can_be_run_one_by_one(recompute: bool) -> None:
+    """Timm's own loop over its stages is the other way to the same maps."""
+    torch.manual_seed(0)
+    swin = TimmPyramid(SWIN, gradient_checkpointing=recompute).eval()
+    x = image = torch.rand(1, 3, 72, 100)
+    maps = swin.trunk.forward_intermediates(image, indices=4, intermediates_only=True)
+    for stage, (theirs, ours) in enumerate(zip(maps, swin(image), strict=True)):
+        tokens = swin.embed(stage, x)
+        assert tokens.shape == theirs.permute(0, 2, 3, 1).shape
+        x = swin.run(stage, tokens)
+        torch.testing.assert_close(x.permute(0, 3, 1, 2), theirs)
+        torch.testing.assert_close(swin.finish(stage, x), ours)
+        normalised = F.layer_norm(x, x.shape[3:])  # whose weights are ones at the start
+        torch.testing.assert_close(ours, normalised.permute(0, 3, 1, 2))
+
+
+def test_only_swin_has_stages() -> None:
+    with torch.device("meta"):
+        assert TimmPyramid(SWIN).is_staged
+        assert not TimmPyramid("resnet18").is_staged
+
+
 def test_timms_own_swin_is_left_alone() -> None:
     before = SwinTransformerBlock._attn
     TimmPyramid(SWIN)

@@ -20,6 +20,14 @@ def test_maps_that_the_pooling_squares_do_not_divide_work() -> None:
     assert [tuple(feature.shape[-2:]) for feature in maps] == [(9, 13), (5, 7), (3, 4), (2, 2)]
 
 
+def test_stages_can_be_run_one_by_one() -> None:
+    network = small()
+    x = image = torch.rand(1, 3, 36, 52)
+    for stage, feature in enumerate(network(image)):
+        x = network.run(stage, network.embed(stage, x))
+        assert torch.equal(network.finish(stage, x), feature)
+
+
 def test_checkpointing_changes_no_gradient() -> None:
     image = torch.rand(2, 3, 32, 64)
     gradients = []

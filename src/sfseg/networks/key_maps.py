@@ -76,12 +76,22 @@ def backbone_names(tensors: Tensors) -> dict[str, Tensor]:
 
 def segmenter_names(tensors: Tensors) -> dict[str, Tensor]:
     """Backbone and head with mmseg's names, under ours; a segmenter of ours stays as it is."""
+    if any(key.startswith("backbone.interactions.") for key in tensors):
+        return prompted_from_uniuvpt(tensors)
     inside = {key: tensors[key] for key in tensors if key.startswith("backbone.")}
     rest = {key: tensors[key] for key in tensors if key not in inside}
     backbone = backbone_names(below(inside, "backbone."))
     is_segformer = any(key.startswith("decode_head.linear_fuse.") for key in rest)
     head = segformer_head(rest) if is_segformer else daformer_head(rest)
     return {f"backbone.{key}": tensor for key, tensor in backbone.items()} | head
+
+
+def prompted_from_uniuvpt(tensors: Tensors) -> dict[str, Tensor]:
+    """A segmenter of Uni-UVPT's code, with a ``PromptedBackbone`` of the variant ``release``."""
+    adapter = {key: tensor for key, tensor in tensors.items() if re.search(_UNIUVPT[0], key)}
+    plain = segmenter_names({key: tensors[key] for key in tensors if key not in adapter})
+    inner = renamed(plain, ((r"^backbone\.", "backbone.backbone."),))
+    return renamed(adapter, _UNIUVPT[1]) | inner
 
 
 def swin_from_mmseg(tensors: Tensors) -> dict[str, Tensor]:
@@ -167,4 +177,26 @@ _SEGFORMER: Rules = (
     (r"^decode_head\.linear_fuse\.bn\.", "head.fuse.1."),
     # Its base class has a conv_seg as well, which NVIDIA's code never calls.
     (r"^decode_head\.linear_pred\.", "head.classifier."),
+)
+_UNIUVPT: tuple[str, Rules] = (
+    r"^weight$|^backbone\.(level_embed$|spm\.|interactions\.)",
+    (
+        (r"^weight$", "backbone.adapter.mixing"),
+        (r"^backbone\.level_embed$", "backbone.adapter.generator.level_embedding"),
+        (r"^backbone\.interactions\.", "backbone.adapter.interactors."),
+        (r"^backbone\.spm\.", "backbone.adapter.generator."),
+        (r"\.generator\.stem\.", ".generator.stages.0."),
+        (r"\.generator\.conv4\.", ".generator.idle."),  # which their code never uses
+        (r"\.generator\.conv(\d)\.", lambda m: f".generator.stages.{int(m[1]) - 1}."),
+        (r"\.generator\.fc(\d)\.", lambda m: f".generator.projections.{int(m[1]) - 1}."),
+        (r"\.feat_norm\.", ".feature_norm."),
+        (r"\.ffn_norm\.", ".mlp_norm."),
+        (r"\.attn\.sampling_offsets\.", ".attention.offsets."),
+        (r"\.attn\.attention_weights\.", ".attention.scores."),
+        (r"\.attn\.(value|output)_proj\.", r".attention.\1."),
+        (r"\.ffn\.fc1\.", ".mlp.contract."),
+        (r"\.ffn\.dwconv\.dwconv\.", ".mlp.neighbours."),
+        (r"\.ffn\.fc2\.", ".mlp.expand."),
+        (r"\.up_layer(\d)\.", lambda m: f".halvings.{int(m[1]) - 1}."),
+    ),
 )

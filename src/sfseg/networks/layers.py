@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -126,4 +127,6 @@ class DilatedConv2d(nn.Conv2d):
         x = F.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
         x = x.permute(0, 2, 3, 1).reshape(batch, gap, gap, rows, columns, -1)
         x = x.permute(0, 3, 1, 4, 2, 5).reshape(batch, rows * gap, columns * gap, -1)
-        return x.permute(0, 3, 1, 2)[..., :height, :width]
+        x = x.permute(0, 3, 1, 2)[..., :height, :width]
+        # A cut-out is in no order that normalisation has a fast path for.
+        return x.contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.drop import DropPath
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sfseg.networks.layers import conv_last
+from sfseg.networks.stages import run_stages
 
 VARIANTS: dict[str, tuple[int, tuple[int, ...]]] = {
     "mit_b0": (32, (2, 2, 2, 2)),
@@ -66,6 +68,7 @@ class MixTransformer(nn.Module):
         self.strides = (4, 8, 16, 32)
         # Later maps are rounded up; only the finest must lie evenly on the image.
         self.stride_multiple = self.strides[0]
+        self.is_staged = True
         self.gradient_checkpointing = gradient_checkpointing
 
         last = max(sum(depths) - 1, 1)
@@ -88,27 +91,26 @@ class MixTransformer(nn.Module):
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Maps (B, C, H / stride, W / stride), rounded up, finest first."""
-        maps = [image]
-        for stage in range(len(self.channels)):
-            maps.append(self.finish(stage, self.run(stage, self.embed(stage, maps[-1]))))
-        return maps[1:]
+        return run_stages(self, image)
 
-    def embed(self, stage: int, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B h w c"]:
-        """Tokens of a stage from the image or from the finished map of the stage before."""
-        tokens: Tensor = self.get_submodule(f"patch_embed{stage + 1}")(x)
+    def embed(self, stage: int, x: Tensor) -> Float[Tensor, "B h w c"]:
+        """Tokens that enter a stage; see :class:`sfseg.networks.stages.Staged`."""
+        tokens: Tensor = self.get_submodule(f"patch_embed{stage + 1}")(
+            x if stage == 0 else x.permute(0, 3, 1, 2)
+        )
         return tokens
 
     def run(self, stage: int, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """Tokens behind the blocks of a stage."""
-        recompute = self.gradient_checkpointing and self.training
+        """Tokens that leave a stage, normalised."""
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in cast(nn.ModuleList, self.get_submodule(f"block{stage + 1}")):
             tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
-        return tokens
+        normalised: Tensor = self.get_submodule(f"norm{stage + 1}")(tokens)
+        return normalised
 
     def finish(self, stage: int, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B C H W"]:
-        """The map that a stage hands to the head and to the next stage."""
-        normalised: Tensor = self.get_submodule(f"norm{stage + 1}")(tokens)
-        return normalised.permute(0, 3, 1, 2)
+        """The map that a stage hands to the head."""
+        return tokens.permute(0, 3, 1, 2)
 
 
 def mix_transformer(name: str, **options: Any) -> MixTransformer:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import constants as hub
 from jaxtyping import Float
-from timm.models import load_pretrained, split_model_name_tag
+from timm.models import checkpoint_seq, load_pretrained, split_model_name_tag
 from timm.models.swin_transformer import (
     SwinTransformerBlock,
     window_partition,
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
 from sfseg.networks.checkpoint import load_backbone, load_tensors
+from sfseg.networks.stages import run_stages
 
 STRIDES = (4, 8, 16, 32)
 FROM_FULL_SIZE = (1, 2, *STRIDES)
@@ -68,6 +69,7 @@ class TimmPyramid(nn.Module):
     ) -> None:
         super().__init__()
         is_swin = _architecture(name) in timm.list_models(module="swin_transformer")
+        self.is_staged = is_swin
         # Not every model knows drop_path_rate, so it is only passed on when asked for.
         options: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
         if is_swin:
@@ -97,12 +99,36 @@ class TimmPyramid(nn.Module):
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Maps (B, C, H / stride, W / stride), finest first."""
+        if self.is_staged:
+            return run_stages(self, image)
         forward = cast(Callable[..., list[Tensor]], self.trunk.forward_intermediates)
         maps = forward(image, indices=self.indices, intermediates_only=True)
         return [
             norm(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             for norm, feature in zip(self.norms, maps, strict=True)
         ]
+
+    def embed(self, stage: int, x: Tensor) -> Float[Tensor, "B h w c"]:
+        """Tokens that enter a stage of a Swin; see :class:`sfseg.networks.stages.Staged`."""
+        halve = "patch_embed" if stage == 0 else f"layers.{stage}.downsample"
+        tokens: Tensor = self.trunk.get_submodule(halve)(x)
+        return tokens
+
+    def run(self, stage: int, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Tokens that leave a stage of a Swin, not normalised."""
+        layer = self.trunk.get_submodule(f"layers.{stage}")
+        blocks = layer.get_submodule("blocks")
+        left: Tensor = (
+            checkpoint_seq(blocks, tokens)
+            if layer.grad_checkpointing and torch.is_grad_enabled()
+            else blocks(tokens)
+        )
+        return left
+
+    def finish(self, stage: int, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B C H W"]:
+        """The map that a stage of a Swin hands to the head."""
+        normalised: Tensor = self.norms[stage](tokens)
+        return normalised.permute(0, 3, 1, 2)
 
 
 class _PadFirstBlock(SwinTransformerBlock):
@@ -131,7 +157,7 @@ class _PadFirstBlock(SwinTransformerBlock):
 def _shift_mask(
     height: int, width: int, window: tuple[int, int], shift: tuple[int, int], device: torch.device
 ) -> Float[Tensor, "windows N N"]:
-    """-100 between pixels of one window that were no neighbours before the roll, else 0."""
+    """-inf between pixels of one window that were no neighbours before the roll, else 0."""
 
     def strips(length: int, size: int, moved: int) -> Tensor:
         strip = torch.zeros(length, device=device)
@@ -145,7 +171,7 @@ def _shift_mask(
         columns = strips(width, window[1], shift[1])
         regions = (3 * rows[:, None] + columns).view(1, height, width, 1)
         regions = window_partition(regions, window).flatten(1)  # (windows, N)
-        return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, -100.0)
+        return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, -torch.inf)
 
 
 def _pad_before_roll(trunk: nn.Module) -> None:

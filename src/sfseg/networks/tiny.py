@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.drop import DropPath
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sfseg.networks.layers import conv_last
+from sfseg.networks.stages import run_stages
 
 
 class TinyTransformer(nn.Module):
@@ -59,6 +61,7 @@ class TinyTransformer(nn.Module):
         self.strides = tuple(4 * 2**stage for stage in range(len(channels)))
         # Each stage halves without remainder, so that all maps of a pyramid line up.
         self.stride_multiple = self.strides[-1]
+        self.is_staged = True
         self.gradient_checkpointing = gradient_checkpointing
 
         width = channels[0]
@@ -87,17 +90,26 @@ class TinyTransformer(nn.Module):
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Maps (B, C, H / stride, W / stride), one per stage."""
-        maps: list[Tensor] = []
-        x = image.permute(0, 2, 3, 1)  # (B, H, W, C)
-        steps = [self.stem, *self.downsamples]
-        for downsample, stage, norm in zip(steps, self.stages, self.norms, strict=True):
-            x = downsample(x)
-            for block in cast(nn.ModuleList, stage):
-                recompute = self.gradient_checkpointing and self.training
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-            x = norm(x)
-            maps.append(x.permute(0, 3, 1, 2))
-        return maps
+        return run_stages(self, image)
+
+    def embed(self, stage: int, x: Tensor) -> Float[Tensor, "B h w c"]:
+        """Tokens that enter a stage; see :class:`sfseg.networks.stages.Staged`."""
+        tokens: Tensor = (
+            self.stem(x.permute(0, 2, 3, 1)) if stage == 0 else self.downsamples[stage - 1](x)
+        )
+        return tokens
+
+    def run(self, stage: int, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Tokens that leave a stage, normalised."""
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for block in cast(nn.ModuleList, self.stages[stage]):
+            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
+        normalised: Tensor = self.norms[stage](tokens)
+        return normalised
+
+    def finish(self, stage: int, tokens: Float[Tensor, "B H W C"]) -> Float[Tensor, "B C H W"]:
+        """The map that a stage hands to the head."""
+        return tokens.permute(0, 3, 1, 2)
 
 
 class _Downsample(nn.Module):

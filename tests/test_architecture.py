@@ -21,11 +21,12 @@ MAY_IMPORT = {
     "networks": BOTTOM | {"ops"},
     "optim": BOTTOM,
     "metrics": BOTTOM,
-    "data": BOTTOM,
+    "pseudo": BOTTOM | {"ops"},
+    "data": BOTTOM | {"pseudo"},
     "methods": BOTTOM | {"ops", "networks", "metrics", "optim"},
     "tables": BOTTOM | {"metrics"},
     "drawing": BOTTOM,
-    "callbacks": BOTTOM | {"ops", "metrics", "tables", "drawing"},
+    "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing"},
 }
 COMMANDS = {"train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints"}
 

@@ -74,6 +74,26 @@ def test_bench_data_refuses_to_time_different_pixels(
         script.main(["--quick"])
 
 
+def test_bench_pseudo_prints_room_and_ratios(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("bench_pseudo").main(["--quick"])
+    output = capsys.readouterr().out
+    assert "store, labels and confidences" in output
+    assert output.count("ratio to sorting") == 2
+    assert "largest difference of a threshold" in output
+
+
+def test_bench_pseudo_refuses_to_time_other_thresholds(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = load("bench_pseudo")
+    correct = script.class_quantiles
+    monkeypatch.setattr(script, "class_quantiles", lambda *arguments: correct(*arguments) - 0.01)
+    with pytest.raises(AssertionError, match=r"thresholds differ by 0\.0"):
+        script.main(["--quick"])
+
+
 CPU = ["--device", "cpu", "--backbone", "tiny", "--size", "32", "--batch", "1"]
 STEPS = ["--warm-up", "1", "--steps", "1"]
 

@@ -23,12 +23,15 @@ MAY_IMPORT = {
     "metrics": BOTTOM,
     "pseudo": BOTTOM | {"ops"},
     "data": BOTTOM | {"pseudo"},
-    "methods": BOTTOM | {"ops", "networks", "metrics", "optim"},
+    "methods": BOTTOM | {"ops", "networks", "metrics", "optim", "pseudo"},
     "tables": BOTTOM | {"metrics"},
     "drawing": BOTTOM,
-    "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing"},
+    "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing", "optim"},
 }
-COMMANDS = {"train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints"}
+COMMANDS = {
+    "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",
+    "preparation",
+}  # fmt: skip
 
 
 def layer(path: Path) -> str:

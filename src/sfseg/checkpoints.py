@@ -1,5 +1,6 @@
 """Checkpoints of runs: read them safely, compare them with a model, rebuild their network."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def stored_labels(path: str | Path) -> LabelSpace | None:
+    """The label space of a run's checkpoint; None for files of other programs."""
+    if Path(path).suffix == ".safetensors":
+        return None
+    try:
+        # Mapped: of all the weights nothing is read.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError):
+        return None
+    is_run = isinstance(content, dict) and KEY in content
+    return LabelSpace.from_dict(content[KEY]["labels"]) if is_run else None
+
+
 def check_resumable(path: str | Path, method: LightningModule) -> int:
     """Refuse a checkpoint of another model; returns the optimiser steps it has done.
 
@@ -81,11 +95,9 @@ def restore(path: str | Path) -> Restored:
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     labels = LabelSpace.from_dict(content[KEY]["labels"])
-    # Its own weights follow; those it started from need neither a download nor a file.
-    start = {"pretrained": False, "weights": None, "checkpoint": None}
-    known = {key: value for key, value in start.items() if key in config.backbone}
-    config.backbone = OmegaConf.merge(config.backbone, known)
-    network: nn.Module = build(config.backbone.network, num_classes=labels.num_classes)
+    network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
+    if config.method.get("adapter") is not None:
+        network = build(config.method.adapter)(network)
     tensors = {
         name.removeprefix(PREFIX): tensor
         for name, tensor in content["state_dict"].items()
@@ -93,6 +105,19 @@ def restore(path: str | Path) -> Restored:
     }
     load_strictly(network, tensors, source=str(path))
     return Restored(network.eval(), labels, config)
+
+
+def empty_backbone(config: DictConfig) -> DictConfig:
+    """What builds the network of a run whose weights follow from a file of their own.
+
+    Those it once started from need neither a download nor a file.
+    """
+    start = {"pretrained": False, "weights": None, "checkpoint": None}
+    known = {key: value for key, value in start.items() if key in config.backbone}
+    config = config.copy()
+    config.backbone = OmegaConf.merge(config.backbone, known)
+    network: DictConfig = config.backbone.network
+    return network
 
 
 def _updated(config: dict[str, Any]) -> dict[str, Any]:
@@ -103,4 +128,6 @@ def _updated(config: dict[str, Any]) -> dict[str, Any]:
             "_target_": "sfseg.data.geometry.EvalView",
             "size": module.pop("eval_size"),
         }
+    plan = {"steps": None, "batch_size": 1, "target_view": config["data"].get("target_view")}
+    config["method"].setdefault("plan", plan)
     return config

@@ -126,8 +126,10 @@ class Scored(Protocol):
 
     labels: LabelSpace
     scores: dict[str, Scores]
+    source_scores: dict[str, Scores]
     eval_domains: tuple[str, ...]
     protocol: str
+    stage: str
 
 
 def mean(values: Sequence[float]) -> float:

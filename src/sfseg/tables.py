@@ -17,25 +17,42 @@ Rows = Sequence[Sequence[str]]
 
 
 def per_class(
-    scores: Mapping[str, Scores], labels: LabelSpace
+    scores: Mapping[str, Scores],
+    labels: LabelSpace,
+    source_scores: Mapping[str, Scores] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows: IoU of every class and the means, in percent, one column per domain.
 
-    A class that occurs neither in labels nor in predictions shows ``-``.
+    A class that occurs neither in labels nor in predictions shows ``-``. Of a network that was
+    adapted, each domain shows the source model's scores first and what was gained last.
     """
-    header = ["class", *(f"{domain} IoU" for domain in scores)]
+    before = source_scores or {}
+    header = ["class"]
+    columns: list[list[float]] = []
+    for domain, after in scores.items():
+        if domain in before:
+            old, new = _values(before[domain]), _values(after)
+            header += [f"{domain} source-only", f"{domain} adapted", "gain"]
+            columns += [old, new, [b - a for a, b in zip(old, new, strict=True)]]
+        else:
+            header.append(f"{domain} IoU")
+            columns.append(_values(after))
+    names = [*labels.classes, *next(iter(scores.values())).summary()]
     rows = [
-        [name, *(percent(s.iou[k]) for s in scores.values())]
-        for k, name in enumerate(labels.classes)
-    ]
-    summaries = [s.summary() for s in scores.values()]
-    rows += [[name, *(percent(summary[name]) for summary in summaries)] for name in summaries[0]]
+        [name, *(percent(column[k], signed=title == "gain") for title, column in
+                 zip(header[1:], columns, strict=True))]
+        for k, name in enumerate(names)
+    ]  # fmt: skip
     return header, rows
 
 
-def percent(share: float) -> str:
+def _values(scores: Scores) -> list[float]:
+    return [*scores.iou, *scores.summary().values()]
+
+
+def percent(share: float, *, signed: bool = False) -> str:
     """A share in [0, 1] as percent with two digits; ``-`` for NaN."""
-    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+    return "-" if math.isnan(share) else f"{100 * share:{'+' if signed else ''}.2f}"
 
 
 def mean_spread(shares: Sequence[float]) -> str:

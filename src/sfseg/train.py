@@ -37,8 +37,7 @@ def train(cfg: DictConfig) -> float | None:
     import torch
     from lightning.pytorch import seed_everything
 
-    from sfseg.callbacks.provenance import Provenance
-    from sfseg.checkpoints import check_resumable
+    from sfseg import source_model
     from sfseg.quiet import quiet_lightning
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -46,53 +45,92 @@ def train(cfg: DictConfig) -> float | None:
         cfg.seed = drawn_seed()
     quiet_lightning()
     refuse_parallel_sweep(cfg)
-    config = plain(cfg, resolve=False)
-    resolved = plain(cfg, resolve=True)
+    config, resolved = plain(cfg, resolve=False), plain(cfg, resolve=True)
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
     data = build(cfg.data.module)
-    method = build_method(cfg, data)
+    is_source_free = "source_model" in cfg.method.needs
+    source = source_model.find(cfg) if is_source_free else None
+    method = build_method(cfg, data, source)
+    check(cfg, method)
+    # Now, not in `fit`: broken data must end the run before its folder is taken.
+    data.setup("fit")
+    if is_first_process():
+        claim(folder, config, list(HydraConfig.get().overrides.task), resolved)
+    if is_source_free and source is None:
+        source = source_model.train(cfg)
+        # The adaptation must not depend on whether its source model was trained just now.
+        seed_everything(cfg.seed, verbose=False)
+        method = build_method(cfg, data, source)
+    report_size(method)
+    log.info("evaluation: %s", method.protocol)
+    loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
+    try:
+        return fit(cfg, method, data, source, loggers)
+    finally:
+        finish_loggers(loggers)
+
+
+def fit(
+    cfg: DictConfig,
+    method: "Method",
+    data: "AdaptationData",
+    source: Path | None,
+    loggers: "list[Logger]",
+) -> float | None:
+    """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
+    from sfseg.callbacks.provenance import Provenance
+    from sfseg.preparation import prepare
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    content = Provenance(plain(cfg, resolve=False), data.labels.to_dict())
+    callbacks = [build(node) for node in cfg.callbacks.values() if node is not None]
+    trainer: Trainer = build(cfg.trainer, logger=loggers or False, callbacks=[content, *callbacks])
+    log_config(loggers, cfg, method)
+    if source is not None:
+        prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
+    trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path)
+    if not cfg.trainer.get("fast_dev_run"):
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    trainer.validate(method, datamodule=data, verbose=False)
+    if is_first_process():
+        log.info("run folder: %s", folder)
+    return logged_metric(trainer, cfg.optimized_metric)
+
+
+def check(cfg: DictConfig, method: "Method") -> None:
+    """Refuse now what training would refuse later.
+
+    Raises:
+        ConfigError: the checkpoint to continue, the optimiser or a metric's name does not fit.
+    """
+    from sfseg.checkpoints import check_resumable
+
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
     # Built once to see that it can be: Lightning asks again when training starts.
     method.configure_optimizers()
-    # Now, not in `fit`: broken data must end the run before its folder is taken.
-    data.setup("fit")
-    if is_first_process():
-        claim(folder, config, list(HydraConfig.get().overrides.task), resolved)
-    report_size(method)
-    log.info("evaluation: %s", method.protocol)
-    loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
-    try:
-        trainer: Trainer = build(
-            cfg.trainer,
-            logger=loggers or False,
-            callbacks=[
-                Provenance(config, data.labels.to_dict()),
-                *(build(node) for node in cfg.callbacks.values() if node is not None),
-            ],
-        )
-        log_config(loggers, cfg, method)
-        trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path)
-        if not cfg.trainer.get("fast_dev_run"):
-            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-        trainer.validate(method, datamodule=data, verbose=False)
-        if is_first_process():
-            log.info("run folder: %s", folder)
-        return logged_metric(trainer, cfg.optimized_metric)
-    finally:
-        finish_loggers(loggers)
 
 
-def build_method(cfg: DictConfig, data: "AdaptationData") -> "Method":
+def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":
     """The method around its network, for the task of the data.
 
+    Args:
+        cfg: of the run.
+        data: the task.
+        source: checkpoint with the weights of a source model, for methods that start from one.
+
     Raises:
-        ConfigError: the method refuses a setting.
+        ConfigError: the method refuses a setting, or the source model is another network.
     """
-    network = build(cfg.backbone.network, num_classes=data.labels.num_classes)
+    from sfseg.preparation import source_network
+
+    if source is None:
+        network = build(cfg.backbone.network, num_classes=data.labels.num_classes)
+    else:
+        network = source_network(cfg, data.labels, source)
     inference = build(cfg.evaluation)
     try:
         method: Method = build(cfg.method)(

@@ -5,7 +5,7 @@ width in pixels. Sizes are always ``(height, width)``.
 """
 
 from collections.abc import Mapping
-from typing import Required, TypedDict
+from typing import NotRequired, Required, TypedDict
 
 from torch import Tensor
 
@@ -21,12 +21,15 @@ class Batch(TypedDict):
         the label file's own size, which may differ from the image's.
     index: (B,) int64 position in the dataset.
     geometry: (B, 9) int64, see :class:`sfseg.data.geometry.Geometry`.
+    pseudo_label: (B, H, W) uint8 class ids that a model has given to images of the target, for
+        methods that need ``pseudo_labels``; :data:`IGNORE` where there is none.
     """
 
     image: Tensor
     label: Tensor
     index: Tensor
     geometry: Tensor
+    pseudo_label: NotRequired[Tensor]
 
 
 TrainingBatch = Mapping[str, Batch]

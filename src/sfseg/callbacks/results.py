@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from sfseg import tables
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scored, Scores
+from sfseg.optim import count_parameters
 
 
 class Results(Callback):
@@ -29,34 +30,49 @@ class Results(Callback):
         self.title = title
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.VALIDATING or not trainer.is_global_zero:
-            return
         module = cast(Scored, pl_module)
+        if trainer.state.fn != TrainerFn.VALIDATING or module.stage != "val":
+            return
+        if not trainer.is_global_zero:
+            return
         scores, labels = module.scores, module.labels
-        header, rows = tables.per_class(scores, labels)
+        header, rows = tables.per_class(scores, labels, module.source_scores)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "results.csv").write_text(tables.to_csv(header, rows))
         (self.folder / "results.md").write_text(tables.to_markdown(header, rows))
         (self.folder / "results.json").write_text(
-            json.dumps(summary(scores, labels, module.protocol), indent=2)
+            json.dumps(summary(scores, labels, module.protocol, module.source_scores), indent=2)
         )
-        tables.show(f"{self.title}\n{module.protocol}", header, rows)
+        total, trainable = count_parameters(pl_module.parameters())
+        title = f"{self.title}\n{module.protocol}"
+        if module.source_scores:
+            title += f"\n{trainable:,} of {total:,} parameters trained"
+        tables.show(title, header, rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_table(key="per_class", columns=header, data=[list(r) for r in rows])
 
 
-def summary(scores: dict[str, Scores], labels: LabelSpace, protocol: str) -> dict[str, Any]:
+def summary(
+    scores: dict[str, Scores],
+    labels: LabelSpace,
+    protocol: str,
+    source_scores: dict[str, Scores],
+) -> dict[str, Any]:
     """All scores as JSON types; NaN becomes null, so that any reader accepts the file."""
+    document = {
+        domain: {"protocol": protocol, **_as_json(s, labels)} for domain, s in scores.items()
+    }
+    for domain, s in source_scores.items():
+        document[domain]["source_only"] = _as_json(s, labels)
+    return document
+
+
+def _as_json(scores: Scores, labels: LabelSpace) -> dict[str, Any]:
+    iou = zip(labels.classes, scores.iou, strict=True)
     return {
-        domain: {
-            "protocol": protocol,
-            "summary": {name: _finite(value) for name, value in s.summary().items()},
-            "IoU": {
-                name: _finite(value) for name, value in zip(labels.classes, s.iou, strict=True)
-            },
-        }
-        for domain, s in scores.items()
+        "summary": {name: _finite(value) for name, value in scores.summary().items()},
+        "IoU": {name: _finite(value) for name, value in iou},
     }
 
 

@@ -3,9 +3,11 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any, NamedTuple, cast
 
 import cv2
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -16,14 +18,25 @@ from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import check_scenes
 from sfseg.data.colour import Distortion
 from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory, collate
-from sfseg.data.geometry import EvalView, View
+from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
+from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_label
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
+from sfseg.pseudo.journal import Commit
+from sfseg.pseudo.reader import PseudoLabels
+from sfseg.pseudo.store import PseudoLabelStore
 
 log = logging.getLogger(__name__)
 
-NEEDS = ("source", "target", "target_labels")
+NEEDS = ("source", "target", "target_labels", "pseudo_labels", "source_model")
+
+
+class TargetImages(NamedTuple):
+    """Names and sizes (height, width) of images, in the order of their set."""
+
+    names: list[str]
+    sizes: list[Size]
 
 
 class AdaptationData(LightningDataModule):
@@ -36,7 +49,9 @@ class AdaptationData(LightningDataModule):
 
     Args:
         labels: the task's label space.
-        needs: what the method asks for: ``source``, ``target``, ``target_labels``.
+        needs: what the method asks for: ``source``, ``target``, ``target_labels``, and
+            ``pseudo_labels`` of the target, see :meth:`serve_pseudo_labels`; a ``source_model``
+            is not theirs to serve.
         scenes: what opens each set: ``source_train``, ``target_train``, ``target_eval``, on
             which the method is judged, and ``source_eval``, evaluated when the source is
             served; None where there is none.
@@ -101,6 +116,7 @@ class AdaptationData(LightningDataModule):
         self.seed = seed
         self.scenes: dict[str, Scenes] = {}
         self.caches: dict[str, Cache] = {}
+        self.pseudo_labels: PseudoLabels | None = None
         self._position = 0
 
     def setup(self, stage: str) -> None:
@@ -193,9 +209,69 @@ class AdaptationData(LightningDataModule):
             loaders.append(self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size))
         return loaders
 
+    def labelling_dataloader(self) -> DataLoader[Sample]:
+        """Every training image of the target once, whole, as in evaluation; without its label."""
+        name = "target_train"
+        dataset = FolderDataset(self.scenes[name], view=self.eval_view, use_labels=False)
+        return self._loader(dataset, sampler=EvalSampler(len(dataset)), batch_size=1)
+
+    def serve_pseudo_labels(self, labels: PseudoLabels) -> None:
+        """Show these with every training image of the target from now on.
+
+        One process has them opened for writing: its checkpoints hold the state to return to.
+        """
+        self.pseudo_labels = labels
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Add the pseudo-labels as they are now, not as a loader saw them some batches ago."""
+        if self.pseudo_labels is not None and "target" in batch:
+            target = batch["target"]
+            places = zip(target["index"].tolist(), target["geometry"].tolist(), strict=True)
+            crops = [
+                crop_pseudo_label(self.pseudo_labels, index, Geometry(*place))
+                for index, place in places
+            ]
+            label = torch.from_numpy(np.stack(crops))
+            target["pseudo_label"] = label.to(target["image"].device, non_blocking=True)
+        return batch
+
+    def correct_pseudo_label(
+        self, index: int, geometry: Sequence[int], proposal: Image
+    ) -> Correction:
+        """Change pseudo-labels, on the process that writes them; see :func:`correct`."""
+        assert isinstance(self.pseudo_labels, PseudoLabelStore), "not the writing process"
+        return correct(self.pseudo_labels, index, Geometry(*geometry), proposal)
+
+    def target_images(self) -> TargetImages:
+        """What pseudo-labels of the target's training images are made for."""
+        scenes = self.scenes["target_train"]
+        names = [scenes.name(k) for k in range(len(scenes))]
+        sizes = [size_by(self.eval_view.size, scenes.size(k)) for k in range(len(scenes))]
+        return TargetImages(names, sizes)
+
+    def true_label(self, index: int) -> Image | None:
+        """The label of a training image of the target, or None where there is none.
+
+        It has the size of the image's pseudo-label.
+
+        For measurements only: what a source-free method trains on never comes from here.
+        """
+        scenes = self.scenes["target_train"]
+        if not scenes.has_labels:
+            return None
+        size = size_by(self.eval_view.size, scenes.size(index))
+        return resize_label(scenes.label(index), size)
+
     def state_dict(self) -> dict[str, Any]:
         """The position in the endless sequence of batches: all that resuming needs."""
-        return {"position": self._trained_batches(), "global_batch": self._global_batch()}
+        state: dict[str, Any] = {
+            "position": self._trained_batches(),
+            "global_batch": self._global_batch(),
+        }
+        if isinstance(self.pseudo_labels, PseudoLabelStore):
+            commit = self.pseudo_labels.commit()
+            state["pseudo_labels"] = {"folder": str(self.pseudo_labels.folder), **asdict(commit)}
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         if state_dict["global_batch"] != self._global_batch():
@@ -205,6 +281,9 @@ class AdaptationData(LightningDataModule):
                 "that both agree, or the order of the data would be another"
             )
         self._position = int(state_dict["position"])
+        if isinstance(self.pseudo_labels, PseudoLabelStore):
+            kept = state_dict["pseudo_labels"]
+            self.pseudo_labels.restore(Commit(int(kept["generation"]), str(kept["digest"])))
 
     def _global_batch(self) -> int:
         return self.batch_size * self._ranks()[1]

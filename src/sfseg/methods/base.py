@@ -1,6 +1,6 @@
 """What all methods share: network, optimiser recipe, evaluation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -21,7 +21,12 @@ class Shared(TypedDict):
     """Constructor arguments of every method.
 
     network, labels, eval_domains, inference: see :class:`Evaluation`.
-    needs: what the data must serve, see :class:`sfseg.data.module.AdaptationData`.
+    adapter: what is built around or into the network, which must be the same when a checkpoint
+        is read; None leaves it as it is.
+    plan: steps, batch size and view of a run, which the trainer and the data follow; it is kept
+        for those who read a run's settings.
+    needs: what the data must serve, see :class:`sfseg.data.module.AdaptationData`, and
+        ``source_model`` where the network must be given trained.
     lr: learning rate before the rules.
     weight_decay: weight decay before the rules.
     parameter_rules: see :func:`sfseg.optim.parameter_groups`.
@@ -35,6 +40,8 @@ class Shared(TypedDict):
     labels: LabelSpace
     eval_domains: Sequence[str]
     inference: Inference
+    adapter: Callable[[nn.Module], nn.Module] | None
+    plan: Mapping[str, Any]
     needs: Sequence[str]
     lr: float
     weight_decay: float
@@ -53,8 +60,9 @@ class Method(Evaluation):
     """
 
     def __init__(self, **shared: Unpack[Shared]) -> None:
+        adapter = shared["adapter"]
         super().__init__(
-            network=shared["network"],
+            network=shared["network"] if adapter is None else adapter(shared["network"]),
             labels=shared["labels"],
             eval_domains=shared["eval_domains"],
             inference=shared["inference"],

@@ -17,13 +17,15 @@ class Evaluation(LightningModule):
     """Scores of a network at the labels' own resolution.
 
     ``scores`` holds the last evaluation of each domain, ``protocol`` says in words what they
-    stand for.
+    stand for, ``source_scores`` are those of the model that the network was made from, if any.
 
     Args:
         network: images (B, 3, H, W) to logits (B, K, H, W).
         labels: the task's label space.
         eval_domains: domain of each evaluation loader, the target first.
         inference: evaluation protocol.
+        stage: first part of the logged names: ``val``, or ``source_only`` for the scores of the
+            model that a source-free method starts from.
     """
 
     def __init__(
@@ -33,13 +35,16 @@ class Evaluation(LightningModule):
         labels: LabelSpace,
         eval_domains: Sequence[str],
         inference: Inference,
+        stage: str = "val",
     ) -> None:
         super().__init__()
         self.network = network
         self.labels = labels
         self.eval_domains = tuple(eval_domains)
         self.inference = inference
+        self.stage = stage
         self.scores: dict[str, Scores] = {}
+        self.source_scores: dict[str, Scores] = {}
         self.protocol = str(inference)
         matrices: dict[str, Metric] = {
             domain: ConfusionMatrix(labels.num_classes) for domain in self.eval_domains
@@ -77,7 +82,7 @@ class Evaluation(LightningModule):
     def _names(self, domain: str) -> list[str]:
         summary = [*self.labels.subsets, "pixel_accuracy", "mean_accuracy"]
         classes = [f"IoU/{name}" for name in self.labels.classes]
-        return [f"val/{domain}/{name}" for name in summary + classes]
+        return [f"{self.stage}/{domain}/{name}" for name in summary + classes]
 
     def _matrix(self, domain: str) -> ConfusionMatrix:
         return cast(ConfusionMatrix, self.confusion[domain])

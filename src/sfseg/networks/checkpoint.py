@@ -33,7 +33,10 @@ _SHOWN = 3
 # What a file may hold without being loaded, and why.
 _BUFFERS = (r"(^|\.)(relative_position_index|attn_mask)$", "buffers that are computed anew")
 _CLASSIFIER = (r"^(head|fc|classifier|norm)\.", "weights of a classifier")
-_HEADS = (r"^(decode_head|auxiliary_head|aux_head)\.", "weights of heads that the model has not")
+_HEADS = (
+    r"^(decode_head|auxiliary_head|aux_head|leave_one_out)\.",
+    "weights of heads that the model has not",
+)
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -78,6 +78,8 @@ def segmenter_names(tensors: Tensors) -> dict[str, Tensor]:
     """Backbone and head with mmseg's names, under ours; a segmenter of ours stays as it is."""
     if any(key.startswith("backbone.interactions.") for key in tensors):
         return prompted_from_uniuvpt(tensors)
+    if any(re.match(_NUMBERED_HEAD, key) for key in tensors):
+        return many_heads_from_uniuvpt(tensors)
     inside = {key: tensors[key] for key in tensors if key.startswith("backbone.")}
     rest = {key: tensors[key] for key in tensors if key not in inside}
     backbone = backbone_names(below(inside, "backbone."))
@@ -92,6 +94,26 @@ def prompted_from_uniuvpt(tensors: Tensors) -> dict[str, Tensor]:
     plain = segmenter_names({key: tensors[key] for key in tensors if key not in adapter})
     inner = renamed(plain, ((r"^backbone\.", "backbone.backbone."),))
     return renamed(adapter, _UNIUVPT[1]) | inner
+
+
+def many_heads_from_uniuvpt(tensors: Tensors) -> dict[str, Tensor]:
+    """A :class:`sfseg.networks.multi_head.LeaveOneOutSegmenter` of Uni-UVPT's code.
+
+    The last of its numbered heads is the global one. ``decode_head`` is the same head once more,
+    or what it was before: it keeps its foreign name.
+    """
+    heads: dict[int, dict[str, Tensor]] = {}
+    rest: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if match := re.match(_NUMBERED_HEAD, key):
+            heads.setdefault(int(match[1]), {})[f"decode_head.{key[match.end() :]}"] = tensor
+        else:
+            rest[key] = tensor
+    double = {key: rest.pop(key) for key in tensors if key.startswith("decode_head.")}
+    ours = segmenter_names(rest | heads.pop(max(heads)))
+    for number, head in heads.items():
+        ours |= renamed(segmenter_names(head), ((r"^head\.", f"leave_one_out.{number}."),))
+    return ours | double
 
 
 def swin_from_mmseg(tensors: Tensors) -> dict[str, Tensor]:
@@ -140,6 +162,7 @@ def _counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
     return lambda match: name.format(int(match[1]) + 1)
 
 
+_NUMBERED_HEAD = r"decode_head_aug(\d+)\."
 _SWIN: Rules = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"\.attn\.w_msa\.", ".attn."),

@@ -1,7 +1,7 @@
 """The model every method trains: pixels in, logits per pixel out."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,12 @@ BatchNormPolicy = Literal["train", "frozen_affine", "frozen_statistics", "frozen
 Nothing; weights and biases, while the running statistics move (AdaptSegNet); the statistics, which
 then normalise in training too; or both.
 """
+
+
+class PromptsStages(Protocol):
+    """A backbone that also returns what a prompt has made of each stage's input."""
+
+    def forward_features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]: ...
 
 
 class Segmenter(nn.Module):
@@ -90,15 +96,39 @@ class Segmenter(nn.Module):
         return maps
 
     def forward(
-        self, image: Shaped[Tensor, "B 3 H W"], *, levels: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, K, H, W) at the size of the image; with ``levels`` of both heads."""
+        self, image: Shaped[Tensor, "B 3 H W"], *, levels: bool = False, adapted: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, list[Tensor]]:
+        """Logits (B, K, H, W) at the size of the image.
+
+        With ``levels`` of both heads, with ``adapted`` as :meth:`forward_adapted`.
+        """
+        if adapted:
+            prompted = cast(PromptsStages, self.backbone)
+            maps, inputs = prompted.forward_features(self._pad(self.normalize(image)))
+            return self._enlarge(self.head(maps), image), inputs
         maps = self.features(image)
         logits = self._enlarge(self.head(maps), image)
         if not levels:
             return logits
         auxiliary: Tensor = cast(nn.Module, self.aux_head)([maps[self.aux_level]])
         return logits, self._enlarge(auxiliary, image)
+
+    def forward_adapted(
+        self, image: Shaped[Tensor, "B 3 H W"]
+    ) -> tuple[Float[Tensor, "B K H W"], list[Tensor]]:
+        """Logits at the size of the image, and what a prompt has made of each stage's input.
+
+        The latter are maps (B, C, h, w) of the padded image, finest first.
+
+        Raises:
+            ConfigError: the backbone has no prompt.
+        """
+        if not hasattr(self.backbone, "forward_features"):
+            raise ConfigError(
+                "the network must have a prompt adapter, got "
+                f"{type(self.backbone).__name__}; set method.adapter"
+            )
+        return cast(tuple[Tensor, list[Tensor]], self(image, adapted=True))
 
     def forward_levels(
         self, image: Shaped[Tensor, "B 3 H W"]

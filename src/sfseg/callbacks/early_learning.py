@@ -1,0 +1,205 @@
+"""Tracks, class by class, how fast predictions learn the pseudo-labels they are trained on."""
+
+import math
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from sfseg.errors import ConfigError
+from sfseg.labels import LabelSpace
+from sfseg.metrics import ConfusionMatrix
+from sfseg.ops.early_learning import Curve, Fit, Rule, fit_curve, has_slowed, slowdown
+
+
+class HasTask(Protocol):
+    """What the callbacks of this kind read from a method."""
+
+    labels: LabelSpace
+    iteration: int
+
+
+@dataclass
+class History:
+    """Training IoU of one class since its labels were last corrected, or since the start.
+
+    start: when that was, in passes over the target's images.
+    t: passes since then at which it was measured.
+    iou: in [0, 1]; NaN where neither labels nor predictions had the class.
+    """
+
+    start: float = 0.0
+    t: list[float] = field(default_factory=list)
+    iou: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is known of a class at one time.
+
+    iteration: of training.
+    passes: over the target's images.
+    label: class id.
+    iou: over the last ``window``.
+    slowdown: of its curve, NaN where it has none.
+    has_slowed: whether its labels shall be corrected.
+    """
+
+    iteration: int
+    passes: float
+    label: int
+    iou: float
+    slowdown: float
+    has_slowed: bool
+
+
+class EarlyLearning(Callback):
+    """Training IoU against the pseudo-labels, its fitted curve, and which classes have slowed.
+
+    For any method whose ``training_step`` returns ``prediction`` for images of the target that have
+    a ``pseudo_label``. Times are in passes over the target's training images, so that settings
+    hold for sets of any size: the published 200 steps of one image of 2,975, and its window of
+    1,000 crops, are 0.067 and 0.336 passes.
+
+    Args:
+        every: passes between measurements.
+        window: passes that the IoU is taken over, at least ``every``.
+        curve: see :func:`sfseg.ops.early_learning.fit_curve`.
+        rule: see :func:`sfseg.ops.early_learning.slowdown`.
+        threshold: slowdown from which a class is to be corrected.
+
+    ``slowed`` are the classes to correct after the last step, ``has_measured`` says whether it
+    ended with a measurement, of which ``measurements`` holds all.
+
+    Raises:
+        ValueError: times that are not positive, or a threshold outside (0, 1].
+    """
+
+    def __init__(
+        self,
+        every: float = 0.067,
+        window: float = 0.336,
+        curve: Curve = "exponential",
+        rule: Rule = "paper",
+        threshold: float = 0.95,
+    ) -> None:
+        if not 0 < every <= window:
+            raise ValueError(f"every must be in (0, window={window}] passes, got {every}")
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+        self.every, self.window = every, window
+        self.curve, self.rule, self.threshold = curve, rule, threshold
+        self.histories: list[History] = []
+        self.fits: list[Fit | None] = []
+        self.measurements: list[Measurement] = []
+        self.slowed: frozenset[int] = frozenset()
+        self.has_measured = False
+        self._block: ConfusionMatrix | None = None
+        self._restored: Tensor | None = None
+        self._blocks: deque[Tensor] = deque()
+        self._length = 1
+        self._images = self._since = 0
+
+    @property
+    def passes(self) -> float:
+        """Passes over the target's training images so far."""
+        return self._images / self._length
+
+    def restart(self, label: int) -> None:
+        """Begin a new curve for a class, whose labels are others from now on."""
+        self.histories[label] = History(start=self.passes)
+        self.fits[label] = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        labels = getattr(getattr(trainer, "datamodule", None), "pseudo_labels", None)
+        if labels is None:
+            raise ConfigError(
+                "callbacks.early_learning needs a method that trains on pseudo-labels, got "
+                f"{type(pl_module).__name__}; remove it with ~callbacks.early_learning"
+            )
+        self._length = len(labels)
+        classes = cast(HasTask, pl_module).labels.num_classes
+        self._block = ConfusionMatrix(classes).to(pl_module.device)
+        if self._restored is not None and trainer.is_global_zero:
+            self._block.counts += self._restored.to(pl_module.device)
+        if not self.histories:
+            self.histories = [History() for _ in range(classes)]
+            self.fits = [None] * classes
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        label = batch["target"]["pseudo_label"]
+        self.block.update(outputs["prediction"], label)
+        self._images += len(label) * trainer.world_size
+        self._since += len(label) * trainer.world_size
+        self.slowed = frozenset()
+        self.has_measured = self._since >= self.every * self._length
+        if self.has_measured:
+            self._since = 0
+            self._measure(trainer, cast(HasTask, pl_module))
+
+    def _measure(self, trainer: Trainer, method: HasTask) -> None:
+        self._blocks.append(self.block.compute().cpu())
+        self.block.reset()
+        while len(self._blocks) > max(1, round(self.window / self.every)):
+            self._blocks.popleft()
+        counts = torch.stack(list(self._blocks)).sum(dim=0)
+        taken = [self._take(k, iou, method) for k, iou in enumerate(class_iou(counts))]
+        self.measurements += taken
+        self.slowed = frozenset(m.label for m in taken if m.has_slowed)
+        names = method.labels.classes
+        values = {f"early_learning/IoU/{names[m.label]}": m.iou for m in taken}
+        values |= {f"early_learning/slowdown/{names[m.label]}": m.slowdown for m in taken}
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {name: value for name, value in values.items() if math.isfinite(value)},
+                step=trainer.global_step,
+            )
+
+    def _take(self, label: int, iou: float, method: HasTask) -> Measurement:
+        """Add a point to a class's curve and see what that says."""
+        history = self.histories[label]
+        history.t.append(self.passes - history.start)
+        history.iou.append(iou)
+        fit = fit_curve(np.array(history.t), np.array(history.iou), curve=self.curve)
+        self.fits[label] = fit
+        change = slowdown(fit, first=history.t[0], last=history.t[-1], rule=self.rule)
+        slow = has_slowed(change, threshold=self.threshold, rule=self.rule)
+        return Measurement(method.iteration, self.passes, label, iou, change, slow)
+
+    @property
+    def block(self) -> ConfusionMatrix:
+        """Counts since the last measurement, of this process."""
+        assert self._block is not None, "made when fitting starts"
+        return self._block
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "histories": [asdict(history) for history in self.histories],
+            "measurements": [asdict(m) for m in self.measurements],
+            "images": [self._images, self._since],
+            "blocks": list(self._blocks),
+            # Of all processes: the first one goes on with it.
+            "block": None if self._block is None else self._block.compute().cpu().clone(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.histories = [History(**kept) for kept in state_dict["histories"]]
+        self.fits = [None] * len(self.histories)
+        self.measurements = [Measurement(**kept) for kept in state_dict["measurements"]]
+        self._images, self._since = state_dict["images"]
+        self._blocks = deque(state_dict["blocks"])
+        self._restored = state_dict["block"]
+
+
+def class_iou(counts: Integer[Tensor, "K K"]) -> list[float]:
+    """IoU of every class from counts by (label, prediction); NaN for a union of 0."""
+    right = counts.diagonal().double()
+    iou: list[float] = (right / (counts.sum(dim=0) + counts.sum(dim=1) - right)).tolist()
+    return iou

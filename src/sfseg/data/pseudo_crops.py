@@ -1,0 +1,56 @@
+"""Pseudo-labels of crops: cut from those of the whole image, and written back to them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sfseg.data.geometry import Geometry, Image, crop_label, restore_label
+from sfseg.pseudo.patch import Patch
+from sfseg.pseudo.reader import PseudoLabels
+from sfseg.pseudo.store import PseudoLabelStore
+from sfseg.types import IGNORE
+
+
+class Correction(NamedTuple):
+    """Pixels of a whole image whose pseudo-label has changed.
+
+    where: (rows, columns) of them, in pixels of the label map.
+    before: their labels.
+    after: their labels now.
+    """
+
+    where: tuple[np.ndarray, np.ndarray]
+    before: Image
+    after: Image
+
+
+def crop_pseudo_label(labels: PseudoLabels, index: int, geometry: Geometry) -> Image:
+    """Pseudo-labels (H, W) of a crop, whatever the size that they are kept at."""
+    return crop_label(labels.read(index).label, geometry)
+
+
+def correct(store: PseudoLabelStore, index: int, geometry: Geometry, proposal: Image) -> Correction:
+    """Give pixels of an image new pseudo-labels, as seen in one of its crops.
+
+    Every pixel of the label map that the crop shows takes the label of the crop's pixel at its
+    place.
+
+    Args:
+        store: of the pseudo-labels.
+        index: of the image.
+        geometry: of the crop.
+        proposal: (H, W) new class ids of the crop's pixels, IGNORE where the old ones stay.
+    """
+    old = store.read(index).label
+    new = np.full_like(old, IGNORE)
+    height, width = old.shape
+    restore_label(proposal, geometry._replace(full_height=height, full_width=width), new)
+    rows, columns = np.nonzero((new != IGNORE) & (new != old))
+    change = Correction((rows, columns), old[rows, columns], new[rows, columns])
+    if rows.size:
+        top, bottom = rows.min(), rows.max() + 1
+        left, right = columns.min(), columns.max() + 1
+        part = np.s_[top:bottom, left:right]
+        label = np.where(new == IGNORE, old, new)[part]
+        store.write(Patch(index, label, top=int(top), left=int(left)))
+    return change

@@ -1,0 +1,138 @@
+"""Uni-UVPT (Ma et al., NeurIPS 2023): a frozen source model whose prompts learn from itself."""
+
+from collections.abc import Sequence
+from typing import Literal, Unpack, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfseg.methods.base import Method, Shared
+from sfseg.networks.prompt_adapter import Variant
+from sfseg.networks.segmenter import Segmenter
+from sfseg.ops.consistency import (
+    Normalize,
+    feature_consistency,
+    log_mixture,
+    prediction_consistency,
+    released_feature_consistency,
+    released_prediction_consistency,
+)
+from sfseg.ops.entropy import robust_entropy
+from sfseg.ops.lovasz import lovasz_softmax
+from sfseg.types import IGNORE, StepOutput, TrainingBatch
+
+Correction = Literal["online", "offline", "elr", "none"]
+
+
+class UniUVPT(Method):
+    """Prompts and head learn from pseudo-labels and from the agreement of three scales.
+
+    The loss is Lovasz-softmax and entropy on the image itself, beta times the divergence of its
+    predictions at all scales, and alpha times the distance of the features that the prompts have
+    adapted. Pseudo-labels are corrected by :class:`sfseg.callbacks.label_correction`, which reads
+    what a step returns: the mean prediction of the scales and its confidence.
+
+    Args:
+        variant: ``paper``, or the arithmetic of the published code, ``release``.
+        correction: of pseudo-labels (Table 3): ``online``, ``offline``, ``elr`` or ``none``.
+        scales: factors of the image size; one of them is 1.
+        alpha: weight of the feature consistency; 0 leaves it out (Table 4).
+        beta: weight of the prediction consistency, likewise.
+        normalize: of :func:`sfseg.ops.consistency.feature_consistency`.
+        entropy_weight: of the robust entropy.
+        **shared: see :class:`Shared`.
+
+    Raises:
+        ValueError: an unknown variant or correction, scales without 1, negative weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        variant: Variant = "paper",
+        correction: Correction = "online",
+        scales: Sequence[float] = (0.5, 1.0, 2.0),
+        alpha: float = 1e-3,
+        beta: float = 1.0,
+        normalize: Normalize = "positions",
+        entropy_weight: float = 5e-3,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(**shared)
+        for name, value, options in (
+            ("variant", variant, get_args(Variant)),
+            ("correction", correction, get_args(Correction)),
+            ("normalize", normalize, get_args(Normalize)),
+        ):
+            if value not in options:
+                raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        if 1.0 not in scales or min(scales) <= 0:
+            raise ValueError(f"scales must be positive and one of them 1, got {list(scales)}")
+        for name, weight in (("alpha", alpha), ("beta", beta), ("entropy_weight", entropy_weight)):
+            if weight < 0:
+                raise ValueError(f"{name} must not be negative, got {weight}")
+        self.variant, self.correction = variant, correction
+        self.scales, self.reference = tuple(scales), list(scales).index(1.0)
+        self.alpha, self.beta, self.entropy_weight = alpha, beta, entropy_weight
+        self.normalize: Normalize = normalize
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on images of the target and their pseudo-labels."""
+        target = batch["target"]
+        image, label = target["image"].float() / 255, target["pseudo_label"]
+        logits, features = self._views(image)
+        own = logits[self.reference]
+        loss = lovasz_softmax(own, label) + self.entropy_weight * robust_entropy(own)
+        if self.beta:
+            loss = loss + self.beta * self._prediction_consistency(logits, label)
+        if self.alpha:
+            stages = [self._feature_consistency(views) for views in zip(*features, strict=True)]
+            loss = loss + self.alpha * torch.stack(stages).sum()
+        with torch.no_grad():
+            confidence, prediction = log_mixture(logits, self._mixing()).exp().max(dim=1)
+        return {
+            "loss": loss,
+            "prediction": prediction.to(torch.uint8),
+            "confidence": confidence.clamp(0, 1),
+        }
+
+    def _views(self, image: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Logits at image size, and the adapted features of all stages, of every scale."""
+        size = (image.shape[-2], image.shape[-1])
+        align = self.variant == "release"
+        network = cast(Segmenter, self.network)
+        all_logits, all_features = [], []
+        for scale in self.scales:
+            view = image if scale == 1 else _resized(image, _scaled(size, scale), align=align)
+            logits, features = network.forward_adapted(view)
+            all_logits.append(_resized(logits.float(), size, align=align))
+            all_features.append(features)
+        return all_logits, all_features
+
+    def _prediction_consistency(self, logits: list[Tensor], label: Tensor) -> Tensor:
+        if self.variant == "paper":
+            return prediction_consistency(logits)
+        return released_prediction_consistency(
+            logits, weight_logits=self._mixing(), valid=label != IGNORE
+        )
+
+    def _feature_consistency(self, views: Sequence[Tensor]) -> Tensor:
+        if self.variant == "paper":
+            return feature_consistency(views, reference=self.reference, normalize=self.normalize)
+        return released_feature_consistency(views, reference=self.reference)
+
+    def _mixing(self) -> Tensor | None:
+        """Logits of the scales' weights, which the published code has and the paper has not."""
+        adapter = getattr(self.network.backbone, "adapter", None)
+        return getattr(adapter, "mixing", None)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(image: Tensor, size: tuple[int, int], *, align: bool) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=align)

@@ -1,0 +1,162 @@
+"""What a source-free run needs before it adapts: the source model, its scores and its labels."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from sfseg.checkpoints import empty_backbone, read_checkpoint, stored_labels
+from sfseg.config import build
+from sfseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from sfseg.data.module import AdaptationData
+    from sfseg.labels import LabelSpace
+    from sfseg.methods.base import Method
+    from sfseg.methods.evaluation import Evaluation
+    from sfseg.networks.segmenter import Segmenter
+    from sfseg.pseudo.identity import Identity
+
+log = logging.getLogger(__name__)
+FOLDER = "pseudo_labels"
+
+
+def source_network(cfg: DictConfig, labels: "LabelSpace", path: Path) -> "Segmenter":
+    """The network of a run with the weights of a source model.
+
+    Args:
+        cfg: of the run.
+        labels: the task's.
+        path: checkpoint of a run, or weights under the names of mmseg or DAFormer.
+
+    Raises:
+        ConfigError: the file is of another backbone, head or label space.
+    """
+    from sfseg.networks.checkpoint import load_segmenter
+
+    known = stored_labels(path)
+    if known is not None and known.classes != labels.classes:
+        raise ConfigError(
+            f"source_checkpoint={path} knows the {known.num_classes} classes of {known.name}, the "
+            f"data {labels.num_classes} of {labels.name}; choose data of the same classes"
+        )
+    network: Segmenter = build(empty_backbone(cfg), num_classes=labels.num_classes)
+    load_segmenter(network, path)
+    return network
+
+
+def prepare(
+    cfg: DictConfig,
+    source: Path,
+    *,
+    trainer: "Trainer",
+    method: "Method",
+    data: "AdaptationData",
+    folder: Path,
+) -> None:
+    """Score the source model, and have it label the training images of the target.
+
+    Args:
+        cfg: of the run.
+        source: checkpoint of the source model.
+        trainer: evaluates; its first process makes the labels.
+        method: gets the scores.
+        data: will serve the labels, if the method needs any.
+        folder: of the run; labels are kept in its ``pseudo_labels``.
+
+    Raises:
+        ConfigError: given labels are of other images, classes or another source model.
+        DataError: the labels cannot be read or written.
+    """
+    from sfseg.methods.evaluation import Evaluation
+    from sfseg.pseudo.identity import Identity
+    from sfseg.pseudo.reader import PseudoLabels
+    from sfseg.pseudo.store import PseudoLabelStore
+
+    network = source_network(cfg, data.labels, source)
+    evaluation = Evaluation(
+        network=network,
+        labels=data.labels,
+        eval_domains=data.eval_domains,
+        inference=method.inference,
+        stage="source_only",
+    )
+    evaluation.protocol = method.protocol
+    trainer.validate(evaluation, datamodule=data, verbose=False)
+    method.source_scores = evaluation.scores
+    if "pseudo_labels" not in data.needs:
+        return
+    images = data.target_images()
+    identity = Identity(images.names, images.sizes, data.labels.classes, digest(source))
+    place = folder / FOLDER
+    if trainer.is_global_zero:
+        make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
+    trainer.strategy.barrier(FOLDER)
+    kind = PseudoLabelStore if trainer.is_global_zero else PseudoLabels
+    data.serve_pseudo_labels(kind(place, identity))
+
+
+def make_labels(
+    cfg: DictConfig,
+    place: Path,
+    identity: "Identity",
+    evaluation: "Evaluation",
+    *,
+    trainer: "Trainer",
+    data: "AdaptationData",
+) -> None:
+    """A store of pseudo-labels: as another run left it, or of the source model."""
+    from sfseg.methods.labelling import label_images
+    from sfseg.pseudo.making import copy_store
+    from sfseg.pseudo.reader import PseudoLabels
+
+    given = given_labels(cfg)
+    if given is not None:
+        PseudoLabels(given, identity)
+        copy_store(given, place)
+        log.info("pseudo-labels: %s, continued from %s", place, given)
+        return
+    label_images(
+        evaluation,
+        data.labelling_dataloader(),
+        place,
+        identity,
+        device=trainer.strategy.root_device,
+        context=trainer.precision_plugin.forward_context(),
+        discard=cfg.pseudo_labels.discard,
+    )
+    log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
+
+
+def given_labels(cfg: DictConfig) -> Path | None:
+    """The folder of pseudo-labels that a run goes on with: its own earlier one's, or as set.
+
+    Raises:
+        ConfigError: the checkpoint to continue has lost its pseudo-labels.
+    """
+    if cfg.ckpt_path is None:
+        given = cfg.pseudo_labels.start_from
+        return None if given is None else Path(given).expanduser()
+    state = read_checkpoint(cfg.ckpt_path).get("AdaptationData", {})
+    if "pseudo_labels" not in state:
+        raise ConfigError(f"ckpt_path={cfg.ckpt_path} is of a run without pseudo-labels")
+    folder = Path(state["pseudo_labels"]["folder"])
+    # A run folder may have been moved.
+    beside = Path(cfg.ckpt_path).absolute().parent.parent / FOLDER
+    found = next((place for place in (folder, beside) if place.is_dir()), None)
+    if found is None:
+        raise ConfigError(
+            f"ckpt_path={cfg.ckpt_path} needs its run's pseudo-labels, but neither {folder} nor "
+            f"{beside} is there; continue a checkpoint inside its run folder"
+        )
+    return found
+
+
+def digest(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -27,6 +27,7 @@ SMALL = [
     "data.eval_batch_size=2",
     "data.check_samples=2",
     "data.batch_size=2",
+    "data.adaptation.batch_size=2",
     *(f"data.scenes.{s}_{p}.length=4" for s in ("source", "target") for p in ("train", "eval")),
 ]
 """Toyscapes, small enough for a test."""
@@ -58,6 +59,7 @@ def cli(
     """Call a command in ``tmp_path``: ``cli("sfseg-train", "seed=1")``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("SFSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SFSEG_LOG_DIR", raising=False)
 
     def call(name: str, *arguments: str) -> Done:

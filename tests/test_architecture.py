@@ -26,11 +26,12 @@ MAY_IMPORT = {
     "methods": BOTTOM | {"ops", "networks", "metrics", "optim", "pseudo"},
     "tables": BOTTOM | {"metrics"},
     "drawing": BOTTOM,
-    "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing", "optim"},
+    "plots": BOTTOM | {"drawing"},
+    "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing", "plots", "optim"},
 }
 COMMANDS = {
     "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",
-    "preparation",
+    "preparation", "published",
 }  # fmt: skip
 
 

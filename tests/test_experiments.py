@@ -1,16 +1,28 @@
 """Every experiment file: its settings fit together, and one real step of a small stand-in runs."""
 
+import math
 import re
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config import CONF, build
+from sfseg.checkpoints import empty_backbone
+from sfseg.config import CONF, build, plain
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method
+from sfseg.networks.build import build_segmenter
+from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.segmenter import Segmenter
+from sfseg.optim import count_parameters
+from sfseg.source_model import recipe_of
 from sfseg.types import IGNORE
 
 FOLDER = CONF / "experiment"
@@ -19,33 +31,96 @@ NAMES = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FILES]
 
 
 def composed(name: str) -> DictConfig:
+    """Its configuration, which the caller may change."""
+    return composed_once(name).copy()
+
+
+@cache
+def composed_once(name: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=[f"experiment={name}"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+SOURCE_FREE = [name for name in NAMES if not name.startswith("source_only/")]
+TINY = partial(
+    build_segmenter, name="tiny", head=partial(DAFormerHead, channels=8, dilations=(1, 2))
+)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SOURCE_FREE])
 def test_it_trains_a_step(name: str) -> None:
     cfg = composed(name)
+    with torch.device("meta"):
+        method = around(own_network, cfg)
+        take_step(method, size=cfg.data.source_view.crop)
+
+
+@pytest.mark.parametrize("name", SOURCE_FREE)
+def test_it_and_its_source_model_train_a_step(name: str) -> None:
+    """Of a small network with random weights in place of a source model's."""
+    cfg = composed(name)
+    for recipe in (cfg, recipe_of(cfg)):
+        method = around(lambda cfg, num_classes: TINY(num_classes=num_classes), recipe)
+        method.trainer = cast(Trainer, SimpleNamespace(world_size=1, global_rank=0))
+        take_step(method, size=(32, 32))
+
+
+def around(network: Callable[[DictConfig, int], Segmenter], cfg: DictConfig) -> Method:
+    """The method of an experiment, after a look at what else its settings say."""
     OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
     labels = build(cfg.data.module.labels)
-    cfg.backbone.pretrained, cfg.backbone.weights = False, None
-    with torch.device("meta"):
-        network = build(cfg.backbone.network, num_classes=labels.num_classes)
-        method: Method = build(cfg.method)(
-            network=network,
-            labels=labels,
-            eval_domains=["target"],
-            inference=build(cfg.evaluation),
-        )
-        assert cfg.optimized_metric in method.metric_names()
-        optimizer = method.configure_optimizers()["optimizer"]
-        image = torch.zeros(2, 3, *cfg.data.source_view.crop, dtype=torch.uint8)
-        label = torch.full((2, *image.shape[-2:]), IGNORE, dtype=torch.uint8)
-        loss = method.training_step({"source": {"image": image, "label": label}}, 0)["loss"]
-        loss.backward()
-    trained = [p for group in optimizer.param_groups for p in group["params"]]
-    assert trained and all(p.grad is not None for p in trained)
+    method: Method = build(cfg.method)(
+        network=network(cfg, labels.num_classes),
+        labels=labels,
+        eval_domains=["target"],
+        inference=build(cfg.evaluation),
+    )
+    assert cfg.optimized_metric in method.metric_names()
     assert 0 < cfg.eval_every <= cfg.trainer.max_steps
+    return method
+
+
+def own_network(cfg: DictConfig, num_classes: int) -> Segmenter:
+    network: Segmenter = build(empty_backbone(cfg), num_classes=num_classes)
+    return network
+
+
+def take_step(method: Method, size: Sequence[int]) -> None:
+    """One step on images without a label, of which all that trains gets a gradient."""
+    optimizer = method.configure_optimizers()["optimizer"]
+    image = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    label = torch.full((2, *size), IGNORE, dtype=torch.uint8)
+    scenes = {
+        "image": image,
+        "label": label,
+        "pseudo_label": label,
+        "index": torch.arange(2),
+        "geometry": torch.tensor([[*size, *size, 0, 0, *size, 0]] * 2),
+    }
+    method.training_step({"source": scenes, "target": scenes}, 0)["loss"].backward()
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    assert trained and all(p.grad is not None for p in trained)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "of_source_model"),
+    [
+        ("gta5_swin_b", 28.0, 90.7),
+        ("gta5_mit_b5", 11.7, 85.2),
+        ("synthia_swin_b_source_gta", 28.0, 110.4),
+        ("synthia_mit_b5_source_gta", 11.7, 103.7),
+        ("gta5_swin_b_no_prompts", 3.9, 90.7),
+    ],
+)
+def test_parameters_are_those_of_uni_uvpts_table(
+    name: str, millions: float, of_source_model: float
+) -> None:
+    """Of their 28.6 and 12.3 million, 0.6 belong to a convolution that nothing uses."""
+    cfg = composed(f"uniuvpt/{name}")
+    with torch.device("meta"):
+        networks = [around(own_network, recipe).network for recipe in (cfg, recipe_of(cfg))]
+    (_, trained), (total, _) = (count_parameters(network.parameters()) for network in networks)
+    assert (round(trained / 1e6, 1), round(total / 1e6, 1)) == (millions, of_source_model)
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -90,6 +165,46 @@ def test_settings_of_recipes() -> None:
     ):
         found = OmegaConf.select(composed(f"source_only/{name}"), path)
         assert found == value, (name, path, found)
+
+
+def test_recipes_of_uni_uvpt() -> None:
+    """Rates of the adaptation and of its source model, and their steps and batches."""
+    for name, rate, source_rate, source_steps, metric in (
+        ("gta5_swin_b", 6e-6, 6e-6, 400_000, "mIoU"),
+        ("synthia_mit_b5", 4e-6, 2e-6, 400_000, "mIoU16"),
+        ("gta5_swin_b_source_gta", 6e-6, 1e-5, 40_000, "mIoU"),
+        ("synthia_mit_b5_source_gta", 4e-6, 4e-6, 40_000, "mIoU16"),
+        ("gta5_swin_b_offline", 6e-6, 6e-6, 400_000, "mIoU"),
+    ):
+        cfg = composed(f"uniuvpt/{name}")
+        source = recipe_of(cfg)
+        assert (cfg.method.lr, source.method.lr) == (rate, source_rate)
+        assert (cfg.trainer.max_steps, source.trainer.max_steps) == (80_000, source_steps)
+        assert (cfg.data.module.batch_size, source.data.module.batch_size) == (1, 2)
+        assert (cfg.method.schedule.warmup, source.method.schedule.warmup) == (0, 1500)
+        assert cfg.data.module.views.target.resize == cfg.data.eval_size == [512, 1024]
+        assert cfg.data.module.views.target.crop == source.data.source_view.crop == [512, 512]
+        assert cfg.optimized_metric == f"val/target/{metric}"
+
+
+def test_early_learning_is_measured_as_in_uni_uvpt() -> None:
+    node = composed("uniuvpt/gta5_swin_b").callbacks.early_learning
+    callback = build(node)
+    assert (callback.curve, callback.rule, callback.threshold) == ("cubic", "paper", 0.95)
+    images = 2975
+    assert math.ceil(callback.every * images) == 200
+    assert round(callback.window / callback.every) * 200 == 1000
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("uniuvpt/gta5_swin_b_")])
+def test_a_row_of_a_table_differs_from_the_full_one_in_itself(name: str) -> None:
+    """Nothing but the method's settings, or with another source model what belongs to that."""
+    full, row = (plain(composed(n), resolve=False) for n in ("uniuvpt/gta5_swin_b", name))
+    changed = {key for key in full if full[key] != row[key]}
+    if name.endswith("source_gta"):
+        assert changed == {"source_model", "data", "tags"} and full["method"] == row["method"]
+    else:
+        assert changed == {"method"}
 
 
 def test_weight_decay_of_norms_is_dropped_for_transformers_only() -> None:

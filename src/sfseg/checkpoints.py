@@ -1,9 +1,10 @@
-"""Checkpoints of runs: read them safely, compare them with a model, rebuild their network."""
+"""Checkpoints: read them safely, compare them with a model, rebuild their network."""
 
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,7 +15,8 @@ from sfseg.callbacks.provenance import KEY
 from sfseg.config import build
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
-from sfseg.networks.checkpoint import load_strictly, require_same_keys
+from sfseg.networks.checkpoint import load_segmenter, load_strictly, require_same_keys
+from sfseg.published import configuration
 
 PREFIX = "network."
 
@@ -85,19 +87,25 @@ def check_resumable(path: str | Path, method: LightningModule) -> int:
 
 
 def restore(path: str | Path) -> Restored:
-    """The network of a run's checkpoint.
+    """The network of a run's checkpoint, or of a file that another project has published.
 
     Raises:
-        ConfigError: unreadable, or its weights do not fit its own configuration.
+        ConfigError: unreadable, its weights do not fit its own configuration, or a published
+            network that this library has not.
     """
+    path = Path(path)
+    if _is_published(path):
+        config = configuration(path)
+        labels: LabelSpace = build(config.data.module.labels)
+        network = _network(config, labels)
+        load_segmenter(network, path)
+        return Restored(network.eval(), labels, config)
     content = read_checkpoint(path)
     config = OmegaConf.create(_updated(content[KEY]["config"]))
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
     labels = LabelSpace.from_dict(content[KEY]["labels"])
-    network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
-    if config.method.get("adapter") is not None:
-        network = build(config.method.adapter)(network)
+    network = _network(config, labels)
     tensors = {
         name.removeprefix(PREFIX): tensor
         for name, tensor in content["state_dict"].items()
@@ -105,6 +113,30 @@ def restore(path: str | Path) -> Restored:
     }
     load_strictly(network, tensors, source=str(path))
     return Restored(network.eval(), labels, config)
+
+
+def _is_published(path: Path) -> bool:
+    """Whether a readable file is of another program; what cannot be read is not."""
+    if path.suffix == ".safetensors":
+        return path.is_file()
+    try:
+        # Mapped, where the format allows it: of all the weights nothing is read.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        # Objects beside the tensors, which no run writes.
+        return "GLOBAL" in str(error)
+    except Exception:
+        # As in read_checkpoint, which will say it.
+        return False
+    return not (isinstance(content, dict) and KEY in content)
+
+
+def _network(config: DictConfig, labels: LabelSpace) -> nn.Module:
+    network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
+    for adapter in ("source_adapter", "adapter"):
+        if config.method.get(adapter) is not None:
+            network = build(config.method[adapter])(network)
+    return network
 
 
 def empty_backbone(config: DictConfig) -> DictConfig:

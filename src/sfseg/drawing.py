@@ -14,6 +14,7 @@ from sfseg.types import IGNORE
 
 Pixels = NDArray[np.uint8]
 RIGHT, WRONG = (60, 60, 60), (255, 60, 40)
+FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
 def colourise(label: Pixels, palette: Sequence[Colour]) -> Pixels:
@@ -66,8 +67,18 @@ def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixel
         top, left = k // per_line * height, k % per_line * cell
         strip[top : top + height, left : left + cell] = colour
         bright = sum(colour) > 380
-        _text(strip, name, (left + 4, top + 15), (0, 0, 0) if bright else (255, 255, 255))
+        put_text(strip, name, (left + 4, top + 15), (0, 0, 0) if bright else (255, 255, 255))
     return strip
+
+
+def put_text(image: Pixels, text: str, origin: tuple[int, int], colour: Colour) -> None:
+    """Write on an image, from the left end of the base line, (x, y) in pixels."""
+    cv2.putText(image, text, origin, FONT, SCALE, colour, 1, cv2.LINE_AA)
+
+
+def text_width(text: str) -> int:
+    """Pixels that :func:`put_text` takes from left to right."""
+    return int(cv2.getTextSize(text, FONT, SCALE, 1)[0][0])
 
 
 def write_png(path: Path, image: Pixels) -> None:
@@ -93,9 +104,5 @@ def _tile(tile: Pixels, size: tuple[int, int]) -> Pixels:
 
 def _caption(text: str, width: int) -> Pixels:
     strip = np.full((22, width, 3), 24, np.uint8)
-    _text(strip, text, (6, 15), (235, 235, 235))
+    put_text(strip, text, (6, 15), (235, 235, 235))
     return strip
-
-
-def _text(image: Pixels, text: str, origin: tuple[int, int], colour: Colour) -> None:
-    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)

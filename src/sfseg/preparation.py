@@ -45,6 +45,8 @@ def source_network(cfg: DictConfig, labels: "LabelSpace", path: Path) -> "Segmen
             f"data {labels.num_classes} of {labels.name}; choose data of the same classes"
         )
     network: Segmenter = build(empty_backbone(cfg), num_classes=labels.num_classes)
+    if cfg.method.source_adapter is not None:
+        network = build(cfg.method.source_adapter)(network)
     load_segmenter(network, path)
     return network
 

@@ -82,7 +82,7 @@ def train(cfg: DictConfig) -> Path:
     if trainer.world_size > 1:
         raise ConfigError(
             f"source_checkpoint must be given to a run of {trainer.world_size} processes, got null "
-            f"and no {path}; train it with sfseg-train method={recipe_name(cfg)} trainer=gpu and "
+            f"and no {path}; train it with sfseg-train method={recipe_name(cfg)} and "
             "the same data and backbone, then give its checkpoints/last.ckpt"
         )
     trainer.fit(method, datamodule=data)

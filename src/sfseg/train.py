@@ -70,6 +70,7 @@ def train(cfg: DictConfig) -> float | None:
         return fit(cfg, method, data, source, loggers)
     finally:
         finish_loggers(loggers)
+        data.close()
 
 
 def fit(
@@ -103,13 +104,18 @@ def check(cfg: DictConfig, method: "Method") -> None:
     """Refuse now what training would refuse later.
 
     Raises:
-        ConfigError: the checkpoint to continue, the optimiser or a metric's name does not fit.
+        ConfigError: the checkpoint to continue, the optimiser, a metric's name or the share of
+            pseudo-labels to leave out does not fit.
     """
     from sfseg.checkpoints import check_resumable
 
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
+    if not 0 <= cfg.pseudo_labels.discard < 1:
+        raise ConfigError(
+            f"pseudo_labels.discard must be a share in [0, 1), got {cfg.pseudo_labels.discard}"
+        )
     # Built once to see that it can be: Lightning asks again when training starts.
     method.configure_optimizers()
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from sfseg.errors import ConfigError
@@ -103,7 +104,7 @@ class EarlyLearning(Callback):
         self._restored: Tensor | None = None
         self._blocks: deque[Tensor] = deque()
         self._length = 1
-        self._images = self._since = 0
+        self._images = 0
 
     @property
     def passes(self) -> float:
@@ -123,6 +124,7 @@ class EarlyLearning(Callback):
                 f"{type(pl_module).__name__}; remove it with ~callbacks.early_learning"
             )
         self._length = len(labels)
+        self._strategy = trainer.strategy
         classes = cast(HasTask, pl_module).labels.num_classes
         self._block = ConfusionMatrix(classes).to(pl_module.device)
         if self._restored is not None and trainer.is_global_zero:
@@ -136,16 +138,16 @@ class EarlyLearning(Callback):
     ) -> None:
         label = batch["target"]["pseudo_label"]
         self.block.update(outputs["prediction"], label)
-        self._images += len(label) * trainer.world_size
-        self._since += len(label) * trainer.world_size
+        # Multiples of `every`, counted from the start: no batch size makes them drift.
+        before, self._images = self._images, self._images + len(label) * trainer.world_size
+        images = self.every * self._length
         self.slowed = frozenset()
-        self.has_measured = self._since >= self.every * self._length
+        self.has_measured = self._images // images > before // images
         if self.has_measured:
-            self._since = 0
             self._measure(trainer, cast(HasTask, pl_module))
 
     def _measure(self, trainer: Trainer, method: HasTask) -> None:
-        self._blocks.append(self.block.compute().cpu())
+        self._blocks.append(over_all_processes(self.block.counts, self._strategy))
         self.block.reset()
         while len(self._blocks) > max(1, round(self.window / self.every)):
             self._blocks.popleft()
@@ -167,9 +169,12 @@ class EarlyLearning(Callback):
         history = self.histories[label]
         history.t.append(self.passes - history.start)
         history.iou.append(iou)
-        fit = fit_curve(np.array(history.t), np.array(history.iou), curve=self.curve)
+        t, known = np.array(history.t), np.isfinite(history.iou)
+        fit = fit_curve(t, np.array(history.iou), curve=self.curve)
         self.fits[label] = fit
-        change = slowdown(fit, first=history.t[0], last=history.t[-1], rule=self.rule)
+        # Where the class was absent, the curve is not known but extrapolated.
+        first, last = (t[known][0], t[known][-1]) if known.any() else (math.nan, math.nan)
+        change = slowdown(fit, first=first, last=last, rule=self.rule)
         slow = has_slowed(change, threshold=self.threshold, rule=self.rule)
         return Measurement(method.iteration, self.passes, label, iou, change, slow)
 
@@ -183,19 +188,25 @@ class EarlyLearning(Callback):
         return {
             "histories": [asdict(history) for history in self.histories],
             "measurements": [asdict(m) for m in self.measurements],
-            "images": [self._images, self._since],
+            "images": self._images,
             "blocks": list(self._blocks),
             # Of all processes: the first one goes on with it.
-            "block": None if self._block is None else self._block.compute().cpu().clone(),
+            "block": over_all_processes(self.block.counts, self._strategy),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.histories = [History(**kept) for kept in state_dict["histories"]]
         self.fits = [None] * len(self.histories)
         self.measurements = [Measurement(**kept) for kept in state_dict["measurements"]]
-        self._images, self._since = state_dict["images"]
+        self._images = state_dict["images"]
         self._blocks = deque(state_dict["blocks"])
         self._restored = state_dict["block"]
+
+
+def over_all_processes(counts: Tensor, strategy: Strategy) -> Tensor:
+    """Sum of every process's counts, in memory of its own on the CPU."""
+    total = strategy.reduce(counts.clone(), reduce_op="sum")
+    return cast(Tensor, total).cpu()
 
 
 def class_iou(counts: Integer[Tensor, "K K"]) -> list[float]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from sfseg.callbacks.early_learning import EarlyLearning
+from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
@@ -114,7 +114,8 @@ class LabelCorrection(Callback):
         self._visits: dict[int, tuple[Tensor, ...]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = [c for c in trainer.callbacks if isinstance(c, EarlyLearning)]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        found = [c for c in callbacks[: callbacks.index(self)] if isinstance(c, EarlyLearning)]
         if not found:
             raise ConfigError(
                 "callbacks.label_correction needs callbacks.early_learning before it; set "
@@ -125,7 +126,12 @@ class LabelCorrection(Callback):
         self.data: PseudoLabelData = cast(Any, trainer).datamodule
         if not self._histogram.numel():
             self._histogram = torch.zeros(self.labels.num_classes, BINS, dtype=torch.int64)
+        if not trainer.is_global_zero:
+            self._histogram.zero_()
         self._histogram = self._histogram.to(pl_module.device)
+        if self._threshold is not None:
+            self._threshold = self._threshold.to(pl_module.device)
+        self._strategy = trainer.strategy
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -137,7 +143,7 @@ class LabelCorrection(Callback):
             confidence, prediction, num_classes=self.labels.num_classes
         )
         if self.early.has_measured:
-            self._refresh(pl_module)
+            self._refresh()
             self._open(trainer, pl_module)
         if self.mode == "online" and (self.open or self.visit == "previous"):
             self._correct_crops(trainer, pl_module, batch["target"], prediction, confidence)
@@ -163,15 +169,14 @@ class LabelCorrection(Callback):
             )
         return text
 
-    def _refresh(self, pl_module: LightningModule) -> None:
+    def _refresh(self) -> None:
         """Thresholds of the window that ends now, over all processes."""
-        gathered = cast(Tensor, pl_module.all_gather(self._histogram))
-        self._histograms.append(gathered.view(-1, *self._histogram.shape).sum(dim=0).cpu())
+        self._histograms.append(over_all_processes(self._histogram, self._strategy))
         self._histogram.zero_()
         while len(self._histograms) > max(1, round(self.early.window / self.early.every)):
             self._histograms.popleft()
         total = torch.stack(list(self._histograms)).sum(dim=0)
-        self._threshold = class_quantiles(total, self.quantile).to(pl_module.device)
+        self._threshold = class_quantiles(total, self.quantile).to(self._histogram.device)
 
     def _open(self, trainer: Trainer, pl_module: LightningModule) -> None:
         new = sorted(self.early.slowed - set(self.open))
@@ -282,7 +287,8 @@ class LabelCorrection(Callback):
         return {
             "openings": [asdict(opening) for opening in self.openings],
             "open": list(self.open),
-            "histogram": self._histogram.cpu().clone(),
+            # Of all processes: the first one goes on with it.
+            "histogram": over_all_processes(self._histogram, self._strategy),
             "histograms": list(self._histograms),
             "threshold": None if self._threshold is None else self._threshold.cpu(),
             "visits": {image: list(visit) for image, visit in self._visits.items()},

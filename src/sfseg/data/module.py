@@ -222,6 +222,12 @@ class AdaptationData(LightningDataModule):
         """
         self.pseudo_labels = labels
 
+    def close(self) -> None:
+        """Let another process write the pseudo-labels; changes since the last checkpoint go."""
+        if isinstance(self.pseudo_labels, PseudoLabelStore):
+            self.pseudo_labels.close()
+        self.pseudo_labels = None
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Add the pseudo-labels as they are now, not as a loader saw them some batches ago."""
         if self.pseudo_labels is not None and "target" in batch:

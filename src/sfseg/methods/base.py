@@ -21,6 +21,8 @@ class Shared(TypedDict):
     """Constructor arguments of every method.
 
     network, labels, eval_domains, inference: see :class:`Evaluation`.
+    source_adapter: what has been built into the network, with weights of the source model; it is
+        kept for those who build the network.
     adapter: what is built around or into the network, which must be the same when a checkpoint
         is read; None leaves it as it is.
     plan: steps, batch size and view of a run, which the trainer and the data follow; it is kept
@@ -40,6 +42,7 @@ class Shared(TypedDict):
     labels: LabelSpace
     eval_domains: Sequence[str]
     inference: Inference
+    source_adapter: Callable[[nn.Module], nn.Module] | None
     adapter: Callable[[nn.Module], nn.Module] | None
     plan: Mapping[str, Any]
     needs: Sequence[str]

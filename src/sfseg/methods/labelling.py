@@ -19,6 +19,8 @@ from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 10.0
+LEVELS = 256
+"""Of confidence in a store; a histogram of as many parts has one for each."""
 
 
 @torch.no_grad()
@@ -53,7 +55,7 @@ def label_images(
         raise ValueError(f"pseudo_labels.discard must be in [0, 1), got {discard}")
     model.to(device).eval()
     classes = len(identity.classes)
-    histogram = torch.zeros(classes, 1000, dtype=torch.int64)
+    histogram = torch.zeros(classes, LEVELS, dtype=torch.int64)
     shown = time.monotonic()
     make = PseudoLabelStore.create
     with make(folder, identity, with_confidence=discard > 0, durable=False) as store, context:
@@ -62,9 +64,8 @@ def label_images(
             confidence, label = (part.cpu() for part in probability.max(dim=1))
             store.write(_patch(batch["index"], label, confidence if discard else None))
             if discard:
-                # The histogram is of what is kept, in steps of 1 / 255.
                 kept = (confidence * 255).round() / 255
-                histogram += confidence_histogram(kept, label, num_classes=classes)
+                histogram += confidence_histogram(kept, label, num_classes=classes, bins=LEVELS)
             if time.monotonic() - shown > REPORT_SECONDS:
                 shown = time.monotonic()
                 log.info("pseudo-labels: %d of %d images", done + 1, len(identity.names))
@@ -82,10 +83,12 @@ def _patch(index: Tensor, label: Tensor, confidence: Tensor | None) -> Patch:
 
 
 def _discard(store: PseudoLabelStore, threshold: Tensor) -> None:
-    """Labels whose confidence is below their class's threshold become IGNORE."""
-    limit = np.nan_to_num(threshold.numpy(), nan=0.0)
+    """Labels whose confidence is below their class's threshold become IGNORE.
+
+    Those at the threshold stay, so that a class of one confidence does not vanish.
+    """
+    limit = np.nan_to_num(threshold.numpy() * LEVELS, nan=0.0).astype(np.uint8)
     for index in range(len(store)):
         label, confidence = store.read(index)
         assert confidence is not None
-        unsure = confidence / np.float32(255) < limit[label]
-        store.write(Patch(index, np.where(unsure, np.uint8(IGNORE), label)))
+        store.write(Patch(index, np.where(confidence < limit[label], np.uint8(IGNORE), label)))

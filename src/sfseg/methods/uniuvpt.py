@@ -1,12 +1,13 @@
 """Uni-UVPT (Ma et al., NeurIPS 2023): a frozen source model whose prompts learn from itself."""
 
 from collections.abc import Sequence
-from typing import Literal, Unpack, cast, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.prompt_adapter import Variant
 from sfseg.networks.segmenter import Segmenter
@@ -18,11 +19,13 @@ from sfseg.ops.consistency import (
     released_feature_consistency,
     released_prediction_consistency,
 )
+from sfseg.ops.elr import TemporalEnsemble, elr_regularizer
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
-from sfseg.types import IGNORE, StepOutput, TrainingBatch
+from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
 Correction = Literal["online", "offline", "elr", "none"]
+RELEASED_SCALES = 3
 
 
 class UniUVPT(Method):
@@ -41,10 +44,14 @@ class UniUVPT(Method):
         beta: weight of the prediction consistency, likewise.
         normalize: of :func:`sfseg.ops.consistency.feature_consistency`.
         entropy_weight: of the robust entropy.
+        elr_weight: of the regulariser that ``correction=elr`` adds, whose values are the choice
+            of this library: the published code names the option and has none of it.
+        elr_momentum: of its running means of predictions.
         **shared: see :class:`Shared`.
 
     Raises:
-        ValueError: an unknown variant or correction, scales without 1, negative weights.
+        ValueError: an unknown variant or correction, scales without 1 or not three of them for
+            ``release``, negative weights.
     """
 
     def __init__(
@@ -57,6 +64,8 @@ class UniUVPT(Method):
         beta: float = 1.0,
         normalize: Normalize = "positions",
         entropy_weight: float = 5e-3,
+        elr_weight: float = 3.0,
+        elr_momentum: float = 0.7,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
@@ -69,13 +78,25 @@ class UniUVPT(Method):
                 raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
         if 1.0 not in scales or min(scales) <= 0:
             raise ValueError(f"scales must be positive and one of them 1, got {list(scales)}")
-        for name, weight in (("alpha", alpha), ("beta", beta), ("entropy_weight", entropy_weight)):
+        for name, weight in (
+            ("alpha", alpha),
+            ("beta", beta),
+            ("entropy_weight", entropy_weight),
+            ("elr_weight", elr_weight),
+        ):
             if weight < 0:
                 raise ValueError(f"{name} must not be negative, got {weight}")
+        if variant == "release" and len(scales) != RELEASED_SCALES:
+            raise ValueError(
+                f"scales must be {RELEASED_SCALES} for variant=release, which learns a weight of "
+                f"each, got {list(scales)}; take as many, or variant=paper"
+            )
         self.variant, self.correction = variant, correction
         self.scales, self.reference = tuple(scales), list(scales).index(1.0)
         self.alpha, self.beta, self.entropy_weight = alpha, beta, entropy_weight
         self.normalize: Normalize = normalize
+        self.elr_weight = elr_weight
+        self.ensemble = TemporalEnsemble(elr_momentum)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
@@ -89,6 +110,8 @@ class UniUVPT(Method):
         if self.alpha:
             stages = [self._feature_consistency(views) for views in zip(*features, strict=True)]
             loss = loss + self.alpha * torch.stack(stages).sum()
+        if self.correction == "elr":
+            loss = loss + self.elr_weight * self._early_learning(target, own)
         with torch.no_grad():
             confidence, prediction = log_mixture(logits, self._mixing()).exp().max(dim=1)
         return {
@@ -107,7 +130,7 @@ class UniUVPT(Method):
             view = image if scale == 1 else _resized(image, _scaled(size, scale), align=align)
             logits, features = network.forward_adapted(view)
             all_logits.append(_resized(logits.float(), size, align=align))
-            all_features.append(features)
+            all_features.append(_without_padding(features, view, network))
         return all_logits, all_features
 
     def _prediction_consistency(self, logits: list[Tensor], label: Tensor) -> Tensor:
@@ -122,10 +145,45 @@ class UniUVPT(Method):
             return feature_consistency(views, reference=self.reference, normalize=self.normalize)
         return released_feature_consistency(views, reference=self.reference)
 
+    def _early_learning(self, target: Batch, logits: Tensor) -> Tensor:
+        """The regulariser, of targets that this step has already moved."""
+        seen = [target["index"], target["geometry"], logits.detach().float().softmax(dim=1)]
+        if self.trainer.world_size > 1:
+            # An image may come to another process in the next pass.
+            seen = [part.flatten(0, 1) for part in cast(list[Tensor], self.all_gather(seen))]
+        self.ensemble.update(seen[0], seen[1], seen[2])
+        kept = self.ensemble.read(target["index"], target["geometry"], logits)
+        return elr_regularizer(logits, kept)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.correction == "elr":
+            checkpoint["ensemble"] = self.ensemble.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.correction == "elr":
+            if "ensemble" not in checkpoint:
+                raise ConfigError(
+                    "the checkpoint is of a run without method.correction=elr, which cannot go on "
+                    "with it; continue it with the correction it had, or start anew"
+                )
+            self.ensemble.load_state_dict(checkpoint["ensemble"])
+
     def _mixing(self) -> Tensor | None:
         """Logits of the scales' weights, which the published code has and the paper has not."""
         adapter = getattr(self.network.backbone, "adapter", None)
         return getattr(adapter, "mixing", None)
+
+
+def _without_padding(features: list[Tensor], view: Tensor, network: Segmenter) -> list[Tensor]:
+    """Maps of the image alone: padding is another part of each view, and would shift them."""
+    strides = cast(Sequence[int], network.backbone.strides)
+    height, width = view.shape[-2:]
+    return [
+        stage[..., : -(-height // stride), : -(-width // stride)]
+        for stage, stride in zip(features, strides, strict=True)
+    ]
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

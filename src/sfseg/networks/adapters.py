@@ -20,6 +20,6 @@ def prompted(network: Segmenter, **options: Any) -> Segmenter:
     return network.freeze("backbone.backbone")
 
 
-def head_only(network: Segmenter) -> Segmenter:
-    """Freeze all but the heads; changed in place and returned."""
+def heads_only(network: Segmenter) -> Segmenter:
+    """Freeze the backbone, so that only heads train; changed in place and returned."""
     return network.freeze("backbone")

@@ -1,0 +1,260 @@
+"""The early-learning picture: every class's IoU curve, its fit and the corrections, with tables."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from sfseg.atomic import write_whole
+from sfseg.callbacks.early_learning import EarlyLearning, HasTask, Measurement
+from sfseg.callbacks.label_correction import LabelCorrection, Opening
+from sfseg.drawing import Pixels, write_png
+from sfseg.errors import ConfigError
+from sfseg.labels import LabelSpace
+from sfseg.ops.early_learning import Curve, Fit, fit_curve
+from sfseg.plots import Plot, grid
+from sfseg.tables import to_csv
+
+LEGEND = ("IoU with pseudo-labels", "fit until slowed", "correction begins", "correction")
+MEASURED = ("iteration", "passes", "class", "iou", "slowdown", "fitted", "has_slowed", "is_open")
+CORRECTED = (
+    "class", "iteration", "passes", "closed", "changed", "known", "right_before", "right_after",
+    "right_before_share", "right_after_share",
+)  # fmt: skip
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A class's curve from the start, or from the end of a correction, to the end of the next.
+
+    Args:
+        start: passes over the target's images until then.
+        points: its measurements, in their order.
+        num_fitted: how many there were when it slowed; all where it has not.
+        fit: to these.
+    """
+
+    start: float
+    points: tuple[Measurement, ...]
+    num_fitted: int
+    fit: Fit | None
+
+    def value(self, passes: Sequence[float]) -> Float[np.ndarray, " T"]:
+        """Fitted IoU; NaN without a fit."""
+        if self.fit is None:
+            return np.full(len(passes), np.nan)
+        return self.fit.value(np.asarray(passes, np.float64) - self.start)
+
+
+class EarlyLearningReport(Callback):
+    """Writes how every class learnt its pseudo-labels and what their correction changed.
+
+    ``early_learning.png`` and ``.csv`` hold the curves, ``label_correction.csv`` the times in which
+    labels were corrected. All are written anew at every evaluation and at the end of training, and
+    go to loggers that take images and tables. Needs :class:`EarlyLearning`;
+    :class:`LabelCorrection` may be absent.
+
+    Args:
+        folder: where the files go.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self._written = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        found = [c for c in callbacks if isinstance(c, EarlyLearning)]
+        if not found:
+            raise ConfigError(
+                "callbacks.early_learning_report needs callbacks.early_learning; add it, or remove "
+                "the report with ~callbacks.early_learning_report"
+            )
+        self.early = found[0]
+        self.corrections = [c for c in callbacks if isinstance(c, LabelCorrection)]
+        self._written = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._write(trainer, cast(HasTask, pl_module).labels)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, cast(HasTask, pl_module).labels)
+
+    def _write(self, trainer: Trainer, labels: LabelSpace) -> None:
+        measurements, step = self.early.measurements, trainer.global_step
+        # Training often ends with an evaluation, which has written all there is.
+        if not trainer.is_global_zero or not measurements or step == self._written:
+            return
+        self._written = step
+        openings = [opening for c in self.corrections for opening in c.openings]
+        segments = split(measurements, openings, curve=self.early.curve)
+        picture = draw(segments, openings, labels, title=self._title())
+        corrected = correction_rows(openings, labels)
+        write_png(self.folder / "early_learning.png", picture)
+        _write_csv(
+            self.folder / "early_learning.csv",
+            MEASURED,
+            measurement_rows(segments, openings, labels),
+        )
+        _write_csv(self.folder / "label_correction.csv", CORRECTED, corrected)
+        for logger in trainer.loggers:
+            _send(logger, picture, corrected, step)
+
+    def _title(self) -> str:
+        early = self.early
+        return (
+            f"early learning: {early.curve} curve, rule {early.rule}, threshold {early.threshold:g}"
+        )
+
+
+def split(
+    measurements: Sequence[Measurement], openings: Sequence[Opening], *, curve: Curve
+) -> dict[int, list[Segment]]:
+    """The segments of every class, by its id; a curve begins anew where an opening closed."""
+    points: dict[int, list[Measurement]] = {}
+    for measurement in measurements:
+        points.setdefault(measurement.label, []).append(measurement)
+    return {
+        label: _split_class(points[label], [o for o in openings if o.label == label], curve)
+        for label in sorted(points)
+    }
+
+
+def _split_class(
+    points: Sequence[Measurement], openings: Sequence[Opening], curve: Curve
+) -> list[Segment]:
+    starts = [0.0, *(o.closed for o in openings if o.closed is not None)]
+    segments = []
+    for start, end in zip(starts, [*starts[1:], math.inf], strict=True):
+        # What is measured in the step that closes is still of the labels before.
+        own = tuple(m for m in points if start < m.passes <= end)
+        slowed = [k for k, m in enumerate(own, start=1) if m.has_slowed]
+        num_fitted = slowed[0] if slowed else len(own)
+        t = np.array([m.passes - start for m in own[:num_fitted]])
+        iou = np.array([m.iou for m in own[:num_fitted]])
+        segments.append(Segment(start, own, num_fitted, fit_curve(t, iou, curve=curve)))
+    return segments
+
+
+def draw(
+    segments: dict[int, list[Segment]],
+    openings: Sequence[Opening],
+    labels: LabelSpace,
+    *,
+    title: str,
+) -> Pixels:
+    """A plot of every class that was measured: (H, W, 3) RGB."""
+    last = max(
+        *(m.passes for own in segments.values() for s in own for m in s.points),
+        *(o.closed or o.passes for o in openings),
+        0.0,
+    )
+    plots = [
+        _plot(own, [o for o in openings if o.label == label], last, labels, label)
+        for label, own in segments.items()
+    ]
+    return grid(plots, title=title, legend=LEGEND, last=last)
+
+
+def _plot(
+    segments: Sequence[Segment],
+    openings: Sequence[Opening],
+    last: float,
+    labels: LabelSpace,
+    label: int,
+) -> Plot:
+    fits = []
+    for segment in segments:
+        if segment.fit is not None:
+            fitted = segment.points[: segment.num_fitted]
+            x = np.linspace(fitted[0].passes, fitted[-1].passes, 200).tolist()
+            fits.append((x, segment.value(x).tolist()))
+    return Plot(
+        name=labels.classes[label],
+        colour=labels.palette[label],
+        words=words([m for s in segments for m in s.points], openings),
+        curves=[([m.passes for m in s.points], [m.iou for m in s.points]) for s in segments],
+        fits=fits,
+        moments=[o.passes for o in openings],
+        spans=[(o.passes, last if o.closed is None else o.closed) for o in openings],
+    )
+
+
+def words(points: Sequence[Measurement], openings: Sequence[Opening]) -> tuple[str, str]:
+    """What is said below a plot: the slowdown at the end, and what correction has changed."""
+    if all(math.isnan(m.iou) for m in points):
+        state = "no pixels so far"
+    elif math.isnan(points[-1].slowdown):
+        state = "no slowdown yet"
+    else:
+        state = f"slowdown {points[-1].slowdown:.2f}"
+    if not openings:
+        return state, "not corrected"
+    text = f"{sum(o.changed for o in openings):,} px changed"
+    known = sum(o.known for o in openings)
+    if known:
+        before = sum(o.right_before for o in openings) / known
+        after = sum(o.right_after for o in openings) / known
+        text += f", right {before:.0%} -> {after:.0%}"
+    return state, text
+
+
+def measurement_rows(
+    segments: dict[int, list[Segment]], openings: Sequence[Opening], labels: LabelSpace
+) -> list[list[Cell]]:
+    """A row of ``MEASURED`` for every measurement, by time, then class.
+
+    After a class has slowed, ``fitted`` goes on with the curve that said so.
+    """
+    rows: list[tuple[float, int, list[Cell]]] = []
+    for label, own in segments.items():
+        times = [(o.passes, math.inf if o.closed is None else o.closed)
+                 for o in openings if o.label == label]  # fmt: skip
+        for segment in own:
+            fitted = segment.value([m.passes for m in segment.points]).tolist()
+            for m, value in zip(segment.points, fitted, strict=True):
+                is_open = any(first < m.passes <= end for first, end in times)
+                row = [m.iteration, m.passes, labels.classes[label], m.iou, m.slowdown, value,
+                       m.has_slowed, is_open]  # fmt: skip
+                rows.append((m.passes, label, row))
+    return [row for _, _, row in sorted(rows, key=lambda entry: entry[:2])]
+
+
+def correction_rows(openings: Sequence[Opening], labels: LabelSpace) -> list[list[Cell]]:
+    """A row of ``CORRECTED`` for every opening; without known truth its shares are None."""
+    return [
+        [labels.classes[o.label], o.iteration, o.passes, o.closed, o.changed, o.known,
+         o.right_before, o.right_after,
+         o.right_before / o.known if o.known else None,
+         o.right_after / o.known if o.known else None]
+        for o in openings
+    ]  # fmt: skip
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    text = to_csv(header, [[_as_text(cell) for cell in row] for row in rows])
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _as_text(cell: Cell) -> str:
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else f"{cell:.6g}"
+    return "" if cell is None else str(cell)
+
+
+def _send(logger: Logger, picture: Pixels, corrected: list[list[Cell]], step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image("early_learning", picture, step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(key="early_learning", images=[picture])
+        if corrected:
+            logger.log_table(key="label_correction", columns=list(CORRECTED), data=corrected)

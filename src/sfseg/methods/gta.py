@@ -1,0 +1,59 @@
+"""The client of Generalize then Adapt (Kundu et al., ICCV 2021): heads that train on themselves."""
+
+from typing import Unpack
+
+import torch
+
+from sfseg.errors import ConfigError
+from sfseg.methods.base import Method, Shared
+from sfseg.networks.multi_head import LeaveOneOutSegmenter
+from sfseg.ops.entropy import robust_entropy
+from sfseg.ops.lovasz import lovasz_softmax
+from sfseg.types import StepOutput, TrainingBatch
+
+
+class GtA(Method):
+    """All heads of a :class:`sfseg.methods.source_gta.SourceGtA` model learn its pseudo-labels.
+
+    As in the rows of Uni-UVPT's tables: the backbone is frozen, pseudo-labels are the most
+    confident third of each class, the loss is Lovasz-softmax and robust entropy. Of the paper, the
+    choice of a head by its entropy on the target, the conditional autoencoder that refines its
+    predictions, and the training of late layers of the backbone are left out, as they are there.
+
+    Args:
+        entropy_weight: of the robust entropy.
+        **shared: see :class:`Shared`; the network must have leave-one-out heads.
+
+    Raises:
+        ConfigError: the network has only one head.
+        ValueError: a negative weight.
+    """
+
+    def __init__(self, *, entropy_weight: float = 5e-3, **shared: Unpack[Shared]) -> None:
+        super().__init__(**shared)
+        if entropy_weight < 0:
+            raise ValueError(f"entropy_weight must not be negative, got {entropy_weight}")
+        if not isinstance(self.network, LeaveOneOutSegmenter):
+            raise ConfigError(
+                "the network must have leave-one-out heads, got a plain "
+                f"{type(self.network).__name__}; set method.source_adapter as in "
+                "conf/method/gta.yaml"
+            )
+        self.entropy_weight = entropy_weight
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on images of the target and their pseudo-labels; the loss is the heads' sum."""
+        image, label = batch["target"]["image"], batch["target"]["pseudo_label"]
+        network = self.network
+        assert isinstance(network, LeaveOneOutSegmenter)
+        logits = network.forward_heads(image)
+        losses = [
+            lovasz_softmax(head, label) + self.entropy_weight * robust_entropy(head)
+            for head in logits
+        ]
+        confidence, prediction = logits[-1].detach().float().softmax(dim=1).max(dim=1)
+        return {
+            "loss": torch.stack(losses).sum(),
+            "prediction": prediction.to(torch.uint8),
+            "confidence": confidence.clamp(0, 1),
+        }

@@ -1,0 +1,188 @@
+"""Source-free runs from the command line: source model, pseudo-labels, tables, restart."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEBUG, Cli
+from test_train import equal, weights
+
+from sfseg.pseudo.reader import PseudoLabels
+
+ADAPT = [
+    *DEBUG,
+    "method=uniuvpt",
+    "trainer.max_steps=4",
+    "callbacks.early_learning.every=0.5",
+    "callbacks.early_learning.window=1.0",
+    # Fires at once, so that a few steps correct something.
+    "callbacks.early_learning.threshold=1e-6",
+    "callbacks.early_learning.curve=cubic",
+    "callbacks.label_correction.quantile=0.5",
+    "callbacks.label_correction.open_for=2.0",
+    "data.adaptation.target_view.flip=0.5",
+    "~callbacks.panels",
+]
+
+
+def labels_of(run: Path) -> list[np.ndarray]:
+    labels = PseudoLabels(run / "pseudo_labels")
+    return [labels.read(k).label for k in range(len(labels))]
+
+
+@pytest.fixture
+def source(cli: Cli, tmp_path: Path) -> Path:
+    """A source model of three steps."""
+    done = cli("sfseg-train", *DEBUG, "hydra.run.dir=source", "~callbacks.panels")
+    assert done.code == 0, done.output
+    return tmp_path / "source" / "checkpoints" / "last.ckpt"
+
+
+def test_the_source_model_is_trained_once_and_does_not_change_the_adaptation(cli: Cli) -> None:
+    first = cli("sfseg-train", *ADAPT, "hydra.run.dir=first")
+    assert first.code == 0, first.output
+    assert "none yet for these settings" in first.output and "trained now" in first.output
+    second = cli("sfseg-train", *ADAPT, "hydra.run.dir=second")
+    assert second.code == 0, second.output
+    assert "trained before" in second.output and "trained now" not in second.output
+    (model,) = (first.folder / "cache" / "source_models").rglob("last.ckpt")
+    given = cli("sfseg-train", *ADAPT, "hydra.run.dir=given", f"source_checkpoint={model}")
+    assert given.code == 0 and "as given" in given.output
+    runs = [weights(first.folder / name) for name in ("first", "second", "given")]
+    assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
+    other = cli("sfseg-train", *ADAPT, "hydra.run.dir=other", "seed=1")
+    assert "trained now" in other.output
+
+
+def test_the_table_shows_source_only_beside_adapted(cli: Cli, source: Path) -> None:
+    done = cli("sfseg-train", *ADAPT, "hydra.run.dir=run", f"source_checkpoint={source}")
+    assert done.code == 0, done.output
+    run = done.folder / "run"
+    header = (run / "results.md").read_text().splitlines()[0]
+    assert header == "| class | target source-only | target adapted | gain |"
+    results = json.loads((run / "results.json").read_text())["target"]
+    before = json.loads((source.parents[1] / "results.json").read_text())["target"]
+    assert results["source_only"]["IoU"] == before["IoU"]
+    assert "parameters trained" in done.output
+    evaluated = cli(
+        "sfseg-eval", f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "hydra.run.dir=eval",
+        "trainer.limit_val_batches=2", "trainer.accelerator=cpu", "trainer.precision=32-true",
+    )  # fmt: skip
+    assert evaluated.code == 0, evaluated.output
+    again = json.loads((done.folder / "eval" / "results.json").read_text())["target"]
+    assert again["summary"] == results["summary"]
+
+
+@pytest.mark.parametrize("correction", ["online", "elr"])
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
+    cli: Cli, source: Path, correction: str
+) -> None:
+    common = [*ADAPT, f"source_checkpoint={source}", f"method.correction={correction}",
+              "method.schedule.steps=4"]  # fmt: skip
+    whole = cli("sfseg-train", *common, "hydra.run.dir=whole")
+    assert whole.code == 0, whole.output
+    cli("sfseg-train", *common, "trainer.max_steps=2", "hydra.run.dir=half")
+    half = whole.folder / "half" / "checkpoints" / "last.ckpt"
+    rest = cli("sfseg-train", *common, f"ckpt_path={half}", "hydra.run.dir=rest")
+    assert rest.code == 0, rest.output
+    ends = [
+        torch.load(whole.folder / name / "checkpoints" / "last.ckpt", weights_only=True)
+        for name in ("whole", "rest")
+    ]
+    assert equal(ends[0]["state_dict"], ends[1]["state_dict"])
+    stores = [labels_of(whole.folder / name) for name in ("whole", "rest", "half")]
+    for mine, theirs in zip(stores[0], stores[1], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    if correction == "online":
+        moved = [(a != b).any() for a, b in zip(stores[0], stores[2], strict=True)]
+        assert any(moved), "nothing was corrected, so nothing was tested"
+    for name in ends[0]["callbacks"]:
+        if "EarlyLearning" in name:
+            kept = [end["callbacks"][name]["measurements"] for end in ends]
+            np.testing.assert_equal(kept[0], kept[1])
+
+
+def test_labels_of_another_run_can_be_the_start(cli: Cli, source: Path) -> None:
+    given = [*ADAPT, f"source_checkpoint={source}"]
+    first = cli("sfseg-train", *given, "hydra.run.dir=first")
+    store = first.folder / "first" / "pseudo_labels"
+    before = labels_of(first.folder / "first")
+    done = cli("sfseg-train", *given, "hydra.run.dir=next", f"pseudo_labels.start_from={store}")
+    assert done.code == 0, done.output
+    assert f"continued from {store}" in done.output
+    for mine, theirs in zip(before, labels_of(first.folder / "first"), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+WRONG_LABELS = {
+    "images": (["data.scenes.target_train.length=6"], "4 images, here are 6; 2 new since"),
+    "size": (["data.size=[96,128]"], "of 64x128 pixels, here it has 96x128"),
+    "another source model": (["seed=1"], "source model "),
+}
+
+
+@pytest.mark.parametrize("case", sorted(WRONG_LABELS))
+def test_labels_of_something_else_are_refused(cli: Cli, source: Path, case: str) -> None:
+    first = cli("sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=first")
+    store = first.folder / "first" / "pseudo_labels"
+    names = sorted(path.name for path in store.iterdir())
+    settings, message = WRONG_LABELS[case]
+    wanted = [] if case == "another source model" else [f"source_checkpoint={source}"]
+    done = cli(
+        "sfseg-train", *ADAPT, *settings, *wanted, "hydra.run.dir=next",
+        f"pseudo_labels.start_from={store}",
+    )  # fmt: skip
+    assert done.code == 2 and "Traceback" not in done.output, done.output
+    assert message in done.output
+    assert sorted(path.name for path in store.iterdir()) == names
+    assert not (done.folder / "next" / "pseudo_labels").exists()
+
+
+def test_a_half_written_store_is_refused(cli: Cli, source: Path) -> None:
+    given = [*ADAPT, f"source_checkpoint={source}"]
+    first = cli("sfseg-train", *given, "hydra.run.dir=first")
+    store = first.folder / "first" / "pseudo_labels"
+    rows = store / "labels.u8"
+    rows.write_bytes(rows.read_bytes()[:-100])
+    done = cli("sfseg-train", *given, "hydra.run.dir=next", f"pseudo_labels.start_from={store}")
+    assert done.code == 3 and "labels.u8 has" in done.output and "Traceback" not in done.output
+
+
+def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path) -> None:
+    given = [*ADAPT, f"source_checkpoint={source}"]
+    first = cli("sfseg-train", *given, "hydra.run.dir=first")
+    shutil.rmtree(first.folder / "first" / "pseudo_labels")
+    last = first.folder / "first" / "checkpoints" / "last.ckpt"
+    done = cli("sfseg-train", *given, "hydra.run.dir=next", f"ckpt_path={last}")
+    assert done.code == 2 and "needs its run's pseudo-labels" in done.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["source_checkpoint=nowhere.ckpt"], "source_checkpoint=nowhere.ckpt does not exist"),
+        (["source_checkpoint={source}", "backbone=mit_b0"], "weights must fit the model"),
+        (["source_checkpoint={source}", "data.classes=synthia"], "19 classes of cityscapes, the"),
+        (["method.variant=poster"], "variant must be one of paper, release, got 'poster'"),
+        (["method.correction=sometimes"], "correction must be one of"),
+        (["method.scales=[0.5,2.0]"], "scales must be positive and one of them 1"),
+        (["method.adapter.stem=triple"], "stem must be"),
+        (["backbone=resnet50", "backbone.pretrained=false"], "must be a Swin, a MiT or tiny"),
+        (["pseudo_labels.discard=1.0"], "pseudo_labels.discard must be a share in [0, 1)"),
+        (["~callbacks.early_learning"], "needs callbacks.early_learning before it"),
+    ],
+)
+def test_wrong_settings_end_before_training(
+    cli: Cli, source: Path, settings: list[str], message: str
+) -> None:
+    settings = [setting.format(source=source) for setting in settings]
+    base = [s for s in ADAPT if not (settings[0].startswith("~") and "early_learning" in s)]
+    if not any(setting.startswith("source_checkpoint") for setting in settings):
+        base.append("source_model.steps=1")
+    done = cli("sfseg-train", *base, *settings, "hydra.run.dir=run")
+    assert done.code == 2 and "Traceback" not in done.output, done.output
+    assert message in done.output
+    assert not (done.folder / "run" / "checkpoints").exists()

@@ -6,8 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import DEBUG, Cli
+from hydra import compose, initialize_config_dir
+
+from sfseg.config import CONF, build
+from sfseg.pseudo.reader import PseudoLabels
 
 
 @pytest.mark.filterwarnings("ignore:.*")
@@ -34,3 +40,83 @@ def test_two_processes_score_as_one_does(cli: Cli, tmp_path: Path) -> None:
     assert alone.code == 0, alone.output
     results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("two", "one")]
     assert results[0] == results[1]
+
+
+COLOURS = '''
+import torch
+from sfseg.methods.base import Method
+
+
+class Colours(Method):
+    """Predicts a class from the colour of each pixel alone, so that crops and flips move it."""
+
+    def training_step(self, batch, batch_idx):
+        target = batch["target"]
+        image = target["image"]
+        return {
+            "loss": self(image).float().square().mean(),
+            "prediction": image[:, 0] // 86 * 2,
+            "confidence": image[:, 1].float() / 255,
+        }
+'''
+COLOURS_YAML = """
+defaults:
+  - _base
+  - override /callbacks@_global_.callbacks: [default, early_learning, label_correction]
+  - _self_
+_target_: colours.Colours
+needs: [target, pseudo_labels, source_model]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*")
+def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, processes: int) -> None:
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "colours.py").write_text(COLOURS)
+    (tmp_path / "conf" / "method" / "colours.yaml").write_text(COLOURS_YAML)
+    settings = [s for s in DEBUG if not s.startswith("trainer")]
+    base = [
+        *settings, "method=colours", "trainer.precision=32-true",
+        "data.colour.probability=0", "data.eval_batch_size=1", "data.batch_size=1",
+        "~callbacks.panels",
+        # Crops of half an image, some mirrored, at its own scale.
+        "data.target_view={_target_: sfseg.data.geometry.View, crop: [40, 56], flip: 0.5}",
+    ]  # fmt: skip
+
+    def run(name: str, *more: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "sfseg.train", "--config-dir", "conf", *base, *more, f"hydra.run.dir={name}"],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SFSEG_CACHE": str(tmp_path / "cache")},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("source", "method=source_only", "trainer=debug")
+    base += [
+        "source_checkpoint=source/checkpoints/last.ckpt",
+        "callbacks.early_learning.every=0.5", "callbacks.early_learning.window=0.5",
+        "callbacks.early_learning.threshold=1e-6", "callbacks.early_learning.curve=cubic",
+        "callbacks.label_correction.quantile=0.3",
+    ]  # fmt: skip
+    run("start", "trainer=debug", "trainer.max_steps=1")
+    run(
+        "end", "pseudo_labels.start_from=start/pseudo_labels", "trainer.max_steps=24",
+        "trainer=cpu" if processes == 1 else "trainer=ddp_cpu",
+    )  # fmt: skip
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        scenes = build(compose("train", overrides=settings).data.scenes.target_train)()
+    start, end = (PseudoLabels(tmp_path / name / "pseudo_labels") for name in ("start", "end"))
+    checkpoint = torch.load(tmp_path / "end/checkpoints/last.ckpt", weights_only=True)
+    (kept,) = [v for k, v in checkpoint["callbacks"].items() if "LabelCorrection" in k]
+    changed = 0
+    for k in range(len(scenes)):
+        before, after = start.read(k).label, end.read(k).label
+        moved = before != after
+        expected = scenes.image(k)[..., 0] // 86 * 2
+        np.testing.assert_array_equal(after[moved], expected[moved])
+        changed += int(moved.sum())
+        assert moved.any(), f"image {k} was never corrected"
+    assert changed == sum(opening["changed"] for opening in kept["openings"])

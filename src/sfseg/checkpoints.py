@@ -123,8 +123,9 @@ def _is_published(path: Path) -> bool:
         # Mapped, where the format allows it: of all the weights nothing is read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError as error:
-        # Objects beside the tensors, which no run writes.
-        return "GLOBAL" in str(error)
+        # Objects beside the tensors, which runs never write: other programs do, in files that are
+        # called otherwise. A checkpoint of ours that has some is not to be opened in any way.
+        return "GLOBAL" in str(error) and path.suffix != ".ckpt"
     except Exception:
         # As in read_checkpoint, which will say it.
         return False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from sfseg.config import CONF
 from sfseg.errors import ConfigError
@@ -83,12 +83,12 @@ def recognise(tensors: Tensors) -> Published:
         for key, tensor in ours.items()
         if key.startswith("backbone.")
     }
-    classifier = ours.get("head.classifier.weight")  # (K, C, 1, 1)
+    outputs, channels = _sides(ours, "head.classifier.weight")
     return Published(
         backbone=_swin(backbone) or _mit(backbone),
         head=next((head for head, sign in HEADS.items() if _any(sign, ours)), None),
-        head_channels=None if classifier is None else classifier.shape[1],
-        num_classes=None if classifier is None else classifier.shape[0],
+        head_channels=channels,
+        num_classes=outputs,
         is_prompted=_any(r"^backbone\.adapter\.", ours),
         leave_one_out=len(set(_numbers(r"leave_one_out\.(\d+)\.", ours))),
     )
@@ -110,8 +110,7 @@ def configuration(path: Path) -> DictConfig:
     overrides = found.overrides()
     log.info("%s: recognised as %s", path, " ".join(overrides))
     config = _composed(overrides)
-    with open_dict(config):
-        config.method.needs = ["target"]
+    config.method.needs = ["target"]
     return config
 
 
@@ -124,19 +123,22 @@ def _composed(overrides: list[str]) -> DictConfig:
 
 
 def _swin(backbone: Tensors) -> str | None:
-    width = _width(backbone, "trunk.patch_embed.proj.weight")
-    return SWINS.get((width, _depths(r"trunk\.layers\.(\d+)\.blocks\.(\d+)\.", backbone)))
+    width, _ = _sides(backbone, "trunk.patch_embed.proj.weight")
+    depths = _depths(r"trunk\.layers\.(\d+)\.blocks\.(\d+)\.", backbone)
+    return None if width is None else SWINS.get((width, depths))
 
 
 def _mit(backbone: Tensors) -> str | None:
+    width, _ = _sides(backbone, "patch_embed1.proj.weight")
+    depths = _depths(r"block(\d+)\.(\d+)\.", backbone)
     names = {size: name for name, size in VARIANTS.items()}
-    width = _width(backbone, "patch_embed1.proj.weight")
-    return names.get((width, _depths(r"block(\d+)\.(\d+)\.", backbone)))
+    return None if width is None else names.get((width, depths))
 
 
-def _width(tensors: Tensors, name: str) -> int:
-    """Outputs of a layer, 0 if it is not there."""
-    return tensors[name].shape[0] if name in tensors else 0
+def _sides(tensors: Tensors, name: str) -> tuple[int, int] | tuple[None, None]:
+    """Outputs and inputs of a convolution, if it is there."""
+    shape = tensors[name].shape if name in tensors else ()
+    return (shape[0], shape[1]) if len(shape) == 4 else (None, None)
 
 
 def _depths(block: str, names: Iterable[str]) -> tuple[int, ...]:

@@ -194,7 +194,7 @@ class Recorder(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
-@pytest.mark.filterwarnings("ignore:You defined a `.*` but have no")
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_step_sees_what_the_one_before_it_wrote(tmp_path, num_workers):
     """Also where a worker has loaded its batch before."""

@@ -11,7 +11,7 @@ from sfseg.pseudo.store import PseudoLabelStore
 from sfseg.types import IGNORE
 
 CLASSES = [f"class {k}" for k in range(200)]
-SEEDS = range(60)
+COUNT = 80
 
 
 def random_label(rng, size, ignored=0.1):
@@ -20,26 +20,40 @@ def random_label(rng, size, ignored=0.1):
     return label
 
 
-def case(folder, seed, size=None):
-    """A store of one label map and a crop of its image, whose file has another size.
+def random_size(geometry, rng):
+    return tuple(int(n) for n in rng.integers(1, 28, 2))
+
+
+def finer(g, rng):
+    return tuple(int(n + rng.integers(9)) for n in (g.scaled_height, g.scaled_width))
+
+
+def coarser(g, rng):
+    return tuple(int(rng.integers(1, n + 1)) for n in (g.scaled_height, g.scaled_width))
+
+
+def cases(folder, size=random_size, count=COUNT):
+    """A store of label maps, and (index, crop's geometry, label, proposal) of every image.
 
     Args:
         folder: of the store.
-        seed: of all choices.
-        size: of the map, given the crop's geometry; None draws any.
+        size: of a map, given the crop's geometry; that of the image's file is another.
+        count: of images.
     """
-    rng = np.random.default_rng(seed)
-    full, resized, crop = (tuple(int(n) for n in rng.integers(1, 28, 2)) for _ in range(3))
-    view = View(crop, resize=resized if seed % 2 else None, ratio=(0.5, 2.0))
-    geometry = view.draw(None, rng, full)
-    shape = tuple(int(n) for n in rng.integers(1, 28, 2)) if size is None else size(geometry, rng)
-    label = random_label(rng, shape)
-    store = PseudoLabelStore.create(
-        folder, Identity(["a", "b"], [shape, (2, 3)], CLASSES, "model"), durable=False
-    )
-    store.write(Patch(0, label), Patch(1, np.full((2, 3), 7, np.uint8)))
+    found = []
+    for k in range(count):
+        rng = np.random.default_rng(k)
+        full, resized, crop = (random_size(None, rng) for _ in range(3))
+        view = View(crop, resize=resized if k % 2 else None, ratio=(0.5, 2.0))
+        geometry = view.draw(None, rng, full)
+        label = random_label(rng, size(geometry, rng))
+        found.append((k, geometry, label, random_label(rng, crop, ignored=0.3)))
+    names = [str(k) for k in range(count)]
+    identity = Identity(names, [label.shape for _, _, label, _ in found], CLASSES, "model")
+    store = PseudoLabelStore.create(folder, identity, durable=False)
+    store.write(*(Patch(k, label) for k, _, label, _ in found))
     store.commit()
-    return store, geometry, label, random_label(rng, crop, ignored=0.3)
+    return store, found
 
 
 def seen_at(geometry, size):
@@ -52,90 +66,93 @@ def seen_at(geometry, size):
             yield (y, x), (row, g.width - 1 - column if g.flip else column)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_correction_lands_on_the_pixels_that_the_crop_shows(tmp_path, seed):
-    store, geometry, label, proposal = case(tmp_path / "s", seed)
-    expected = label.copy()
-    for pixel, seen in seen_at(geometry, label.shape):
-        if proposal[seen] != IGNORE:
-            expected[pixel] = proposal[seen]
-    change = correct(store, 0, geometry, proposal)
-    np.testing.assert_array_equal(store.read(0).label, expected)
-    np.testing.assert_array_equal(store.read(1).label, 7)
-    rows, columns = np.nonzero(expected != label)
-    np.testing.assert_array_equal(change.where, (rows, columns))
-    np.testing.assert_array_equal(change.before, label[rows, columns])
-    np.testing.assert_array_equal(change.after, expected[rows, columns])
+def test_a_correction_lands_on_the_pixels_that_the_crop_shows(tmp_path):
+    store, found = cases(tmp_path / "s")
+    for index, geometry, label, proposal in found:
+        expected = label.copy()
+        for pixel, seen in seen_at(geometry, label.shape):
+            if proposal[seen] != IGNORE:
+                expected[pixel] = proposal[seen]
+        change = correct(store, index, geometry, proposal)
+        np.testing.assert_array_equal(store.read(index).label, expected, str(geometry))
+        rows, columns = np.nonzero(expected != label)
+        np.testing.assert_array_equal(change.where, (rows, columns))
+        np.testing.assert_array_equal(change.before, label[rows, columns])
+        np.testing.assert_array_equal(change.after, expected[rows, columns])
+        if index + 1 < len(found):  # an image's neighbours in the file keep theirs
+            np.testing.assert_array_equal(store.read(index + 1).label, found[index + 1][2])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_crop_shows_the_map_below_its_pixels_and_nothing_in_padding(tmp_path, seed):
-    store, g, label, _ = case(tmp_path / "s", seed)
-    expected = np.full((g.height, g.width), IGNORE, np.uint8)
-    for row, column in np.ndindex(g.height, g.width):
-        y, x = g.top + row, g.left + (g.width - 1 - column if g.flip else column)
-        if y < g.scaled_height and x < g.scaled_width:
-            centre = int((y + 0.5) * label.shape[0] / g.scaled_height)
-            expected[row, column] = label[centre, int((x + 0.5) * label.shape[1] / g.scaled_width)]
-    np.testing.assert_array_equal(crop_pseudo_label(store, 0, g), expected)
+def test_a_crop_shows_the_map_below_its_pixels_and_nothing_in_padding(tmp_path):
+    store, found = cases(tmp_path / "s")
+    padded = 0
+    for index, g, label, _ in found:
+        expected = np.full((g.height, g.width), IGNORE, np.uint8)
+        for row, column in np.ndindex(g.height, g.width):
+            y, x = g.top + row, g.left + (g.width - 1 - column if g.flip else column)
+            if y < g.scaled_height and x < g.scaled_width:
+                y = int((y + 0.5) * label.shape[0] / g.scaled_height)
+                x = int((x + 0.5) * label.shape[1] / g.scaled_width)
+                expected[row, column] = label[y, x]
+        np.testing.assert_array_equal(crop_pseudo_label(store, index, g), expected, str(g))
+        padded += g.flip and g.top + g.height > g.scaled_height
+    assert padded > 5
 
 
-def finer(g, rng):
-    return tuple(int(n + rng.integers(9)) for n in (g.scaled_height, g.scaled_width))
+def test_a_map_at_least_as_fine_as_the_crop_shows_the_proposal(tmp_path):
+    store, found = cases(tmp_path / "s", finer)
+    for index, g, _, proposal in found:
+        before = crop_pseudo_label(store, index, g)
+        correct(store, index, g, proposal)
+        rows = np.arange(g.height) + g.top < g.scaled_height
+        columns = np.arange(g.width) + g.left < g.scaled_width
+        shown = rows[:, None] & (columns[::-1] if g.flip else columns)
+        expected = np.where(shown & (proposal != IGNORE), proposal, before)
+        np.testing.assert_array_equal(crop_pseudo_label(store, index, g), expected, str(g))
 
 
-def coarser(g, rng):
-    return tuple(int(rng.integers(1, n + 1)) for n in (g.scaled_height, g.scaled_width))
+def test_a_crop_at_least_as_fine_as_the_map_can_write_any_map(tmp_path):
+    store, found = cases(tmp_path / "s", coarser)
+    for index, g, label, _ in found:
+        wanted = random_label(np.random.default_rng(index + COUNT), label.shape, ignored=0)
+        store.write(Patch(index, wanted))
+        proposal = crop_pseudo_label(store, index, g)
+        store.write(Patch(index, label))
+        correct(store, index, g, proposal)
+        expected = label.copy()
+        for pixel, _ in seen_at(g, label.shape):
+            expected[pixel] = wanted[pixel]
+        np.testing.assert_array_equal(store.read(index).label, expected, str(g))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_map_at_least_as_fine_as_the_crop_shows_the_proposal(tmp_path, seed):
-    store, g, _, proposal = case(tmp_path / "s", seed, finer)
-    before = crop_pseudo_label(store, 0, g)
-    correct(store, 0, g, proposal)
-    rows = np.arange(g.height) + g.top < g.scaled_height
-    columns = np.arange(g.width) + g.left < g.scaled_width
-    shown = rows[:, None] & (columns[::-1] if g.flip else columns)
-    expected = np.where(shown & (proposal != IGNORE), proposal, before)
-    np.testing.assert_array_equal(crop_pseudo_label(store, 0, g), expected)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_crop_at_least_as_fine_as_the_map_can_write_any_map(tmp_path, seed):
-    store, g, label, _ = case(tmp_path / "s", seed, coarser)
-    wanted = random_label(np.random.default_rng(seed + 1), label.shape, ignored=0)
-    store.write(Patch(0, wanted))
-    proposal = crop_pseudo_label(store, 0, g)
-    store.write(Patch(0, label))
-    correct(store, 0, g, proposal)
-    expected = label.copy()
-    for pixel, _ in seen_at(g, label.shape):
-        expected[pixel] = wanted[pixel]
-    np.testing.assert_array_equal(store.read(0).label, expected)
+def one(folder):
+    """A store and a correction that changes it."""
+    store, found = cases(folder, count=4)
+    return store, *found[3]
 
 
 def test_the_same_correction_again_changes_nothing(tmp_path):
-    store, geometry, _, proposal = case(tmp_path / "s", 3)
-    assert len(correct(store, 0, geometry, proposal).after)
+    store, index, geometry, _, proposal = one(tmp_path / "s")
+    assert len(correct(store, index, geometry, proposal).after)
     commit = store.commit()
-    again = correct(store, 0, geometry, proposal)
+    again = correct(store, index, geometry, proposal)
     assert len(again.after) == len(again.before) == len(again.where[0]) == 0
     assert store.commit() == commit
 
 
 def test_a_proposal_of_another_size_is_refused_and_changes_nothing(tmp_path):
-    store, geometry, label, proposal = case(tmp_path / "s", 3)
+    store, index, geometry, label, proposal = one(tmp_path / "s")
     with pytest.raises(ValueError, match="must have the sizes"):
-        correct(store, 0, geometry, proposal[:-1])
-    np.testing.assert_array_equal(store.read(0).label, label)
+        correct(store, index, geometry, proposal[:-1])
+    np.testing.assert_array_equal(store.read(index).label, label)
 
 
 def test_a_commit_takes_corrections_back(tmp_path):
-    store, geometry, label, proposal = case(tmp_path / "s", 3)
+    store, index, geometry, label, proposal = one(tmp_path / "s")
     commit = store.last
-    correct(store, 0, geometry, proposal)
+    correct(store, index, geometry, proposal)
     store.restore(commit)
-    np.testing.assert_array_equal(store.read(0).label, label)
+    np.testing.assert_array_equal(store.read(index).label, label)
 
 
 def test_confidence_stays_as_it_is(tmp_path):

@@ -18,8 +18,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev,parity]'
 	@touch $@
 
-demo: install ## Train a source model on drawn streets and show what it gets wrong elsewhere
-	$(BIN)/sfseg-train task_name=demo
+demo: install ## Train a source model on drawn streets of a game and adapt it to a city
+	$(BIN)/sfseg-train task_name=demo method=uniuvpt
 
 test: install lint types ## Lint, types and the test suite
 	$(BIN)/python -m pytest

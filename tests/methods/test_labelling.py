@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.methods import labelling
 from sfseg.methods.evaluation import Evaluation
@@ -152,8 +152,6 @@ def test_a_folder_that_holds_labels_stays_as_it_is(tmp_path):
 
 
 def test_an_image_that_is_missing_or_of_another_size_leaves_no_committed_labels(tmp_path):
-    from sfseg.errors import DataError
-
     with pytest.raises(DataError, match="1 of 3 images have no pseudo-labels"):
         labelled(tmp_path / "a", batches=list(images())[:2])
     with pytest.raises(ValueError, match="must be all of image 0, which has 9x14"):

@@ -85,7 +85,7 @@ class EarlyLearning(Callback):
         self,
         every: float = 0.067,
         window: float = 0.336,
-        curve: Curve = "exponential",
+        curve: Curve = "cubic",
         rule: Rule = "paper",
         threshold: float = 0.95,
     ) -> None:

@@ -25,7 +25,14 @@ def composed(name: str, *overrides: str) -> DictConfig:
         return compose(name, overrides=list(overrides), return_hydra_config=True)
 
 
-@pytest.mark.parametrize(("method", "data"), list(product(*map(options, ("method", "data")))))
+def pairs(group: str, usual: str) -> list[tuple[str, str]]:
+    """Every method with one option of a group, every option with a method of each kind."""
+    kinds = ("source_only", "uniuvpt")
+    chosen = [(method, usual) for method in options("method")]
+    return list(dict.fromkeys([*chosen, *product(kinds, options(group))]))
+
+
+@pytest.mark.parametrize(("method", "data"), pairs("data", "toyscapes"))
 def test_every_method_composes_with_every_data(method: str, data: str) -> None:
     root = ["data.root=somewhere"] if data == "folder" else []
     cfg = composed("train", f"method={method}", f"data={data}", *root)
@@ -33,9 +40,7 @@ def test_every_method_composes_with_every_data(method: str, data: str) -> None:
     assert OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
 
 
-@pytest.mark.parametrize(
-    ("method", "backbone"), list(product(*map(options, ("method", "backbone"))))
-)
+@pytest.mark.parametrize(("method", "backbone"), pairs("backbone", "tiny"))
 def test_every_method_composes_with_every_backbone(method: str, backbone: str) -> None:
     cfg = composed("train", f"method={method}", f"backbone={backbone}")
     assert cfg.method.lr > 0 and OmegaConf.to_container(cfg.method, resolve=True)
@@ -58,6 +63,7 @@ def test_every_backbone_builds(backbone: str) -> None:
 
 GROUPS = [
     "trainer", "logger", "callbacks", "evaluation", "backbone/head", "method/optimizer",
+    "source_model",
 ]  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, proce
 
     def run(name: str, *more: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "sfseg.train", "--config-dir", "conf", *base, *more, f"hydra.run.dir={name}"],
+            [sys.executable, "-m", "sfseg.train", "--config-dir", "conf", *base, *more,
+             f"hydra.run.dir={name}"],
             cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1", "SFSEG_CACHE": str(tmp_path / "cache")},
             capture_output=True, text=True, check=False,

@@ -26,7 +26,7 @@ from sfseg.networks import mit
 from sfseg.networks.multi_head import LeaveOneOutSegmenter
 from sfseg.networks.prompt_adapter import PromptedBackbone
 from sfseg.optim import count_parameters
-from sfseg.preparation import source_network
+from sfseg.preparation import network_of
 
 sys.path += [str(Path(__file__).parent / folder) for folder in ("networks", "data")]
 import make
@@ -398,7 +398,7 @@ def test_a_published_file_is_a_source_model(tmp_path: Path, narrow: None, kind: 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         overrides = ["method=uniuvpt", "backbone=mit_b0", "backbone.head.channels=8"]
         cfg = compose("train", overrides=overrides)
-    network = source_network(cfg, CITYSCAPES, path)
+    network = network_of(cfg, CITYSCAPES, path)
     last = "decode_head_aug5" if kind == "gta" else "decode_head"
     torch.testing.assert_close(network.head.classifier.bias, tensors[f"{last}.conv_seg.bias"])
 

@@ -1,4 +1,6 @@
 import importlib.util
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -6,6 +8,9 @@ from types import ModuleType
 import cv2
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+
+from sfseg.config import CONF
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -120,3 +125,28 @@ def test_gpu_check_lists_every_method(load: Load) -> None:
     names = load("gpu_check").methods()
     assert "source_only" in names
     assert not any(name.startswith("_") for name in names)
+
+
+def test_uniuvpt_tables_read_finished_runs(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = load("uniuvpt_tables")
+    rows = {row.words: row for rows in tables.TABLES.values() for row in rows}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for row in rows.values():
+            assert compose("train", overrides=["method=uniuvpt", *row.settings]).method.lr > 0
+    for seed, after in enumerate((0.44, 0.46)):
+        target = tables.place(tmp_path, rows["full"], seed)
+        target.mkdir(parents=True)
+        scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
+        (target / "results.json").write_text(json.dumps({"target": scores}))
+        (target / "label_correction.csv").write_text(
+            "class,known,right_before,right_after\nroad,10,2,5\ncar,10,4,9\n"
+        )
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
+    tables.main()
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("| full"))
+    assert line == (
+        "| full | 56.24 | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00 | 2 to 2 | "
+        "30% -> 70% |"
+    )

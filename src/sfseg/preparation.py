@@ -25,29 +25,33 @@ log = logging.getLogger(__name__)
 FOLDER = "pseudo_labels"
 
 
-def source_network(cfg: DictConfig, labels: "LabelSpace", path: Path) -> "Segmenter":
-    """The network of a run with the weights of a source model.
+def network_of(cfg: DictConfig, labels: "LabelSpace", source: Path | None) -> "Segmenter":
+    """The network of a run before its method adapts it.
 
     Args:
         cfg: of the run.
         labels: the task's.
-        path: checkpoint of a run, or weights under the names of mmseg or DAFormer.
+        source: checkpoint of a run, or weights under the names of mmseg or DAFormer; None keeps
+            the backbone's own weights.
 
     Raises:
         ConfigError: the file is of another backbone, head or label space.
     """
     from sfseg.networks.checkpoint import load_segmenter
 
-    known = stored_labels(path)
-    if known is not None and known.classes != labels.classes:
-        raise ConfigError(
-            f"source_checkpoint={path} knows the {known.num_classes} classes of {known.name}, the "
-            f"data {labels.num_classes} of {labels.name}; choose data of the same classes"
-        )
-    network: Segmenter = build(empty_backbone(cfg), num_classes=labels.num_classes)
+    node = cfg.backbone.network if source is None else empty_backbone(cfg)
+    network: Segmenter = build(node, num_classes=labels.num_classes)
     if cfg.method.source_adapter is not None:
         network = build(cfg.method.source_adapter)(network)
-    load_segmenter(network, path)
+    if source is None:
+        return network
+    known = stored_labels(source)
+    if known is not None and known.classes != labels.classes:
+        raise ConfigError(
+            f"source_checkpoint={source} knows the {known.num_classes} classes of {known.name}, "
+            f"the data {labels.num_classes} of {labels.name}; choose data of the same classes"
+        )
+    load_segmenter(network, source)
     return network
 
 
@@ -79,7 +83,7 @@ def prepare(
     from sfseg.pseudo.reader import PseudoLabels
     from sfseg.pseudo.store import PseudoLabelStore
 
-    network = source_network(cfg, data.labels, source)
+    network = network_of(cfg, data.labels, source)
     evaluation = Evaluation(
         network=network,
         labels=data.labels,

@@ -131,12 +131,9 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
     Raises:
         ConfigError: the method refuses a setting, or the source model is another network.
     """
-    from sfseg.preparation import source_network
+    from sfseg.preparation import network_of
 
-    if source is None:
-        network = build(cfg.backbone.network, num_classes=data.labels.num_classes)
-    else:
-        network = source_network(cfg, data.labels, source)
+    network = network_of(cfg, data.labels, source)
     inference = build(cfg.evaluation)
     try:
         method: Method = build(cfg.method)(

@@ -40,7 +40,7 @@ class Row:
 
 NO_PROMPTS = (
     "method.adapter.interactors=0",
-    "method.parameter_rules=[{match: <norm>, weight_decay: 0.0}]",
+    "method.parameter_rules=[{match: '<norm>', weight_decay: 0.0}]",
 )
 LOCKS: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -216,3 +216,23 @@ def test_wrong_settings_end_before_training(
     assert done.code == 2 and "Traceback" not in done.output, done.output
     assert message in done.output
     assert not (done.folder / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "trained", "total"),
+    [("swin_b", 28_017_779, 114_762_795), ("mit_b5", 11_707_603, 93_150_611)],
+)
+def test_full_size_networks_take_two_steps(
+    cli: Cli, backbone: str, trained: int, total: int
+) -> None:
+    done = cli(
+        "sfseg-train", *DEBUG, "method=uniuvpt", f"backbone={backbone}", "hydra.run.dir=run",
+        "backbone.pretrained=false", "data.size=[128,256]", "data.batch_size=1",
+        "data.adaptation.batch_size=1", "data.adaptation.target_view.crop=[128,256]",
+        "data.eval_batch_size=1", "trainer.max_steps=2", "source_model.steps=1",
+        "trainer.limit_val_batches=1", "~callbacks.panels", "logger=none",
+    )  # fmt: skip
+    assert done.code == 0, done.output
+    assert f"parameters: {total:,}, of which trainable: {trained:,}" in done.output
+    assert (done.folder / "run" / "results.json").is_file()

@@ -32,6 +32,7 @@ from sfseg.data.geometry import Geometry
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.optim import count_parameters
+from sfseg.preparation import network_of
 from sfseg.quiet import quiet_lightning
 from sfseg.types import IGNORE, Batch, TrainingBatch
 
@@ -48,7 +49,7 @@ class Noise(IterableDataset[TrainingBatch]):
     """
 
     def __init__(self, needs: list[str], batch: int, size: int) -> None:
-        domains = dict.fromkeys(need.removesuffix("_labels") for need in needs)
+        domains = [d for d in ("source", "target") if {d, f"{d}_labels"} & set(needs)]
         void = set() if "target_labels" in needs else {"target"}
         random = torch.Generator().manual_seed(0)
         self.batches = [
@@ -68,6 +69,7 @@ def noise(batch: int, size: int, void: bool, random: torch.Generator) -> Batch:
         "label": torch.full_like(label, IGNORE) if void else label,
         "index": torch.arange(batch),
         "geometry": torch.tensor([Geometry.whole((size, size))] * batch),
+        "pseudo_label": label,
     }
 
 
@@ -132,7 +134,7 @@ def measure(name: str, options: argparse.Namespace, folder: str) -> tuple[str, .
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     method: Method = build(cfg.method)(
-        network=build(cfg.backbone.network, num_classes=CITYSCAPES.num_classes),
+        network=network_of(cfg, CITYSCAPES, None),
         labels=CITYSCAPES,
         eval_domains=("target",),
         inference=build(cfg.evaluation),

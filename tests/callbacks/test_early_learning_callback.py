@@ -237,9 +237,9 @@ def test_a_state_is_not_changed_by_what_follows():
     world = started(early)
     feed(early, label[:23], prediction[:23], world=world)
     state = early.state_dict()
-    kept = torch.tensor([*state["block"].flatten(), *state["blocks"][0].flatten()])
+    kept = torch.tensor([*state["block"].flatten(), *state["blocks"][0][1].flatten()])
     feed(early, label[23:], prediction[23:], world=world)
-    again = torch.tensor([*state["block"].flatten(), *state["blocks"][0].flatten()])
+    again = torch.tensor([*state["block"].flatten(), *state["blocks"][0][1].flatten()])
     assert torch.equal(kept, again)
     assert len(state["histories"][0]["t"]) == 4 and len(state["blocks"]) == 3
 

@@ -83,6 +83,10 @@ class Scripted(EarlyLearning):
         self.has_measured = self._images % self.every_images == 0
         self.slowed = frozenset(self.slows.get(self.step, ()))
 
+    @property
+    def blocks(self):
+        return round(self.window / self.every)
+
     def restart(self, label):
         super().restart(label)
         self.restarted.append((label, self._images))

@@ -13,6 +13,7 @@ from sfseg.config import CONF, build
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.ops.inference import Inference
+from sfseg.preparation import network_of
 from sfseg.types import Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
@@ -55,7 +56,7 @@ def make(name: str) -> Method:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"method={name}", "trainer.max_steps=2"])
     torch.manual_seed(0)
-    network = build(cfg.backbone.network, num_classes=19)
+    network = network_of(cfg, CITYSCAPES, None)
     method: Method = build(cfg.method)(
         network=network, labels=CITYSCAPES, eval_domains=["target"], inference=Inference()
     )

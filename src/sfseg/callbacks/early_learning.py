@@ -102,7 +102,7 @@ class EarlyLearning(Callback):
         self.has_measured = False
         self._block: ConfusionMatrix | None = None
         self._restored: Tensor | None = None
-        self._blocks: deque[Tensor] = deque()
+        self._blocks: deque[tuple[int, Tensor]] = deque()
         self._length = 1
         self._images = 0
 
@@ -147,11 +147,14 @@ class EarlyLearning(Callback):
             self._measure(trainer, cast(HasTask, pl_module))
 
     def _measure(self, trainer: Trainer, method: HasTask) -> None:
-        self._blocks.append(over_all_processes(self.block.counts, self._strategy))
+        counts = over_all_processes(self.block.counts, self._strategy)
+        self._blocks.append((self._images, counts))
         self.block.reset()
-        while len(self._blocks) > max(1, round(self.window / self.every)):
+        # Without its first block, the window begins where that one ends.
+        least = self._images - self.window * self._length
+        while len(self._blocks) > 1 and self._blocks[0][0] <= least:
             self._blocks.popleft()
-        counts = torch.stack(list(self._blocks)).sum(dim=0)
+        counts = torch.stack([block for _, block in self._blocks]).sum(dim=0)
         taken = [self._take(k, iou, method) for k, iou in enumerate(class_iou(counts))]
         self.measurements += taken
         self.slowed = frozenset(m.label for m in taken if m.has_slowed)
@@ -179,6 +182,11 @@ class EarlyLearning(Callback):
         return Measurement(method.iteration, self.passes, label, iou, change, slow)
 
     @property
+    def blocks(self) -> int:
+        """How many stretches between measurements the window spans."""
+        return len(self._blocks)
+
+    @property
     def block(self) -> ConfusionMatrix:
         """Counts since the last measurement, of this process."""
         assert self._block is not None, "made when fitting starts"
@@ -189,7 +197,7 @@ class EarlyLearning(Callback):
             "histories": [asdict(history) for history in self.histories],
             "measurements": [asdict(m) for m in self.measurements],
             "images": self._images,
-            "blocks": list(self._blocks),
+            "blocks": [list(block) for block in self._blocks],
             # Of all processes: the first one goes on with it.
             "block": over_all_processes(self.block.counts, self._strategy),
         }
@@ -199,7 +207,7 @@ class EarlyLearning(Callback):
         self.fits = [None] * len(self.histories)
         self.measurements = [Measurement(**kept) for kept in state_dict["measurements"]]
         self._images = state_dict["images"]
-        self._blocks = deque(state_dict["blocks"])
+        self._blocks = deque((images, counts) for images, counts in state_dict["blocks"])
         self._restored = state_dict["block"]
 
 

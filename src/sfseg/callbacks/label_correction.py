@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.types import IGNORE, Batch
@@ -173,7 +173,7 @@ class LabelCorrection(Callback):
         """Thresholds of the window that ends now, over all processes."""
         self._histograms.append(over_all_processes(self._histogram, self._strategy))
         self._histogram.zero_()
-        while len(self._histograms) > max(1, round(self.early.window / self.early.every)):
+        while len(self._histograms) > self.early.blocks:
             self._histograms.popleft()
         total = torch.stack(list(self._histograms)).sum(dim=0)
         self._threshold = class_quantiles(total, self.quantile).to(self._histogram.device)
@@ -272,8 +272,19 @@ class LabelCorrection(Callback):
             if is_wanted:
                 self._count(image, self.data.correct_pseudo_label(image, place, pixels))
 
+    def _true_label(self, image: int) -> Pixels | None:
+        if not self.measure:
+            return None
+        try:
+            return self.data.true_label(image)
+        except DataError as error:
+            # The run does without it: nothing but these counts comes from true labels.
+            log.warning("label correction is not measured any more: %s", error)
+            self.measure = False
+            return None
+
     def _count(self, image: int, change: Changed) -> None:
-        truth = self.data.true_label(image) if self.measure and len(change.after) else None
+        truth = self._true_label(image) if len(change.after) else None
         for label in np.unique(change.after).tolist():
             opening, mine = self.open[label], change.after == label
             opening.changed += int(mine.sum())

@@ -43,9 +43,9 @@ class AdaptationData(LightningDataModule):
     """Serves what the method needs and opens nothing else.
 
     A training batch is ``{"source": Batch}``, ``{"target": Batch}`` or both. Labels of the
-    target's training images are opened only for ``target_labels`` (an oracle); otherwise they
-    are IGNORE. The source is opened only for ``source``: a source-free run needs no source
-    folder at all.
+    target's training images are served only for ``target_labels`` (an oracle); otherwise they
+    are IGNORE, and :meth:`true_label` reads them for measurements alone. The source is opened
+    only for ``source``: a source-free run needs no source folder at all.
 
     Args:
         labels: the task's label space.

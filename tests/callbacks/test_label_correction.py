@@ -200,10 +200,10 @@ def test_thresholds_are_sorted_quantiles_of_the_last_predictions(quantile):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("visit", ["current", "previous"])
-def test_every_change_and_every_count_is_that_of_a_loop(visit, batch):
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_every_change_and_every_count_is_that_of_a_loop(rule, batch):
     early = Scripted({6: {1, 3}, 10: {0, 1}, 22: {1}})
-    correction = LabelCorrection(quantile=0.4, open_for=10 / IMAGES, visit=visit)
+    correction = LabelCorrection(quantile=0.4, open_for=10 / IMAGES, rule=rule)
     world = World(correction, early)
     maps, truth = world.data.maps.copy(), world.data.truth
     opening, closed, last = {}, [], {}
@@ -216,7 +216,7 @@ def test_every_change_and_every_count_is_that_of_a_loop(visit, batch):
         for k in range(batch):
             this = Step(*(part[k : k + 1] for part in step))
             image = int(step.index[k])
-            used = this if visit == "current" else last.get(image)
+            used = this if rule == "paper" else last.get(image)
             if used is not None and opening:
                 write(maps, truth, opening, used, thresholds, opening)
             last[image] = this._replace(confidence=this.confidence.half().float())
@@ -240,9 +240,9 @@ def test_a_class_that_is_open_does_not_open_twice():
     assert [(o.label, o.iteration) for o in correction.openings] == [(1, 2), (2, 6)]
 
 
-@pytest.mark.parametrize("visit", ["current", "previous"])
-def test_nothing_changes_before_a_class_slows(visit):
-    world = World(LabelCorrection(quantile=0.0, visit=visit), Scripted({}))
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_nothing_changes_before_a_class_slows(rule):
+    world = World(LabelCorrection(quantile=0.0, rule=rule), Scripted({}))
     before = world.data.maps.copy()
     for step in steps(20):
         world.feed(step)
@@ -250,7 +250,7 @@ def test_nothing_changes_before_a_class_slows(visit):
 
 
 def test_the_previous_visit_of_an_image_is_none_at_first():
-    world = World(LabelCorrection(quantile=0.0, visit="previous"), Scripted({2: {0, 1, 2, 3}}))
+    world = World(LabelCorrection(quantile=0.0, rule="release"), Scripted({2: {0, 1, 2, 3}}))
     before = world.data.maps.copy()
     step = steps(1)[0]
     for index in range(IMAGES - 1):
@@ -335,12 +335,12 @@ def test_the_summary_counts_classes_once():
 
 
 @pytest.mark.parametrize("stop", [0, 9, 13, 30])
-@pytest.mark.parametrize("visit", ["current", "previous"])
-def test_a_restored_run_corrects_as_an_uninterrupted_one(visit, stop, tmp_path):
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_a_restored_run_corrects_as_an_uninterrupted_one(rule, stop, tmp_path):
     def world(data=None):
         # Slows whenever a curve may be fitted.
         early = EarlyLearning(2 / IMAGES, 4 / IMAGES, curve="cubic", threshold=1e-6)
-        return World(LabelCorrection(quantile=0.5, open_for=5 / IMAGES, visit=visit), early, data)
+        return World(LabelCorrection(quantile=0.5, open_for=5 / IMAGES, rule=rule), early, data)
 
     made = steps(40, seed=4)
     whole = world()
@@ -352,7 +352,7 @@ def test_a_restored_run_corrects_as_an_uninterrupted_one(visit, stop, tmp_path):
         whole.feed(step)
     states = torch.load(tmp_path / "state", weights_only=True)
     early = EarlyLearning(2 / IMAGES, 4 / IMAGES, curve="cubic", threshold=1e-6)
-    correction = LabelCorrection(quantile=0.5, open_for=5 / IMAGES, visit=visit)
+    correction = LabelCorrection(quantile=0.5, open_for=5 / IMAGES, rule=rule)
     for callback, state in zip((early, correction), states, strict=True):
         callback.load_state_dict(state)
     second = World(correction, early, rest)
@@ -405,7 +405,7 @@ def test_needs_early_learning_before_it():
     ("options", "message"),
     [
         ({"mode": "now"}, "mode must be one of online, offline, elr, none, got 'now'"),
-        ({"visit": "next"}, "visit must be 'current' or 'previous', got 'next'"),
+        ({"rule": "next"}, "rule must be one of paper, release, got 'next'"),
         ({"quantile": 1.0}, r"quantile must be in \[0, 1\), got 1.0"),
         ({"quantile": -0.1}, r"quantile must be in \[0, 1\), got -0.1"),
         ({"quantile": float("nan")}, r"quantile must be in \[0, 1\), got nan"),

@@ -16,6 +16,7 @@ from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
+from sfseg.ops.early_learning import Rule
 from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
@@ -78,13 +79,13 @@ class LabelCorrection(Callback):
             ``elr``, whose correction is a loss, leave the labels alone.
         quantile: share of a class's predictions that are not confident enough.
         open_for: passes over the target's images for which a class stays open.
-        visit: ``current`` takes the prediction of this visit of an image, ``previous`` that of the
-            one before, in the crop it was made in, as the published code does.
+        rule: ``paper`` takes the prediction of this visit of an image, ``release`` that of the one
+            before, in the crop it was made in, as the published code does.
         measure: count how often true labels, where there are any, agree; they are used for nothing
             else.
 
     Raises:
-        ValueError: an unknown mode or visit, a quantile outside [0, 1), no time.
+        ValueError: an unknown mode or rule, a quantile outside [0, 1), no time.
     """
 
     def __init__(
@@ -92,20 +93,20 @@ class LabelCorrection(Callback):
         mode: Mode = "online",
         quantile: float = 0.8,
         open_for: float = 1.0,
-        visit: Literal["current", "previous"] = "current",
+        rule: Rule = "paper",
         *,
         measure: bool = True,
     ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
-        if visit not in ("current", "previous"):
-            raise ValueError(f"visit must be 'current' or 'previous', got {visit!r}")
+        if rule not in get_args(Rule):
+            raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}")
         if not 0 <= quantile < 1:
             raise ValueError(f"quantile must be in [0, 1), got {quantile}")
         if open_for <= 0:
             raise ValueError(f"open_for must be positive, got {open_for} passes")
         self.mode, self.quantile = mode, quantile
-        self.open_for, self.visit, self.measure = open_for, visit, measure
+        self.open_for, self.rule, self.measure = open_for, rule, measure
         self.openings: list[Opening] = []
         self.open: dict[int, Opening] = {}
         self._histogram = torch.zeros(0, BINS, dtype=torch.int64)
@@ -145,7 +146,7 @@ class LabelCorrection(Callback):
         if self.early.has_measured:
             self._refresh()
             self._open(trainer, pl_module)
-        if self.mode == "online" and (self.open or self.visit == "previous"):
+        if self.mode == "online" and (self.open or self.rule == "release"):
             self._correct_crops(trainer, pl_module, batch["target"], prediction, confidence)
         self._close()
 
@@ -214,7 +215,7 @@ class LabelCorrection(Callback):
             parts = [part.flatten(0, 1) for part in gathered]
         if trainer.is_global_zero:
             index, geometry, prediction, confidence = parts
-            if self.visit == "previous":
+            if self.rule == "release":
                 self._correct_visited(index, geometry, prediction, confidence)
             else:
                 self._write(index, geometry, self._proposal(prediction, confidence))

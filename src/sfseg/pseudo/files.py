@@ -2,16 +2,29 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sfseg import atomic
 from sfseg.errors import DataError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whose name, too, is on the disk when this returns."""
-    atomic.write_whole(path, lambda file: file.write(content))
+    """Write a file that other processes, and this one after a crash, see complete or not.
+
+    Only the store's one writer calls it: what a crash leaves has the name that the next write uses,
+    so that nothing piles up.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
     sync(path.parent)
 
 

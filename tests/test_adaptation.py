@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from conftest import DEBUG, Cli
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from test_train import equal, weights
 
+from sfseg import train
 from sfseg.config import CONF
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.source_model import place
@@ -36,12 +39,33 @@ def labels_of(run: Path) -> list[np.ndarray]:
     return [labels.read(k).label for k in range(len(labels))]
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run ``source`` of three steps, and ``first``, which adapts its model."""
+    folder = tmp_path_factory.mktemp("adaptation")
+    before = sys.argv
+    given = f"source_checkpoint={folder}/source/checkpoints/last.ckpt"
+    for name, settings in (("source", [*DEBUG, "~callbacks.panels"]), ("first", [*ADAPT, given])):
+        GlobalHydra.instance().clear()
+        sys.argv = ["sfseg-train", *settings, f"hydra.run.dir={folder}/{name}"]
+        try:
+            train.main()
+        finally:
+            sys.argv = before
+            GlobalHydra.instance().clear()
+    return folder
+
+
 @pytest.fixture
-def source(cli: Cli, tmp_path: Path) -> Path:
-    """A source model of three steps."""
-    done = cli("sfseg-train", *DEBUG, "hydra.run.dir=source", "~callbacks.panels")
-    assert done.code == 0, done.output
-    return tmp_path / "source" / "checkpoints" / "last.ckpt"
+def source(ran: Path) -> Path:
+    """Its source model."""
+    return ran / "source" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def first(ran: Path, tmp_path: Path) -> Path:
+    """A copy of its adaptation, to be spoilt."""
+    return Path(shutil.copytree(ran / "first", tmp_path / "first"))
 
 
 def test_the_source_model_is_trained_once_and_does_not_change_the_adaptation(cli: Cli) -> None:
@@ -87,22 +111,19 @@ def test_gta_trains_its_own_kind_of_source_model(cli: Cli) -> None:
     assert 0.5 < sum(shares) / len(shares) < 0.8, "two thirds of the labels are left out"
 
 
-def test_the_table_shows_source_only_beside_adapted(cli: Cli, source: Path) -> None:
-    done = cli("sfseg-train", *ADAPT, "hydra.run.dir=run", f"source_checkpoint={source}")
-    assert done.code == 0, done.output
-    run = done.folder / "run"
-    header = (run / "results.md").read_text().splitlines()[0]
+def test_the_table_shows_source_only_beside_adapted(cli: Cli, ran: Path) -> None:
+    header = (ran / "first" / "results.md").read_text().splitlines()[0]
     assert header == "| class | target source-only | target adapted | gain |"
-    results = json.loads((run / "results.json").read_text())["target"]
-    before = json.loads((source.parents[1] / "results.json").read_text())["target"]
+    results = json.loads((ran / "first" / "results.json").read_text())["target"]
+    before = json.loads((ran / "source" / "results.json").read_text())["target"]
     assert results["source_only"]["IoU"] == before["IoU"]
-    assert "parameters trained" in done.output
     evaluated = cli(
-        "sfseg-eval", f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "hydra.run.dir=eval",
-        "trainer.limit_val_batches=2", "trainer.accelerator=cpu", "trainer.precision=32-true",
+        "sfseg-eval", f"ckpt_path={ran / 'first' / 'checkpoints' / 'last.ckpt'}",
+        "hydra.run.dir=eval", "trainer.limit_val_batches=2", "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
     )  # fmt: skip
     assert evaluated.code == 0, evaluated.output
-    again = json.loads((done.folder / "eval" / "results.json").read_text())["target"]
+    again = json.loads((evaluated.folder / "eval" / "results.json").read_text())["target"]
     assert again["summary"] == results["summary"]
 
 
@@ -135,29 +156,31 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
             np.testing.assert_equal(kept[0], kept[1])
 
 
-def test_labels_of_another_run_can_be_the_start(cli: Cli, source: Path) -> None:
-    given = [*ADAPT, f"source_checkpoint={source}"]
-    first = cli("sfseg-train", *given, "hydra.run.dir=first")
-    store = first.folder / "first" / "pseudo_labels"
-    before = labels_of(first.folder / "first")
-    done = cli("sfseg-train", *given, "hydra.run.dir=next", f"pseudo_labels.start_from={store}")
+def test_labels_of_another_run_can_be_the_start(cli: Cli, source: Path, first: Path) -> None:
+    store, before = first / "pseudo_labels", labels_of(first)
+    done = cli(
+        "sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=next",
+        f"pseudo_labels.start_from={store}",
+    )  # fmt: skip
     assert done.code == 0, done.output
     assert f"continued from {store}" in done.output
-    for mine, theirs in zip(before, labels_of(first.folder / "first"), strict=True):
+    for mine, theirs in zip(before, labels_of(first), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
 WRONG_LABELS = {
     "images": (["data.scenes.target_train.length=6"], "4 images, here are 6; 2 new since"),
+    "fewer images": (["data.scenes.target_train.length=3"], "4 images, here are 3; 1 gone since"),
     "size": (["data.size=[96,128]"], "of 64x128 pixels, here it has 96x128"),
-    "another source model": (["seed=1"], "source model "),
+    "another source model": (["source_model.steps=1"], "source model "),
 }
 
 
 @pytest.mark.parametrize("case", sorted(WRONG_LABELS))
-def test_labels_of_something_else_are_refused(cli: Cli, source: Path, case: str) -> None:
-    first = cli("sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=first")
-    store = first.folder / "first" / "pseudo_labels"
+def test_labels_of_something_else_are_refused(
+    cli: Cli, source: Path, first: Path, case: str
+) -> None:
+    store = first / "pseudo_labels"
     names = sorted(path.name for path in store.iterdir())
     settings, message = WRONG_LABELS[case]
     wanted = [] if case == "another source model" else [f"source_checkpoint={source}"]
@@ -171,22 +194,26 @@ def test_labels_of_something_else_are_refused(cli: Cli, source: Path, case: str)
     assert not (done.folder / "next" / "pseudo_labels").exists()
 
 
-def test_a_half_written_store_is_refused(cli: Cli, source: Path) -> None:
-    given = [*ADAPT, f"source_checkpoint={source}"]
-    first = cli("sfseg-train", *given, "hydra.run.dir=first")
-    store = first.folder / "first" / "pseudo_labels"
-    rows = store / "labels.u8"
+def test_a_half_written_store_is_refused(cli: Cli, source: Path, first: Path) -> None:
+    rows = first / "pseudo_labels" / "labels.u8"
     rows.write_bytes(rows.read_bytes()[:-100])
-    done = cli("sfseg-train", *given, "hydra.run.dir=next", f"pseudo_labels.start_from={store}")
+    done = cli(
+        "sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=next",
+        f"pseudo_labels.start_from={first / 'pseudo_labels'}",
+    )  # fmt: skip
     assert done.code == 3 and "labels.u8 has" in done.output and "Traceback" not in done.output
 
 
-def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path) -> None:
-    given = [*ADAPT, f"source_checkpoint={source}"]
-    first = cli("sfseg-train", *given, "hydra.run.dir=first")
-    shutil.rmtree(first.folder / "first" / "pseudo_labels")
-    last = first.folder / "first" / "checkpoints" / "last.ckpt"
-    done = cli("sfseg-train", *given, "hydra.run.dir=next", f"ckpt_path={last}")
+def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path, first: Path) -> None:
+    moved = first.rename(first.with_name("elsewhere"))
+    shutil.rmtree(moved / "pseudo_labels")
+    checkpoint = torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["AdaptationData"]["pseudo_labels"]["folder"] = "gone"
+    torch.save(checkpoint, moved / "checkpoints" / "last.ckpt")
+    done = cli(
+        "sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=next",
+        f"ckpt_path={moved / 'checkpoints' / 'last.ckpt'}",
+    )  # fmt: skip
     assert done.code == 2 and "needs its run's pseudo-labels" in done.output
 
 

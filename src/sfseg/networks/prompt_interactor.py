@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
@@ -58,9 +59,7 @@ class PromptInteractor(nn.Module):
         self.extractor = _Extractor(width, heads, num_points, drop_path)
         self.injector = _Injector(width, heads, num_points, gamma)
         self.halvings = nn.ModuleList(
-            nn.Conv2d(width, next_width, kernel_size=3, stride=2, padding=1, bias=False)
-            for _ in SCALES
-            if next_width is not None
+            _Halving(width, next_width) for _ in SCALES if next_width is not None
         )
         self.apply(initialize_convolution)
 
@@ -79,6 +78,23 @@ class PromptInteractor(nn.Module):
         if self.carry_refined:
             prompt = [part.permute(0, 3, 1, 2) for part in _as_maps(refined, sizes)]
         return adapted, [halve(part) for halve, part in zip(self.halvings, prompt, strict=True)]
+
+
+class _Halving(nn.Conv2d):
+    """A 3x3 convolution of stride 2, exact on maps of any width.
+
+    Where a map is one cell wide, PyTorch's gradient of the weight on processors in bfloat16 holds
+    whatever was in memory for the taps that see padding only. Padding that is part of the map has
+    a gradient of its own.
+    """
+
+    def __init__(self, width: int, next_width: int) -> None:
+        super().__init__(width, next_width, kernel_size=3, stride=2, padding=1, bias=False)
+
+    def forward(self, input: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D H W"]:  # noqa: A002
+        if input.shape[-1] > 1:
+            return super().forward(input)
+        return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, stride=2)
 
 
 class _Extractor(nn.Module):

@@ -116,6 +116,13 @@ def steps(count, batch=1, seed=0):
     return made
 
 
+class Module(SimpleNamespace):
+    """A method that is called with images."""
+
+    def __call__(self, image):
+        return network(image)
+
+
 class World:
     """A trainer's and a module's parts that the callbacks use."""
 
@@ -132,10 +139,9 @@ class World:
             precision_plugin=SimpleNamespace(forward_context=contextlib.nullcontext),
         )  # fmt: skip
         self.modes = []
-        self.module = SimpleNamespace(
+        self.module = Module(
             labels=LABELS, iteration=0, device=torch.device("cpu"),
             eval=lambda: self.modes.append("eval"), train=lambda: self.modes.append("train"),
-            inference=lambda method, image: network(image),
         )  # fmt: skip
         for callback in callbacks:
             callback.on_fit_start(self.trainer, self.module)

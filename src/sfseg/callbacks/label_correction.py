@@ -17,6 +17,7 @@ from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
+from sfseg.ops.inference import Inference
 from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
@@ -254,11 +255,13 @@ class LabelCorrection(Callback):
         """Predict every training image, whole, and write what is confident."""
         if trainer.is_global_zero:
             method = cast(Any, pl_module)
+            # As in training steps, whose confidences the thresholds come from.
+            predict = Inference(scales=getattr(method, "scales", (1.0,)))
             method.eval()
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 for target in self.data.labelling_dataloader():
                     image = target["image"].to(method.device)
-                    probability = method.inference(method, image).float().softmax(dim=1)
+                    probability = predict(method, image).float().softmax(dim=1)
                     confidence, prediction = probability.max(dim=1)
                     proposal = self._proposal(prediction.to(torch.uint8), confidence)
                     self._write(target["index"], target["geometry"], proposal)

@@ -69,8 +69,11 @@ def around(network: Callable[[DictConfig, int], Segmenter], cfg: DictConfig) -> 
     """The method of an experiment, after a look at what else its settings say."""
     OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
     labels = build(cfg.data.module.labels)
+    built = network(cfg, labels.num_classes)
+    if cfg.method.source_adapter is not None:
+        built = build(cfg.method.source_adapter)(built)
     method: Method = build(cfg.method)(
-        network=network(cfg, labels.num_classes),
+        network=built,
         labels=labels,
         eval_domains=["target"],
         inference=build(cfg.evaluation),

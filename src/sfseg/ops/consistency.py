@@ -7,12 +7,13 @@ it differs from the paper's formulas.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 FLOOR = 1e-3
 """The published code keeps mixtures and features within [FLOOR, 1 - FLOOR]."""
@@ -44,9 +45,7 @@ def prediction_consistency(
         logits: scores of every view, resized to one size.
         valid: pixels to count; None counts all. 0 when it leaves none.
     """
-    views = [view.float().log_softmax(dim=1) for view in logits]
-    mixture = _mixture(views)
-    divergence = _sum_of_divergences(views, mixture) / len(views)  # (B, H, W)
+    divergence = cast(Tensor, _Divergence.apply(*(view.float() for view in logits)))  # (B, H, W)
     if valid is None:
         return divergence.mean()
     return (divergence * valid).sum() / valid.sum().clamp_min(1)
@@ -119,6 +118,36 @@ def released_feature_consistency(
     """
     views = _at_one_size(features, reference, align_corners=True).clamp(FLOOR, 1 - FLOOR)
     return (views - views.mean(dim=0)).square().mean()
+
+
+class _Divergence(torch.autograd.Function):
+    """The divergence of Jensen and Shannon of every pixel, with its gradient in closed form.
+
+    With d_k = log p_k - log mixture, the gradient in the logits of view k is
+    p_k (d_k - sum p_k d_k) / m: what the mixture adds to it cancels. Halves the time of
+    differentiating the definition.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *logits: Tensor) -> Tensor:
+        views = [view.log_softmax(dim=1) for view in logits]
+        shares = [view.exp() for view in views]
+        mean = torch.stack(shares).mean(dim=0)
+        # Where all underflow, any finite logarithm does: it is multiplied by their 0.
+        mixture = mean.clamp_min_(torch.finfo(mean.dtype).tiny).log_()
+        divergence = torch.zeros_like(mixture[:, 0])
+        for view, share in zip(views, shares, strict=True):
+            distance = view.sub_(mixture)
+            own = (share * distance).sum(dim=1)
+            divergence += own / len(views)
+            share.mul_(distance.sub_(own[:, None])).div_(len(views))
+        ctx.save_for_backward(*shares)
+        return divergence
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(slope * gradient[:, None] for slope in ctx.saved_tensors)
 
 
 def _mixture(

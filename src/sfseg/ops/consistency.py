@@ -145,7 +145,7 @@ class _Divergence(torch.autograd.Function):
         return divergence
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         return tuple(slope * gradient[:, None] for slope in ctx.saved_tensors)
 

@@ -25,10 +25,10 @@ def test_logits_have_the_size_of_the_finest_map() -> None:
 
 @pytest.mark.parametrize("dilation", [1, 2, 6, 18])
 @pytest.mark.parametrize("groups", [1, 8])
-def test_interleaved_convolution_equals_the_dilated_one(dilation: int, groups: int) -> None:
+def test_faster_convolution_equals_the_dilated_one(dilation: int, groups: int) -> None:
     torch.manual_seed(0)
     ours = DilatedConv2d(
-        8, 16, 3, padding=dilation, dilation=dilation, groups=groups, bias=False
+        8, 8, 3, padding=dilation, dilation=dilation, groups=groups, bias=False
     ).double()
     image = torch.rand(2, 8, 13, 29, dtype=torch.float64)
     results = []

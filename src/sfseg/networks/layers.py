@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.ops.depthwise import dilated_depthwise
 
 VGG_MAPS = 6
 
@@ -110,23 +111,13 @@ class PooledContext(nn.Module):
 
 
 class DilatedConv2d(nn.Conv2d):
-    """A 3x3 convolution with gaps, twice as fast on processors where it is depthwise.
-
-    A dilation d looks only at every d-th pixel, so the d x d interleaved sub-images do not meet:
-    they are laid out as images of their own and convolved without gaps. The result is equal.
-    """
+    """A 3x3 convolution with gaps, several times as fast on processors where it is depthwise."""
 
     def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:  # noqa: A002
-        (gap, _), (height, width) = self.dilation, input.shape[-2:]
-        if gap == 1 or input.device.type != "cpu":
+        is_depthwise = self.groups == self.in_channels == self.out_channels
+        if not is_depthwise or self.dilation[0] == 1 or input.device.type != "cpu":
             return super().forward(input)
-        x = F.pad(input, (0, -width % gap, 0, -height % gap)).permute(0, 2, 3, 1)
-        batch, rows, columns = x.shape[0], x.shape[1] // gap, x.shape[2] // gap
-        x = x.reshape(batch, rows, gap, columns, gap, -1).permute(0, 2, 4, 1, 3, 5)
-        x = x.reshape(batch * gap * gap, rows, columns, -1).permute(0, 3, 1, 2)
-        x = F.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
-        x = x.permute(0, 2, 3, 1).reshape(batch, gap, gap, rows, columns, -1)
-        x = x.permute(0, 3, 1, 4, 2, 5).reshape(batch, rows * gap, columns * gap, -1)
-        x = x.permute(0, 3, 1, 2)[..., :height, :width]
-        # A cut-out is in no order that normalisation has a fast path for.
-        return x.contiguous(memory_format=torch.channels_last)
+        x, weight = input, self.weight
+        if torch.is_autocast_enabled("cpu"):
+            x, weight = (y.to(torch.get_autocast_dtype("cpu")) for y in (x, weight))
+        return dilated_depthwise(x, weight, self.dilation[0])

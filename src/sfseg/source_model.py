@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WITHOUT_EFFECT = {"compile", "channels_last", "gradient_checkpointing"}
+WITHOUT_EFFECT = {"compile", "channels_last", "gradient_checkpointing", "recompute_prompts"}
 """Settings of the backbone that change its speed, not its weights."""
 UNUSED = {"needs", "log_every"}
 

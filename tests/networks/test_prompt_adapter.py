@@ -237,6 +237,19 @@ def test_everything_but_the_backbone_trains(
     assert {name.split(".")[1] for name in trained if name.startswith("backbone.")} == {"adapter"}
 
 
+def test_recomputing_changes_no_bit() -> None:
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = frozen(prompted(drop_path=0.5, recompute=recompute)).train()
+        logits = network(torch.rand(2, 3, 64, 96))
+        logits.square().mean().backward()
+        gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        results.append({"logits": logits.detach(), **gradients})
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
 @pytest.mark.parametrize("make", [mit, swin])
 def test_what_the_published_code_never_uses(make: Callable[[], nn.Module]) -> None:
     """The mixing weights are the loss's; the level embedding is added for Swin only."""

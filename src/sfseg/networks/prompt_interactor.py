@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sfseg.networks.layers import conv_last
 from sfseg.networks.prompt_generator import initialize_convolution
@@ -40,6 +41,7 @@ class PromptInteractor(nn.Module):
         drop_path: probability that the prompt's MLP is skipped for an image in training.
         carry_refined: hand the refined prompt to the next stage, as the paper writes; the
             published code hands on the one that came in.
+        recompute: keep nothing of the conversation for the gradient, and have it again then.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class PromptInteractor(nn.Module):
         gamma: float = 1e-6,
         drop_path: float = 0.0,
         carry_refined: bool = True,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.carry_refined = carry_refined
+        self.recompute = recompute
         heads = fitting_heads(width, num_heads)
         self.extractor = _Extractor(width, heads, num_points, drop_path)
         self.injector = _Injector(width, heads, num_points, gamma)
@@ -67,17 +71,25 @@ class PromptInteractor(nn.Module):
         self, tokens: Float[Tensor, "B h w C"], prompt: Sequence[Float[Tensor, "B C _ _"]]
     ) -> tuple[Float[Tensor, "B h w C"], list[Tensor]]:
         """Adapted tokens and the three maps of the next stage's prompt, none after the last."""
-        size = (tokens.shape[1], tokens.shape[2])
-        sizes = tuple((part.shape[-2], part.shape[-1]) for part in prompt)
-        before = torch.cat([part.flatten(2).transpose(1, 2) for part in prompt], dim=1)
-        flat = tokens.flatten(1, 2)
-        refined = self.extractor(before, flat, sizes, size)
-        adapted = self.injector(flat, refined, size, sizes).view(tokens.shape)
+        sizes = _sizes(prompt)
+        if self.recompute and torch.is_grad_enabled():
+            adapted, refined = checkpoint(self._converse, tokens, *prompt, use_reentrant=False)
+        else:
+            adapted, refined = self._converse(tokens, *prompt)
         if not self.halvings:
             return adapted, []
         if self.carry_refined:
             prompt = [part.permute(0, 3, 1, 2) for part in _as_maps(refined, sizes)]
         return adapted, [halve(part) for halve, part in zip(self.halvings, prompt, strict=True)]
+
+    def _converse(self, tokens: Tensor, *prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Adapted tokens (B, h, w, C) and the refined prompt (B, cells of all maps, C)."""
+        size, sizes = (tokens.shape[1], tokens.shape[2]), _sizes(prompt)
+        before = torch.cat([part.flatten(2).transpose(1, 2) for part in prompt], dim=1)
+        flat = tokens.flatten(1, 2)
+        refined = self.extractor(before, flat, sizes, size)
+        adapted: Tensor = self.injector(flat, refined, size, sizes)
+        return adapted.view(tokens.shape), refined
 
 
 class _Halving(nn.Conv2d):
@@ -229,6 +241,10 @@ def _parts(cells: Tensor, sizes: Sizes, dim: int) -> Iterator[tuple[Tensor, Size
     """What belongs to each map, and its size."""
     counts = [height * width for height, width in sizes]
     return zip(torch.split(cells, counts, dim), sizes, strict=True)
+
+
+def _sizes(prompt: Sequence[Tensor]) -> Sizes:
+    return tuple((part.shape[-2], part.shape[-1]) for part in prompt)
 
 
 def _as_maps(tokens: Float[Tensor, "B T C"], sizes: Sizes) -> list[Float[Tensor, "B h w C"]]:

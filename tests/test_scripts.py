@@ -150,3 +150,12 @@ def test_uniuvpt_tables_read_finished_runs(
         "| full | 56.24 | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00 | 2 to 2 | "
         "30% -> 70% |"
     )
+
+
+def test_bench_uniuvpt_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--backbone", "tiny", "--size", "64", "--steps", "1", "--repeats", "1"]
+    load("bench_uniuvpt").main([*tiny, "method.adapter.recompute=true"])
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[2:]}
+    plain, prompted = (float(rows[arm][0]) for arm in ("plain", "prompted"))
+    assert 0 < plain < prompted
+    assert float(rows["ratio"][0]) > 1

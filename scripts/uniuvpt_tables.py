@@ -111,8 +111,9 @@ def run(folder: Path, row: Row, seed: int) -> None:
         sys.executable, "-m", "sfseg.train", "method=uniuvpt", *row.settings, f"seed={seed}",
         f"hydra.run.dir={target}", "trainer=cpu", "~callbacks.panels",
     ]  # fmt: skip
-    # Two runs that need the same source model must not train it at the same time.
-    key = (seed, *(s for s in row.settings if s.startswith(("data.", "source_model", "method=g"))))
+    # Two runs that need the same source model must not train it at the same time; a shift changes
+    # the target only.
+    key = (seed, *(s for s in row.settings if s.startswith(("source_model", "method=g"))))
     with LOCKS[key], target.with_suffix(".log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=ENVIRONMENT)
     print(f"{row.words}, seed {seed}: {outcome(target)}", flush=True)
@@ -175,11 +176,14 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the tables, run nothing")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
-    rows = {row.folder: row for table_rows in TABLES.values() for row in table_rows}
-    chosen = [row for row in rows.values() if arguments.only in row.words]
+    rows = [row for table_rows in TABLES.values() for row in table_rows]
+    chosen = {row.folder: row for row in rows if arguments.only in row.words}
+    if not chosen:
+        parser.error(f"--only {arguments.only!r}: no row has these words")
     if not arguments.show:
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda job: run(folder, *job), product(chosen, arguments.seeds)))
+            jobs = product(chosen.values(), arguments.seeds)
+            list(pool.map(lambda job: run(folder, *job), jobs))
     for title, table_rows in TABLES.items():
         print(f"\n{title}\n\n{table(folder, table_rows, arguments.seeds)}")
 

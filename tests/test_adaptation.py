@@ -210,6 +210,7 @@ def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path, firs
     checkpoint = torch.load(moved / "checkpoints" / "last.ckpt", weights_only=True)
     checkpoint["AdaptationData"]["pseudo_labels"]["folder"] = "gone"
     torch.save(checkpoint, moved / "checkpoints" / "last.ckpt")
+    (moved / "checkpoints" / "manifest.json").unlink()
     done = cli(
         "sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=next",
         f"ckpt_path={moved / 'checkpoints' / 'last.ckpt'}",

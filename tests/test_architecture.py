@@ -9,7 +9,7 @@ import sfseg
 
 ROOT = Path(sfseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"types", "labels", "errors", "randomness", "atomic"}
+BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "lock"}
 # Layer -> layers of sfseg it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "errors": set(),
     "randomness": set(),
     "atomic": set(),
+    "lock": {"errors"},
+    "checkpoint_files": {"atomic", "errors"},
     "ops": BOTTOM,
     "networks": BOTTOM | {"ops"},
     "optim": BOTTOM,
@@ -27,11 +29,12 @@ MAY_IMPORT = {
     "tables": BOTTOM | {"metrics"},
     "drawing": BOTTOM,
     "plots": BOTTOM | {"drawing"},
-    "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing", "plots", "optim"},
+    "callbacks": BOTTOM
+    | {"ops", "pseudo", "metrics", "tables", "drawing", "plots", "optim", "checkpoint_files"},
 }
 COMMANDS = {
     "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",
-    "preparation", "published",
+    "preparation", "published", "resume",
 }  # fmt: skip
 
 

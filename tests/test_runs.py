@@ -16,7 +16,7 @@ RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 def take(folder, config=CONFIG):
-    claim(folder, config, ["seed=3", "backbone=tiny"], RESOLVED)
+    claim(folder, config, ["seed=3", "backbone=tiny"], RESOLVED).release()
 
 
 def test_the_record_holds_what_is_needed_to_run_again(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_the_record_holds_what_is_needed_to_run_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tags", [None, []])
 def test_a_run_may_have_neither_tags_nor_seed(tmp_path, tags):
-    claim(tmp_path, {"tags": tags}, [], {})
+    claim(tmp_path, {"tags": tags}, [], {}).release()
     record = json.loads((tmp_path / "run.json").read_text())
     assert (record["tags"], record["seed"]) == ([], None)
 

@@ -39,3 +39,21 @@ class DataError(SfsegError):
         self.kind = kind
         self.path = path
         self.pixels = pixels
+
+
+class NumericError(SfsegError):
+    """NaN or infinity where training needs a number."""
+
+    exit_code = 4
+
+
+class OutputError(SfsegError):
+    """A disk that is full, or a folder that takes no files any more."""
+
+    exit_code = 5
+
+
+class PreemptedError(SfsegError):
+    """The machine is needed for something else; the run is saved and can go on later."""
+
+    exit_code = 143

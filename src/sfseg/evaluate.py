@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig) -> None:
                 "data": plain(settings, resolve=True),
                 "evaluation": plain(cfg.evaluation, resolve=True),
             },
-        )
+        ).release()
     module = Evaluation(
         network=restored.network,
         labels=restored.labels,

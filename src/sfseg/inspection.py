@@ -120,7 +120,8 @@ def taken(cfg: DictConfig) -> Path:
     """The run's folder, claimed."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     resolved = {"data": {"scenes": plain(cfg.data.scenes, resolve=True)}}
-    claim(folder, plain(cfg, resolve=False), list(HydraConfig.get().overrides.task), resolved)
+    overrides = list(HydraConfig.get().overrides.task)
+    claim(folder, plain(cfg, resolve=False), overrides, resolved).release()
     return folder
 
 

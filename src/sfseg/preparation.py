@@ -79,11 +79,14 @@ def prepare(
         DataError: the labels cannot be read or written.
     """
     from sfseg.methods.evaluation import Evaluation
+    from sfseg.metrics import Scores
     from sfseg.pseudo.identity import Identity
     from sfseg.pseudo.reader import PseudoLabels
     from sfseg.pseudo.store import PseudoLabelStore
 
     network = network_of(cfg, data.labels, source)
+    # What a run has measured and logged before its checkpoint is in that.
+    state = {} if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path)
     evaluation = Evaluation(
         network=network,
         labels=data.labels,
@@ -92,8 +95,11 @@ def prepare(
         stage="source_only",
     )
     evaluation.protocol = method.protocol
-    trainer.validate(evaluation, datamodule=data, verbose=False)
-    method.source_scores = evaluation.scores
+    if "source_scores" in state:
+        method.source_scores = {d: Scores(**s) for d, s in state["source_scores"].items()}
+    else:
+        trainer.validate(evaluation, datamodule=data, verbose=False)
+        method.source_scores = evaluation.scores
     if "pseudo_labels" not in data.needs:
         return
     images = data.target_images()
@@ -123,6 +129,9 @@ def make_labels(
     given = given_labels(cfg)
     if given is not None:
         PseudoLabels(given, identity)
+        if given.absolute() == place.absolute():
+            log.info("pseudo-labels: %s, as this run left them", place)
+            return
         copy_store(given, place)
         log.info("pseudo-labels: %s, continued from %s", place, given)
         return

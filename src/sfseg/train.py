@@ -6,8 +6,11 @@ Heavy imports wait inside functions, so that ``--help`` and ``--cfg job`` answer
 import logging
 import os
 import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -15,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import build, command, plain
 from sfseg.errors import ConfigError
-from sfseg.runs import claim, is_first_process
+from sfseg.resume import CHECKPOINTS, check_resume, in_its_folder, tidy, where_it_stopped
+from sfseg.runs import FINISHED, claim, finish, is_first_process, read_record, require_same
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -29,6 +33,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of ``sfseg-train``."""
+    sys.argv[1:] = in_its_folder(sys.argv[1:])
     command(train, "train")
 
 
@@ -41,36 +46,74 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.quiet import quiet_lightning
 
     folder = Path(HydraConfig.get().runtime.output_dir)
+    check_resume(cfg)
+    record = read_record(folder) if cfg.resume == "auto" else None
+    if record is not None and FINISHED in record:
+        log.info("%s is complete: nothing is left to do; its tables are there", folder)
+        return cast("float | None", record[FINISHED]["metric"])
     if cfg.seed is None:
-        cfg.seed = drawn_seed()
+        cfg.seed = drawn_seed() if record is None else record["seed"]
     quiet_lightning()
     refuse_parallel_sweep(cfg)
     config, resolved = plain(cfg, resolve=False), plain(cfg, resolve=True)
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
+    if record is not None:
+        require_same(folder, config)
+        cfg.ckpt_path = where_it_stopped(cfg, folder)
     data = build(cfg.data.module)
-    is_source_free = "source_model" in cfg.method.needs
-    source = source_model.find(cfg) if is_source_free else None
+    source = source_model.find(cfg) if is_source_free(cfg) else None
     method = build_method(cfg, data, source)
     check(cfg, method)
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
-    if is_first_process():
-        claim(folder, config, list(HydraConfig.get().overrides.task), resolved)
-    if is_source_free and source is None:
-        source = source_model.train(cfg)
-        # The adaptation must not depend on whether its source model was trained just now.
-        seed_everything(cfg.seed, verbose=False)
-        method = build_method(cfg, data, source)
+    with claimed(folder, config, resolved, resume=record is not None):
+        if is_source_free(cfg) and source is None:
+            source = source_model.train(cfg)
+            # The adaptation must not depend on whether its source model was trained just now.
+            seed_everything(cfg.seed, verbose=False)
+            method = build_method(cfg, data, source)
+        return run(cfg, method, data, source)
+
+
+def is_source_free(cfg: DictConfig) -> bool:
+    """Whether the method starts from a model that has been trained on the source."""
+    return "source_model" in cfg.method.needs
+
+
+@contextmanager
+def claimed(
+    folder: Path, config: dict[str, Any], resolved: dict[str, Any], *, resume: bool
+) -> Iterator[None]:
+    """Keep other processes out of the run's folder, and what killed ones have left."""
+    if not is_first_process():
+        yield
+        return
+    overrides = list(HydraConfig.get().overrides.task)
+    lock = claim(folder, config, overrides, resolved, resume=resume)
+    try:
+        tidy(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def run(
+    cfg: DictConfig, method: "Method", data: "AdaptationData", source: Path | None
+) -> float | None:
+    """Train and evaluate in the claimed folder; returns the metric that sweeps optimise."""
     report_size(method)
     log.info("evaluation: %s", method.protocol)
     loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
     try:
-        return fit(cfg, method, data, source, loggers)
+        metric = fit(cfg, method, data, source, loggers)
     finally:
         finish_loggers(loggers)
         data.close()
+    if is_first_process():
+        finish(Path(HydraConfig.get().runtime.output_dir), metric)
+    return metric
 
 
 def fit(
@@ -82,18 +125,25 @@ def fit(
 ) -> float | None:
     """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
     from sfseg.callbacks.provenance import Provenance
+    from sfseg.checkpoint_files import LAST, CheckpointFiles
     from sfseg.preparation import prepare
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     content = Provenance(plain(cfg, resolve=False), data.labels.to_dict())
     callbacks = [build(node) for node in cfg.callbacks.values() if node is not None]
-    trainer: Trainer = build(cfg.trainer, logger=loggers or False, callbacks=[content, *callbacks])
+    plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
+    trainer: Trainer = build(
+        cfg.trainer,
+        logger=loggers or False,
+        callbacks=[content, *callbacks],
+        plugins=[*plugins, CheckpointFiles()],
+    )
     log_config(loggers, cfg, method)
     if source is not None:
         prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
-    trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path)
+    trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     if not cfg.trainer.get("fast_dev_run"):
-        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
     trainer.validate(method, datamodule=data, verbose=False)
     if is_first_process():
         log.info("run folder: %s", folder)

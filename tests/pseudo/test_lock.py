@@ -9,7 +9,7 @@ from processes import killed, result_of
 from pseudo_case import filled, identity
 
 from sfseg.errors import ConfigError
-from sfseg.pseudo.lock import WriterLock
+from sfseg.lock import WriterLock
 from sfseg.pseudo.store import PseudoLabelStore
 
 

@@ -1,6 +1,7 @@
 """What all methods share: network, optimiser recipe, evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -109,6 +110,9 @@ class Method(Evaluation):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iteration"] = self.iteration
+        if self.source_scores:
+            # Plain containers: nothing else is ever read from a checkpoint.
+            checkpoint["source_scores"] = {d: asdict(s) for d, s in self.source_scores.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration = int(checkpoint["iteration"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from sfseg.errors import ConfigError
+from sfseg.lock import WriterLock
 from sfseg.pseudo.files import allocate, disk_errors, sync
 from sfseg.pseudo.identity import NAMES, RECORD, SIZES, Identity, read_record
-from sfseg.pseudo.lock import WriterLock
 from sfseg.pseudo.reader import PLANES, ROW, ROWS
 
 LOCK, UNDO = "lock", "undo"

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfseg.errors import ConfigError, DataError
+from sfseg.lock import WriterLock
 from sfseg.pseudo.files import disk_errors, sync, write_at
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.journal import Commit, Undo, UndoLog
-from sfseg.pseudo.lock import WriterLock
 from sfseg.pseudo.making import LOCK, UNDO, make_folder
 from sfseg.pseudo.patch import Change, Patch, change
 from sfseg.pseudo.reader import PLANES, ROW, ROWS, PseudoLabels
@@ -34,8 +34,8 @@ class PseudoLabelStore(PseudoLabels):
     Args:
         folder: of a store made by :meth:`create`.
         identity: what it must have been made for.
-        keep: how many of the last commits can be returned to. An interrupted checkpoint needs
-            the one before it.
+        keep: how many of the last commits can be returned to: a checkpoint being written, the
+            last one, and the one before, should the last be damaged.
         durable: wait until what a write replaces is on the disk, some milliseconds each time.
             Without it the store survives killed processes, but not a crash of the machine.
 
@@ -45,7 +45,7 @@ class PseudoLabelStore(PseudoLabels):
     """
 
     def __init__(
-        self, folder: Path, identity: Identity, *, keep: int = 2, durable: bool = True
+        self, folder: Path, identity: Identity, *, keep: int = 3, durable: bool = True
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")

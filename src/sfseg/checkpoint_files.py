@@ -145,6 +145,16 @@ def require_whole(path: Path) -> int:
     return 0
 
 
+def verify(path: Path) -> None:
+    """:func:`require_whole` for a file that a manifest speaks of; others pass.
+
+    Raises:
+        ConfigError: it is damaged, or the manifest is.
+    """
+    if path.name in {LAST, PREVIOUS} and read_manifest(path.parent) is not None:
+        require_whole(path)
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """What a folder says of its checkpoints; None where it says nothing.
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from sfseg.callbacks.provenance import KEY
-from sfseg.checkpoint_files import read_manifest, require_whole
+from sfseg.checkpoint_files import verify
 from sfseg.config import build
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -45,8 +45,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"ckpt_path={path} does not exist; runs keep theirs in checkpoints/")
-    if read_manifest(path.parent) is not None:
-        require_whole(path)
+    verify(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged archive fails in any of its readers, each with an exception of its own.

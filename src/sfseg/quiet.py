@@ -13,8 +13,6 @@ def quiet_lightning() -> None:
         logger.handlers.clear()
         logger.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=PossibleUserWarning)
-    # A resumed run has a folder of its own; the checkpoints of the first stay where they are.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # Lightning 2.6.6 calls torch's pytree in a way that torch 2.15 deprecates
     # (Lightning-AI/pytorch-lightning#21326).
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")

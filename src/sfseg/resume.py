@@ -32,7 +32,11 @@ def in_its_folder(arguments: list[str]) -> list[str]:
     ]
     root = Path(os.environ.get("SFSEG_LOG_DIR", "logs"))
     folder = interrupted_run(root, overrides)
-    return arguments if folder is None else [*arguments, f"hydra.run.dir={folder}"]
+    if folder is None:
+        return arguments
+    # Beside its like: an override apart from the others would not be read.
+    place = arguments.index(RESUME) + 1
+    return [*arguments[:place], f"hydra.run.dir={folder}", *arguments[place:]]
 
 
 def interrupted_run(root: Path, overrides: Sequence[str]) -> Path | None:

@@ -78,8 +78,9 @@ def claim(
                 "hydra.run.dir, go on with that run with resume=auto and its own command, or "
                 "continue a checkpoint of it with ckpt_path=<file> in a new folder"
             )
-        for name, document in documents.items():
-            _write(folder / HYDRA / f"{name}.yaml", yaml.safe_dump(document, sort_keys=False))
+        else:
+            for name, document in documents.items():
+                _write(folder / HYDRA / f"{name}.yaml", yaml.safe_dump(document, sort_keys=False))
         # Last: a folder without a record holds nothing that a run could go on with.
         _write(folder / RECORD, json.dumps(record, indent=2))
     except BaseException as error:

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import build, plain
 from sfseg.errors import ConfigError
+from sfseg.lock import WriterLock
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -22,14 +26,18 @@ log = logging.getLogger(__name__)
 WITHOUT_EFFECT = {"compile", "channels_last", "gradient_checkpointing", "recompute_prompts"}
 """Settings of the backbone that change its speed, not its weights."""
 UNUSED = {"needs", "log_every"}
+WAIT = 10.0
+"""Seconds between two looks at a folder in which another process trains."""
 
 
 def find(cfg: DictConfig) -> Path | None:
     """The checkpoint of the source model of a run; None where it must be trained first.
 
     Raises:
-        ConfigError: ``source_checkpoint`` does not exist.
+        ConfigError: ``source_checkpoint`` does not exist, or the file is damaged.
     """
+    from sfseg.checkpoint_files import verify
+
     if cfg.source_checkpoint is not None:
         path = Path(cfg.source_checkpoint).expanduser()
         if not path.is_file():
@@ -37,10 +45,12 @@ def find(cfg: DictConfig) -> Path | None:
                 f"source_checkpoint={path} does not exist; give the checkpoints/last.ckpt of a run "
                 "of method=source_only, or null to train one"
             )
+        verify(path)
         log.info("source model: %s, as given", path)
         return path
     path = place(cfg)
     if path.is_file():
+        verify(path)
         log.info("source model: %s, trained before", path)
         return path
     return None
@@ -49,18 +59,31 @@ def find(cfg: DictConfig) -> Path | None:
 def train(cfg: DictConfig) -> Path:
     """Supervised training on the source; the file appears when all is done.
 
-    Runs that agree in source data, backbone, head, recipe, steps, seed and precision share it.
+    Runs that agree in source data, backbone, head, recipe, steps, seed and precision share it, and
+    wait for the one that trains it. One that was interrupted goes on where it was.
 
     Raises:
         ConfigError: the run has several processes, of which one would have to train for all.
     """
+    path = place(cfg)
+    with waiting_lock(path.parent):
+        if path.is_file():
+            log.info("source model: %s, trained by another process meanwhile", path)
+            return path
+        log.info("source model: none yet for these settings; training %s first", path)
+        return _train(cfg, recipe_of(cfg), path)
+
+
+def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
+    """:func:`train` in a folder that no other process uses."""
     from lightning.pytorch import seed_everything
 
+    from sfseg.callbacks.checkpoint import Checkpoint
     from sfseg.callbacks.progress import ProgressReport
     from sfseg.callbacks.provenance import Provenance
+    from sfseg.checkpoint_files import CheckpointFiles, newest, remove_partial
+    from sfseg.checkpoints import check_resumable
 
-    path, recipe = place(cfg), recipe_of(cfg)
-    log.info("source model: none yet for these settings; training %s first", path)
     seed_everything(cfg.seed, verbose=False)
     data = build(recipe.data.module)
     network = build(recipe.backbone.network, num_classes=data.labels.num_classes)
@@ -71,12 +94,13 @@ def train(cfg: DictConfig) -> Path:
         inference=build(recipe.evaluation),
     )
     content = Provenance(plain(recipe, resolve=False), data.labels.to_dict())
+    unfinished = path.parent / "unfinished"
     trainer: Trainer = build(
         recipe.trainer,
         logger=False,
-        callbacks=[content, ProgressReport()],
+        callbacks=[content, ProgressReport(), Checkpoint(str(unfinished), **recipe.checkpoint)],
+        plugins=[CheckpointFiles()],
         default_root_dir=str(path.parent),
-        enable_checkpointing=False,
         limit_val_batches=0,
     )
     if trainer.world_size > 1:
@@ -85,13 +109,33 @@ def train(cfg: DictConfig) -> Path:
             f"and no {path}; train it with sfseg-train method={recipe_name(cfg)} and "
             "the same data and backbone, then give its checkpoints/last.ckpt"
         )
-    trainer.fit(method, datamodule=data)
+    remove_partial(unfinished)
+    start = newest(unfinished)
+    if start is not None:
+        log.info("source model: going on from step %d", check_resumable(start, method))
+    trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
     # Complete or not there: a process may be killed while it writes.
-    partial = path.with_name(f".{path.name}.partial")
-    trainer.save_checkpoint(partial)
-    partial.replace(path)
+    trainer.save_checkpoint(path)
+    shutil.rmtree(unfinished, ignore_errors=True)
     log.info("source model: %s, trained now", path)
     return path
+
+
+@contextmanager
+def waiting_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; while another process does, wait and say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = None
+    while lock is None:
+        try:
+            lock = WriterLock(folder / ".lock")
+        except ConfigError as error:
+            log.info("source model: %s", error)
+            time.sleep(WAIT)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def place(cfg: DictConfig) -> Path:
@@ -127,6 +171,7 @@ def recipe_of(cfg: DictConfig) -> DictConfig:
     recipe = cfg.copy()
     OmegaConf.set_struct(recipe, False)
     recipe.method = cfg.source_model.method
+    recipe.resume = recipe.ckpt_path = None
     recipe.trainer.max_steps = cfg.source_model.steps
     # What this command line says of the adaptation is not the source model's.
     recipe.method.plan.target_view = None

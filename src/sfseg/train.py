@@ -74,7 +74,7 @@ def train(cfg: DictConfig) -> float | None:
             # The adaptation must not depend on whether its source model was trained just now.
             seed_everything(cfg.seed, verbose=False)
             method = build_method(cfg, data, source)
-        return run(cfg, method, data, source)
+        return run(cfg, config, method, data, source)
 
 
 def is_source_free(cfg: DictConfig) -> bool:
@@ -100,14 +100,26 @@ def claimed(
 
 
 def run(
-    cfg: DictConfig, method: "Method", data: "AdaptationData", source: Path | None
+    cfg: DictConfig,
+    config: dict[str, Any],
+    method: "Method",
+    data: "AdaptationData",
+    source: Path | None,
 ) -> float | None:
-    """Train and evaluate in the claimed folder; returns the metric that sweeps optimise."""
+    """Train and evaluate in the claimed folder; returns the metric that sweeps optimise.
+
+    Args:
+        cfg: the run's settings as they are now.
+        config: as they were composed, for checkpoints: however often a run has been interrupted.
+        method: to train.
+        data: opened.
+        source: checkpoint of the source model, if the method starts from one.
+    """
     report_size(method)
     log.info("evaluation: %s", method.protocol)
     loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
     try:
-        metric = fit(cfg, method, data, source, loggers)
+        metric = fit(cfg, {**config, "resume": None}, method, data, source, loggers)
     finally:
         finish_loggers(loggers)
         data.close()
@@ -118,6 +130,7 @@ def run(
 
 def fit(
     cfg: DictConfig,
+    config: dict[str, Any],
     method: "Method",
     data: "AdaptationData",
     source: Path | None,
@@ -129,7 +142,7 @@ def fit(
     from sfseg.preparation import prepare
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    content = Provenance(plain(cfg, resolve=False), data.labels.to_dict())
+    content = Provenance(config, data.labels.to_dict())
     callbacks = [build(node) for node in cfg.callbacks.values() if node is not None]
     plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
     trainer: Trainer = build(

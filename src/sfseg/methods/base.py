@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -94,6 +95,17 @@ class Method(Evaluation):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def stepped_optimizers(self) -> list[LightningOptimizer]:
+        """The optimisers of a method that steps them itself (``automatic_optimization=False``).
+
+        Call it in ``training_step``. Lightning counts every optimiser's step, so that a run of two
+        would end after half of its batches; here the first counts alone.
+        """
+        first, *others = cast(list[LightningOptimizer], self.optimizers())
+        for optimizer in others:
+            optimizer._on_before_step = optimizer._on_after_step = _nothing
+        return [first, *others]
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.iteration += 1
         # Dropout is a function of the iteration too: a resumed run, or one that validates
@@ -116,3 +128,7 @@ class Method(Evaluation):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration = int(checkpoint["iteration"])
+
+
+def _nothing() -> None:
+    """Where Lightning would count a step."""

@@ -1,0 +1,135 @@
+"""Killed at any moment and begun again with ``resume=auto``, a run ends as if nothing had been."""
+
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import DEBUG
+from zygote import Zygote, killed_until_done
+
+from sfseg.config import CONF
+
+HERE = Path(__file__).parent
+RUN = [
+    f"--config-dir={HERE / 'conf'}", *DEBUG, "trainer.max_steps=6", "source_model.steps=3",
+    "checkpoint.every_steps=2", "eval_every=3", "trainer.log_every_n_steps=1",
+]  # fmt: skip
+CORRECTING = [
+    "callbacks.early_learning.every=0.5", "callbacks.early_learning.window=1.0",
+    # Fires at once, so that a few steps correct something.
+    "callbacks.early_learning.threshold=1e-6", "callbacks.label_correction.quantile=0.5",
+    "callbacks.label_correction.open_for=2.0",
+]  # fmt: skip
+SETTINGS = {"uniuvpt": CORRECTING}
+HARDEST = ("source_only", "uniuvpt", "adversarial")
+METHODS = sorted(p.stem for p in (CONF / "method").glob("[!_]*.yaml"))
+OWN = {"run.json", "train.log", "hparams.yaml", "metrics.csv"}
+"""Files that tell one run from another."""
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    folder = tmp_path_factory.mktemp("kills")
+    with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline") as started:
+        yield started
+
+
+def command(method: str, *settings: str) -> list[str]:
+    return [*RUN, f"method={method}", *SETTINGS.get(method, ()), *settings]
+
+
+def whole(zygote: Zygote, folder: str, arguments: list[str]) -> tuple[Path, float]:
+    """A run that is not interrupted, and its seconds; source models are trained anew."""
+    code, seconds = zygote.train(*arguments, f"hydra.run.dir={folder}")
+    assert code == 0, zygote.log.read_text()[-3000:]
+    forget_source_models(zygote)
+    return zygote.log.parent / folder, seconds
+
+
+def forget_source_models(zygote: Zygote) -> None:
+    shutil.rmtree(zygote.log.parent / "cache", ignore_errors=True)
+
+
+def require_equal(mine: Any, theirs: Any, name: str = "") -> None:
+    """Nested containers of tensors, to the last bit."""
+    if isinstance(mine, torch.Tensor):
+        same = torch.equal(mine, theirs) or bool(torch.isnan(mine).any())
+        if mine.is_floating_point():
+            same = torch.equal(mine.nan_to_num(7.0), theirs.nan_to_num(7.0))
+            same &= torch.equal(mine.isnan(), theirs.isnan())
+        assert same, name
+    elif isinstance(mine, dict):
+        assert mine.keys() == theirs.keys(), name
+        for key in mine:
+            require_equal(mine[key], theirs[key], f"{name}.{key}")
+    elif isinstance(mine, list | tuple):
+        assert len(mine) == len(theirs), name
+        for k, pair in enumerate(zip(mine, theirs, strict=True)):
+            require_equal(*pair, f"{name}[{k}]")
+    else:
+        assert mine == theirs or (mine != mine and theirs != theirs), (name, mine, theirs)
+
+
+def state(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    # Where the labels lie, and the evaluation of the source model, which is not repeated.
+    content["AdaptationData"].get("pseudo_labels", {}).pop("folder", None)
+    del content["loops"]["validate_loop"]
+    return content
+
+
+def outputs(run: Path) -> dict[str, bytes]:
+    """Tables, curves, pictures, logged numbers and pseudo-labels."""
+    files = (p for p in run.rglob("*") if p.is_file() and p.name not in OWN)
+    return {
+        name: path.read_bytes()
+        for path in files
+        if not (name := path.relative_to(run).as_posix()).startswith((".hydra", "checkpoints"))
+    }
+
+
+def require_same_run(mine: Path, theirs: Path) -> None:
+    require_equal(state(mine), state(theirs))
+    here, there = outputs(mine), outputs(theirs)
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+    assert not list(theirs.rglob("*.partial")) and not list(theirs.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("method", sorted({*METHODS, "adversarial"}))
+def test_a_killed_run_ends_as_one_that_was_not(zygote: Zygote, method: str) -> None:
+    arguments = command(method)
+    reference, seconds = whole(zygote, f"{method}-whole", arguments)
+    cut = f"{method}-cut"
+    for share in (0.85, 0.5) if method in HARDEST else (0.7,):
+        code, _ = zygote.train(
+            *arguments, f"hydra.run.dir={cut}", "resume=auto", kill_after=share * seconds
+        )
+        assert code in {0, -signal.SIGKILL}, zygote.log.read_text()[-3000:]
+    code, _ = zygote.train(*arguments, f"hydra.run.dir={cut}", "resume=auto")
+    assert code == 0, zygote.log.read_text()[-3000:]
+    forget_source_models(zygote)
+    require_same_run(reference, reference.with_name(cut))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", HARDEST)
+def test_many_kills(zygote: Zygote, method: str, workers: int) -> None:
+    arguments = command(method, f"data.num_workers={workers}")
+    reference, seconds = whole(zygote, f"{method}-{workers}", arguments)
+    moments, kills, rounds = random.Random(workers), 0, 0
+    while kills < 9:
+        cut = f"{method}-{workers}-{rounds}"
+        kills += killed_until_done(
+            zygote, [*arguments, f"hydra.run.dir={cut}"], moments=moments, longest=seconds
+        )
+        forget_source_models(zygote)
+        require_same_run(reference, reference.with_name(cut))
+        rounds += 1
+    print(f"{method}, {workers} workers: {kills} kills in {rounds} runs, all equal")  # noqa: T201

@@ -1,0 +1,162 @@
+"""Runs ``sfseg-train`` many times without paying its imports each time, and kills it.
+
+A process that has imported all it needs, and computed nothing, forks a child for every run. Read
+as a script it takes one request a line, ``{"arguments": [...], "kill_after": seconds or null,
+"signal": number, "log": file}``, and answers each with ``{"code": n, "seconds": s}``; the code is
+negative where a signal ended the child.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class Zygote:
+    """The process, from outside.
+
+    Args:
+        folder: where the commands run.
+        environment: added to this process's.
+    """
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.log = folder / "zygote.log"
+        here = str(Path(__file__).parent)
+        path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def train(
+        self, *arguments: str, kill_after: float | None = None, number: int = signal.SIGKILL
+    ) -> tuple[int, float]:
+        """Exit code and seconds of one run, which a signal ends after a while if it still runs."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        request = {
+            "arguments": list(arguments),
+            "kill_after": kill_after,
+            "signal": int(number),
+            "log": str(self.log),
+        }
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        return int(answer["code"]), float(answer["seconds"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def killed_until_done(
+    zygote: Zygote, arguments: Sequence[str], *, moments: random.Random, longest: float
+) -> int:
+    """Kill a run at random moments and start it again with ``resume=auto`` until it ends.
+
+    Args:
+        zygote: runs it.
+        arguments: of the run, without ``resume``.
+        moments: draws them.
+        longest: seconds after which the latest kill comes; a run that lasts longer than that
+            from its last checkpoint on would never end, so each start may last a little longer.
+
+    Returns:
+        How often it was killed.
+    """
+    kills = 0
+    while True:
+        kill_after = moments.uniform(0.02, longest * (1 + kills / 10))
+        code, _ = zygote.train(*arguments, "resume=auto", kill_after=kill_after)
+        if code == 0:
+            return kills
+        assert code == -signal.SIGKILL, zygote.log.read_text()[-3000:]
+        kills += 1
+
+
+def serve() -> None:
+    """Fork a child for each request of the standard input."""
+    # Here and not in the children: it takes longer than a small run.
+    import albumentations  # noqa: F401
+    import sklearn  # noqa: F401
+    import timm  # noqa: F401
+
+    import sfseg.callbacks.early_learning_report
+    import sfseg.callbacks.panels
+    import sfseg.data.toyscapes
+    import sfseg.methods.uniuvpt
+    import sfseg.preparation
+    import sfseg.train  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        begin = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _be(request)
+        answer = {"code": _end(child, request), "seconds": time.monotonic() - begin}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _end(child: int, request: dict[str, Any]) -> int:
+    """Wait for a child, and send it its signal when the time has come."""
+    deadline = None if request["kill_after"] is None else time.monotonic() + request["kill_after"]
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() > deadline:
+            os.kill(child, request["signal"])
+            deadline = None
+        time.sleep(0.002)
+
+
+def _be(request: dict[str, Any]) -> None:
+    """Become the run; never returns."""
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["sfseg-train", *request["arguments"]]
+    code = 1
+    try:
+        from sfseg.train import main
+
+        main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,152 @@
+"""What takes a run its machine or its disk: exit codes, the checkpoint, and how it goes on."""
+
+import json
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from test_kills import command, forget_source_models, outputs, require_equal, state
+from zygote import Zygote
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    folder = tmp_path_factory.mktemp("preemption")
+    bin_folder = folder / "bin"
+    bin_folder.mkdir()
+    scontrol = bin_folder / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\n')
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    path = os.pathsep.join([str(bin_folder), os.environ["PATH"]])
+    settings = {"SFSEG_CACHE": str(folder / "cache"), "PATH": path, "SLURM_JOB_ID": "4711"}
+    with Zygote(folder, WANDB_MODE="offline", **settings) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def reference(zygote: Zygote) -> Path:
+    return run(zygote, "reference", "train", "SIGKILL", 99, code=0)
+
+
+def run(
+    zygote: Zygote, folder: str, moment: str, what: str, step: int, *more: str, code: int
+) -> Path:
+    bomb = {"marker": folder + ".marker", "moment": moment, "what": what, "step": step}
+    done, _ = zygote.train(
+        *command("source_only"), "+callbacks.bomb._target_=bomb.Bomb",
+        *(f"+callbacks.bomb.{key}={value}" for key, value in bomb.items()),
+        f"hydra.run.dir={folder}", *more,
+    )  # fmt: skip
+    assert done == code, zygote.log.read_text()[-3000:]
+    return zygote.log.parent / folder
+
+
+def steps(run: Path) -> int:
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return int(content["iteration"])
+
+
+def require_same_end(mine: Path, theirs: Path) -> None:
+    ends = [state(run) for run in (mine, theirs)]
+    for end in ends:
+        del end["sfseg"]["config"]["callbacks"]["bomb"]
+    require_equal(*ends)
+    assert outputs(mine) == outputs(theirs)
+
+
+@pytest.mark.parametrize(
+    ("what", "moment", "step", "saved"),
+    [
+        ("SIGTERM", "train", 1, 1),
+        ("SIGTERM", "validation", 3, 3),
+        ("SIGUSR1", "train", 4, 4),
+        ("SIGTERM", "train", 0, 0),
+    ],
+)
+def test_a_signal_saves_and_ends_with_143(
+    zygote: Zygote, reference: Path, what: str, moment: str, step: int, saved: int
+) -> None:
+    case = (f"{what}-{moment}-{step}", moment, what, step)
+    folder = run(zygote, *case, code=143)
+    assert steps(folder) == saved
+    assert f"after step {saved}, which is saved in" in zygote.log.read_text()[-2000:]
+    run(zygote, *case, "resume=auto", code=0)
+    require_same_end(reference, folder)
+
+
+def test_slurm_queues_the_job_again_after_its_warning_signal_only(zygote: Zygote) -> None:
+    log = zygote.log.parent / "scontrol.log"
+    log.unlink(missing_ok=True)
+    run(zygote, "warned", "train", "SIGUSR1", 2, code=143)
+    assert log.read_text() == "requeue 4711\n"
+    run(zygote, "ended", "train", "SIGTERM", 2, code=143)
+    assert log.read_text() == "requeue 4711\n"
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_killed_while_a_checkpoint_is_put_together(
+    zygote: Zygote, reference: Path, step: int
+) -> None:
+    case = (f"kill-save-{step}", "save", "SIGKILL", step)
+    folder = run(zygote, *case, code=-signal.SIGKILL)
+    assert (folder / "checkpoints" / "last.ckpt").exists() == (step == 4)
+    run(zygote, *case, "resume=auto", code=0)
+    require_same_end(reference, folder)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
+    zygote: Zygote, reference: Path
+) -> None:
+    case = ("disk", "train", "disk", 3)
+    folder = run(zygote, *case, code=5)
+    assert steps(folder) == 2
+    assert [p.name for p in (folder / "checkpoints").iterdir() if "partial" in p.name] == []
+    assert "cannot be written" in zygote.log.read_text()[-2000:]
+    assert "Traceback" not in zygote.log.read_text()[-2000:]
+    run(zygote, *case, "resume=auto", code=0)
+    require_same_end(reference, folder)
+
+
+def test_a_finished_run_is_left_alone(zygote: Zygote, reference: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.suffix != ".log"}
+    run(zygote, "reference", "train", "SIGKILL", 99, "resume=auto", code=0)
+    assert "is complete: nothing is left to do" in zygote.log.read_text()[-500:]
+    assert before == {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.suffix != ".log"}
+    record = json.loads((reference / "run.json").read_text())
+    assert record["finished"]["metric"] > 0 and record["restarts"] == []
+
+
+def test_the_same_command_finds_its_run(zygote: Zygote) -> None:
+    arguments = [*command("source_only"), "resume=auto"]
+    code, _ = zygote.train(*arguments, kill_after=1.5)
+    (first,) = (zygote.log.parent / "logs" / "train" / "runs").glob("*/run.json")
+    assert code == -signal.SIGKILL
+    code, _ = zygote.train(*arguments)
+    assert code == 0, zygote.log.read_text()[-3000:]
+    (again,) = (zygote.log.parent / "logs" / "train" / "runs").glob("*/run.json")
+    assert first == again
+    assert len(json.loads(again.read_text())["restarts"]) == 1
+    forget_source_models(zygote)
+
+
+def test_other_settings_are_refused_and_named(zygote: Zygote) -> None:
+    run(zygote, "half", "train", "SIGTERM", 2, code=143)
+    run(zygote, "half", "train", "SIGTERM", 2, "resume=auto", "method.lr=0.5", code=2)
+    message = zygote.log.read_text()[-1000:]
+    assert "method.lr: ${backbone.lr} there, 0.5 here" in message
+
+
+def test_one_process_works_in_a_run_folder(zygote: Zygote) -> None:
+    run(zygote, "locked", "train", "SIGTERM", 2, code=143)
+    with (zygote.log.parent / "locked" / ".lock").open("w") as lock:
+        import fcntl
+
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        lock.write(json.dumps({"pid": os.getpid(), "host": "here"}))
+        lock.flush()
+        run(zygote, "locked", "train", "SIGTERM", 2, "resume=auto", code=2)
+    assert f"is being written by process {os.getpid()}" in zygote.log.read_text()[-1500:]

@@ -80,6 +80,7 @@ def state(run: Path) -> dict[str, Any]:
     # Where the labels lie, and the evaluation of the source model, which is not repeated.
     content["AdaptationData"].get("pseudo_labels", {}).pop("folder", None)
     del content["loops"]["validate_loop"]
+    content["sfseg"]["config"]["callbacks"].pop("bomb", None)
     return content
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_kills import command, forget_source_models, outputs, require_equal, state
+from test_kills import command, forget_source_models, require_same_run
 from zygote import Zygote
 
 
@@ -50,14 +50,6 @@ def steps(run: Path) -> int:
     return int(content["iteration"])
 
 
-def require_same_end(mine: Path, theirs: Path) -> None:
-    ends = [state(run) for run in (mine, theirs)]
-    for end in ends:
-        del end["sfseg"]["config"]["callbacks"]["bomb"]
-    require_equal(*ends)
-    assert outputs(mine) == outputs(theirs)
-
-
 @pytest.mark.parametrize(
     ("what", "moment", "step", "saved"),
     [
@@ -75,7 +67,7 @@ def test_a_signal_saves_and_ends_with_143(
     assert steps(folder) == saved
     assert f"after step {saved}, which is saved in" in zygote.log.read_text()[-2000:]
     run(zygote, *case, "resume=auto", code=0)
-    require_same_end(reference, folder)
+    require_same_run(reference, folder)
 
 
 def test_slurm_queues_the_job_again_after_its_warning_signal_only(zygote: Zygote) -> None:
@@ -95,7 +87,7 @@ def test_killed_while_a_checkpoint_is_put_together(
     folder = run(zygote, *case, code=-signal.SIGKILL)
     assert (folder / "checkpoints" / "last.ckpt").exists() == (step == 4)
     run(zygote, *case, "resume=auto", code=0)
-    require_same_end(reference, folder)
+    require_same_run(reference, folder)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
@@ -108,7 +100,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(
     assert "cannot be written" in zygote.log.read_text()[-2000:]
     assert "Traceback" not in zygote.log.read_text()[-2000:]
     run(zygote, *case, "resume=auto", code=0)
-    require_same_end(reference, folder)
+    require_same_run(reference, folder)
 
 
 def test_a_finished_run_is_left_alone(zygote: Zygote, reference: Path) -> None:

@@ -1,15 +1,14 @@
 """Runs ``sfseg-train`` many times without paying its imports each time, and kills it.
 
-A process that has imported all it needs, and computed nothing, forks a child for every run. Read
-as a script it takes one request a line, ``{"arguments": [...], "kill_after": seconds or null,
-"signal": number, "log": file}``, and answers each with ``{"code": n, "seconds": s}``; the code is
-negative where a signal ended the child.
+A process that has imported all it needs, and computed nothing, forks a child for every process of
+a run. As a script it takes one request a line and answers each.
 """
 
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,14 +40,30 @@ class Zygote:
         )
 
     def train(
-        self, *arguments: str, kill_after: float | None = None, number: int = signal.SIGKILL
+        self,
+        *arguments: str,
+        kill_after: float | None = None,
+        number: int = signal.SIGKILL,
+        ranks: int = 1,
     ) -> tuple[int, float]:
-        """Exit code and seconds of one run, which a signal ends after a while if it still runs."""
+        """Run a command, and end it by a signal after a while if it still runs.
+
+        Args:
+            arguments: of the command.
+            kill_after: seconds.
+            number: of the signal.
+            ranks: processes of the run; the last one gets the signal.
+
+        Returns:
+            The exit code of the first process, negative where a signal ended it, and the seconds
+            until the last one ended.
+        """
         assert self.process.stdin is not None and self.process.stdout is not None
         request = {
             "arguments": list(arguments),
             "kill_after": kill_after,
             "signal": int(number),
+            "ranks": ranks,
             "log": str(self.log),
         }
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -111,35 +126,57 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         begin = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            _be(request)
-        answer = {"code": _end(child, request), "seconds": time.monotonic() - begin}
+        port = _free_port()
+        children = []
+        for rank in range(request["ranks"]):
+            children.append(os.fork())
+            if children[-1] == 0:
+                _be(request, rank, port)
+        codes = _end(children, request)
+        answer = {"code": codes[0], "seconds": time.monotonic() - begin}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _end(child: int, request: dict[str, Any]) -> int:
-    """Wait for a child, and send it its signal when the time has come."""
+def _end(children: list[int], request: dict[str, Any]) -> list[int]:
+    """Exit codes of all children; the last gets its signal when the time has come."""
     deadline = None if request["kill_after"] is None else time.monotonic() + request["kill_after"]
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
+    codes: dict[int, int] = {}
+    while len(codes) < len(children):
+        for child in set(children) - set(codes):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                codes[child] = os.waitstatus_to_exitcode(status)
         if deadline is not None and time.monotonic() > deadline:
-            os.kill(child, request["signal"])
+            if children[-1] not in codes:
+                os.kill(children[-1], request["signal"])
             deadline = None
         time.sleep(0.002)
+    return [codes[child] for child in children]
 
 
-def _be(request: dict[str, Any]) -> None:
-    """Become the run; never returns."""
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _be(request: dict[str, Any], rank: int, port: int) -> None:
+    """Become a process of the run; never returns."""
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["sfseg-train", *request["arguments"]]
+    if request["ranks"] > 1:
+        # As torchrun starts them.
+        os.environ |= {
+            "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0", "WORLD_SIZE": str(request["ranks"]),
+            "LOCAL_WORLD_SIZE": str(request["ranks"]), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }  # fmt: skip
     code = 1
     try:
         from sfseg.train import main

@@ -57,3 +57,9 @@ class PreemptedError(SfsegError):
     """The machine is needed for something else; the run is saved and can go on later."""
 
     exit_code = 143
+
+
+class LostProcessError(SfsegError):
+    """Another process of the run has ended or does not answer."""
+
+    exit_code = 6

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import build, command, plain
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, LostProcessError
 from sfseg.resume import CHECKPOINTS, check_resume, in_its_folder, tidy, where_it_stopped
 from sfseg.runs import FINISHED, claim, finish, is_first_process, read_record, require_same
 
@@ -152,15 +152,38 @@ def fit(
         plugins=[*plugins, CheckpointFiles()],
     )
     log_config(loggers, cfg, method)
-    if source is not None:
-        prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
-    trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    if not cfg.trainer.get("fast_dev_run"):
-        trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
-    trainer.validate(method, datamodule=data, verbose=False)
+    with lost_processes(trainer):
+        if source is not None:
+            prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
+        trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        if not cfg.trainer.get("fast_dev_run"):
+            trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
+        trainer.validate(method, datamodule=data, verbose=False)
     if is_first_process():
         log.info("run folder: %s", folder)
     return logged_metric(trainer, cfg.optimized_metric)
+
+
+@contextmanager
+def lost_processes(trainer: "Trainer") -> Iterator[None]:
+    """Say what it means that the other processes of a run do not answer.
+
+    Raises:
+        LostProcessError: with the way out.
+    """
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, DistError) or "gloo" in str(error)
+        if trainer.world_size == 1 or not is_lost:
+            raise
+        raise LostProcessError(
+            f"process {trainer.global_rank} of {trainer.world_size} waits in vain for another, "
+            "which has ended or hangs (its own output says why); the same command with resume=auto "
+            f"goes on from the last checkpoint: {error}"
+        ) from error
 
 
 def check(cfg: DictConfig, method: "Method") -> None:

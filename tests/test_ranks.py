@@ -1,0 +1,96 @@
+"""Two processes compute what one computes, for every method, and are killed and restarted."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from test_kills import METHODS, command, require_same_run
+from zygote import Zygote
+
+TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
+       "data.adaptation.batch_size=1", "data.eval_batch_size=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline") as started:
+        yield started
+
+
+def settings(method: str) -> list[str]:
+    debug = ("trainer=", "trainer.precision=", "trainer.detect_anomaly=")
+    return [setting for setting in command(method) if not setting.startswith(debug)]
+
+
+def source_model(zygote: Zygote, method: str) -> None:
+    """Train it in one process, which several are not allowed to."""
+    code, _ = zygote.train(
+        *command(method, "trainer.max_steps=1", "data.batch_size=1"), "hydra.run.dir=prepared"
+    )
+    assert code == 0, zygote.log.read_text()[-3000:]
+    shutil.rmtree(zygote.log.parent / "prepared")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_gradients_are_those_of_one_process(zygote: Zygote, method: str) -> None:
+    source_model(zygote, method)
+    keep = [
+        "trainer.max_steps=1", "~callbacks.panels", "+callbacks.keep._target_=gradients.Gradients",
+        f"+callbacks.keep.folder={method}",
+    ]  # fmt: skip
+    code, _ = zygote.train(*settings(method), *TWO, *keep, f"hydra.run.dir={method}-two", ranks=2)
+    assert code == 0, zygote.log.read_text()[-3000:]
+    two = read(zygote, method)
+    for rank in range(2):
+        code, _ = zygote.train(
+            *settings(method), *TWO, "trainer=cpu", *keep, f"+callbacks.keep.acts={rank}",
+            f"hydra.run.dir={method}-{rank}",
+        )  # fmt: skip
+        assert code == 0, zygote.log.read_text()[-3000:]
+    one = read(zygote, method)
+    losses = [[rank["loss"] for rank in ranks] for ranks in (one, two)]
+    assert losses[0][0] != losses[0][1], "both ranks saw the same data"
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
+    names = one[0]["gradients"].keys()
+    assert names and names == two[0]["gradients"].keys() == two[1]["gradients"].keys()
+    for name in names:
+        mean = (one[0]["gradients"][name] + one[1]["gradients"][name]) / 2
+        largest = float(mean.abs().max()) or 1.0
+        for rank in two:
+            error = float((rank["gradients"][name] - mean).abs().max())
+            assert error <= 1e-6 * max(1.0, largest), (name, error, largest)
+
+
+def read(zygote: Zygote, method: str) -> list[dict]:
+    folder = zygote.log.parent / method
+    kept = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    shutil.rmtree(folder)
+    return kept
+
+
+def bomb(folder: str, what: str, step: int) -> list[str]:
+    return [
+        "+callbacks.bomb._target_=bomb.Bomb", f"+callbacks.bomb.marker={folder}.marker",
+        "+callbacks.bomb.moment=train", f"+callbacks.bomb.what={what}",
+        f"+callbacks.bomb.step={step}", "+callbacks.bomb.rank=1", f"hydra.run.dir={folder}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "ended"), [("SIGKILL", 6), ("SIGTERM", 143)])
+def test_what_ends_one_of_two_processes_ends_both_and_changes_nothing(
+    zygote: Zygote, what: str, ended: int
+) -> None:
+    source_model(zygote, "uniuvpt")
+    arguments = [*settings("uniuvpt"), *TWO]
+    code, _ = zygote.train(*arguments, *bomb(f"{what}-whole", what, 99), ranks=2)
+    assert code == 0, zygote.log.read_text()[-3000:]
+    cut = bomb(f"{what}-cut", what, 3)
+    code, seconds = zygote.train(*arguments, *cut, ranks=2)
+    assert code == ended and seconds < 60
+    if what == "SIGKILL":
+        assert "process 0 of 2 waits in vain for another" in zygote.log.read_text()[-2000:]
+    code, _ = zygote.train(*arguments, *cut, "resume=auto", ranks=2)
+    assert code == 0, zygote.log.read_text()[-3000:]
+    require_same_run(zygote.log.parent / f"{what}-whole", zygote.log.parent / f"{what}-cut")

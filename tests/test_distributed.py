@@ -42,40 +42,11 @@ def test_two_processes_score_as_one_does(cli: Cli, tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
-COLOURS = '''
-import torch
-from sfseg.methods.base import Method
-
-
-class Colours(Method):
-    """Predicts a class from the colour of each pixel alone, so that crops and flips move it."""
-
-    def training_step(self, batch, batch_idx):
-        target = batch["target"]
-        image = target["image"]
-        return {
-            "loss": self(image).float().square().mean(),
-            "prediction": image[:, 0] // 86 * 2,
-            "confidence": image[:, 1].float() / 255,
-        }
-'''
-COLOURS_YAML = """
-defaults:
-  - _base
-  - override /callbacks@_global_.callbacks: [default, early_learning, label_correction]
-  - _self_
-_target_: colours.Colours
-needs: [target, pseudo_labels, source_model]
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.filterwarnings("ignore:.*")
 def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, processes: int) -> None:
-    (tmp_path / "conf" / "method").mkdir(parents=True)
-    (tmp_path / "colours.py").write_text(COLOURS)
-    (tmp_path / "conf" / "method" / "colours.yaml").write_text(COLOURS_YAML)
+    here = Path(__file__).parent
     settings = [s for s in DEBUG if not s.startswith("trainer")]
     base = [
         *settings, "method=colours", "trainer.precision=32-true",
@@ -87,10 +58,13 @@ def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, proce
 
     def run(name: str, *more: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "sfseg.train", "--config-dir", "conf", *base, *more,
+            [sys.executable, "-m", "sfseg.train", f"--config-dir={here / 'conf'}", *base, *more,
              f"hydra.run.dir={name}"],
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "SFSEG_CACHE": str(tmp_path / "cache")},
+            env={
+                **os.environ, "OMP_NUM_THREADS": "1", "SFSEG_CACHE": str(tmp_path / "cache"),
+                "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")]),
+            },
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -70,6 +70,14 @@ def test_a_signal_saves_and_ends_with_143(
     require_same_run(reference, folder)
 
 
+def test_gradients_that_are_being_gathered_are_finished_first(zygote: Zygote) -> None:
+    gather = ["trainer.accumulate_grad_batches=2", "trainer.max_steps=3"]
+    whole = run(zygote, "gather-whole", "train", "SIGTERM", 99, *gather, code=0)
+    case = ("gather-cut", "train", "SIGTERM", 3, *gather)
+    assert steps(run(zygote, *case, code=143)) == 4
+    require_same_run(whole, run(zygote, *case, "resume=auto", code=0))
+
+
 def test_slurm_queues_the_job_again_after_its_warning_signal_only(zygote: Zygote) -> None:
     log = zygote.log.parent / "scontrol.log"
     log.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_kills import METHODS, command, require_same_run
+from test_kills import METHODS, command, require_equal, require_same_run, state
 from zygote import Zygote
 
 TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
@@ -68,6 +68,31 @@ def read(zygote: Zygote, method: str) -> list[dict]:
     kept = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     shutil.rmtree(folder)
     return kept
+
+
+def test_two_processes_measure_and_correct_what_one_does(zygote: Zygote) -> None:
+    source_model(zygote, "uniuvpt")
+    # Predictions that follow from the pixels alone: a network's depend on who shares its batch.
+    arguments = [
+        *settings("colours"), *TWO, "trainer.max_steps=16", "data.colour.probability=0",
+        "callbacks.early_learning.every=0.5", "callbacks.early_learning.window=0.5",
+        "callbacks.early_learning.threshold=1e-6", "callbacks.early_learning.curve=cubic",
+        "callbacks.label_correction.quantile=0.3", "~callbacks.panels", "eval_every=99",
+    ]  # fmt: skip
+    for name, more, ranks in (
+        ("one", ["trainer=cpu", "method.plan.batch_size=2"], 1),
+        ("two", [], 2),
+    ):
+        code, _ = zygote.train(*arguments, *more, f"hydra.run.dir={name}", ranks=ranks)
+        assert code == 0, zygote.log.read_text()[-3000:]
+    runs = [zygote.log.parent / name for name in ("one", "two")]
+    kept = [state(run)["callbacks"] for run in runs]
+    for name in ("EarlyLearning", "LabelCorrection"):
+        (mine,), (theirs,) = ([v for k, v in c.items() if k.startswith(name)] for c in kept)
+        require_equal(mine, theirs, name)
+    stores = [(run / "pseudo_labels" / "labels.u8").read_bytes() for run in runs]
+    assert stores[0] == stores[1]
+    assert sum(opening["changed"] for opening in mine["openings"]) > 0, "nothing was corrected"
 
 
 def bomb(folder: str, what: str, step: int) -> list[str]:

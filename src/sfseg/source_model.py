@@ -66,6 +66,12 @@ def train(cfg: DictConfig) -> Path:
         ConfigError: the run has several processes, of which one would have to train for all.
     """
     path = place(cfg)
+    if several_processes(cfg):
+        raise ConfigError(
+            f"source_checkpoint must be given to a run of several processes, got null and no "
+            f"{path}; train it with sfseg-train method={recipe_name(cfg)} and the same data and "
+            "backbone, then give its checkpoints/last.ckpt"
+        )
     with waiting_lock(path.parent):
         if path.is_file():
             log.info("source model: %s, trained by another process meanwhile", path)
@@ -103,12 +109,6 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
         default_root_dir=str(path.parent),
         limit_val_batches=0,
     )
-    if trainer.world_size > 1:
-        raise ConfigError(
-            f"source_checkpoint must be given to a run of {trainer.world_size} processes, got null "
-            f"and no {path}; train it with sfseg-train method={recipe_name(cfg)} and "
-            "the same data and backbone, then give its checkpoints/last.ckpt"
-        )
     remove_partial(unfinished)
     start = newest(unfinished)
     if start is not None:
@@ -119,6 +119,16 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     log.info("source model: %s, trained now", path)
     return path
+
+
+def several_processes(cfg: DictConfig) -> bool:
+    """Whether a run has, or its trainer will start, more than one process."""
+    from lightning.pytorch import Trainer
+
+    settings = {key: cfg.trainer.get(key) for key in ("accelerator", "strategy", "devices")}
+    settings["num_nodes"] = cfg.trainer.get("num_nodes", 1)
+    given = {key: value for key, value in settings.items() if value is not None}
+    return Trainer(**given, logger=False, enable_checkpointing=False).world_size > 1
 
 
 @contextmanager
@@ -175,6 +185,7 @@ def recipe_of(cfg: DictConfig) -> DictConfig:
     recipe.trainer.max_steps = cfg.source_model.steps
     # What this command line says of the adaptation is not the source model's.
     recipe.method.plan.target_view = None
+    recipe.trainer.gradient_clip_val, recipe.trainer.accumulate_grad_batches = None, 1
     return recipe
 
 

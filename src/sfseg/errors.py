@@ -39,3 +39,9 @@ class DataError(SfsegError):
         self.kind = kind
         self.path = path
         self.pixels = pixels
+
+
+class NumericError(SfsegError):
+    """A loss or a gradient that is not finite: training on would destroy the weights."""
+
+    exit_code = 4

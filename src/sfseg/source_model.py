@@ -56,6 +56,7 @@ def train(cfg: DictConfig) -> Path:
     """
     from lightning.pytorch import seed_everything
 
+    from sfseg.callbacks.finite import FiniteGuard
     from sfseg.callbacks.progress import ProgressReport
     from sfseg.callbacks.provenance import Provenance
 
@@ -74,7 +75,7 @@ def train(cfg: DictConfig) -> Path:
     trainer: Trainer = build(
         recipe.trainer,
         logger=False,
-        callbacks=[content, ProgressReport()],
+        callbacks=[FiniteGuard(), content, ProgressReport()],
         default_root_dir=str(path.parent),
         enable_checkpointing=False,
         limit_val_batches=0,

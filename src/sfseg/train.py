@@ -104,14 +104,17 @@ def check(cfg: DictConfig, method: "Method") -> None:
     """Refuse now what training would refuse later.
 
     Raises:
-        ConfigError: the checkpoint to continue, the optimiser, a metric's name or the share of
-            pseudo-labels to leave out does not fit.
+        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
+            pseudo-labels to leave out or the amount of training does not fit.
     """
     from sfseg.checkpoints import check_resumable
 
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
+    for setting in ("limit_train_batches", "max_epochs"):
+        if cfg.trainer.get(setting) == 0:
+            raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
     if not 0 <= cfg.pseudo_labels.discard < 1:
         raise ConfigError(
             f"pseudo_labels.discard must be a share in [0, 1), got {cfg.pseudo_labels.discard}"

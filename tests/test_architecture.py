@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "tables": BOTTOM | {"metrics"},
     "drawing": BOTTOM,
     "plots": BOTTOM | {"drawing"},
+    "loggers": BOTTOM,
     "callbacks": BOTTOM | {"ops", "pseudo", "metrics", "tables", "drawing", "plots", "optim"},
 }
 COMMANDS = {

@@ -235,12 +235,11 @@ def logged_metric(trainer: "Trainer", name: str | None) -> float | None:
 
 def finish_loggers(loggers: "list[Logger]") -> None:
     """Close W&B's run, or the next job of a sweep would go on in it."""
-    from lightning.pytorch.loggers import WandbLogger
+    from sfseg.loggers import WandbRun
 
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
-        import wandb
-
-        wandb.finish()
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.close()
 
 
 if __name__ == "__main__":

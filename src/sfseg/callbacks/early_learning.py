@@ -166,7 +166,8 @@ class EarlyLearning(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(
                 {name: value for name, value in values.items() if math.isfinite(value)},
-                step=trainer.global_step,
+                # As Lightning counts the rows of this step: from 0.
+                step=trainer.global_step - 1,
             )
 
     def _take(self, label: int, iou: float, method: HasTask) -> Measurement:

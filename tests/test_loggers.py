@@ -202,7 +202,7 @@ def test_without_network_or_key_the_run_is_kept_offline(no_key, tmp_path, caplog
     assert time.monotonic() - started < 10
     (record,) = [r for r in caplog.records if r.name.startswith("sfseg")]
     assert words in record.getMessage() and "wandb sync" in record.getMessage()
-    assert len(list(tmp_path.rglob("*.wandb"))) == 1
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
     assert "WANDB_MODE" not in os.environ
 
 

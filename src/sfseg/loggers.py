@@ -211,7 +211,7 @@ class WandbRun(WandbLogger):
     def _start(self) -> None:
         import wandb
 
-        arguments = self._wandb_init
+        arguments = {key: value for key, value in self._wandb_init.items() if value is not None}
         arguments["id"] = self._id = self._kept_id()
         if "WANDB_INIT_TIMEOUT" not in os.environ:
             arguments.setdefault("settings", wandb.Settings(init_timeout=INIT_SECONDS))

@@ -58,6 +58,8 @@ class Faulty(Method):
             spread = spread * math.nan
         if fault == "infinite term":
             spread = spread + math.inf
+        if fault == "large gradient":
+            spread = spread + 1e25 * self.network[0].bias.sum()
         if fault == "gradient":
             spread = spread + (0 * self.network[0].weight).sqrt().sum()
         self.seen.append(self.iteration)
@@ -234,6 +236,12 @@ def test_finite_training_is_the_same_with_and_without():
         fit(method, guard)
         ends.append(method.state_dict())
     assert equal(ends[0], ends[1]) and equal(ends[0], ends[2])
+
+
+def test_a_large_gradient_is_finite():
+    method, guard = Faulty({2}, "large gradient"), FiniteGuard("skip")
+    fit(method, guard)
+    assert guard.skips == 0
 
 
 def test_clipping_sees_no_gradient_of_a_skipped_step():

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 ID_FILE = "wandb_id.txt"
 PROBE_SECONDS = 3.0
+STOP_SECONDS = 10.0
 INIT_SECONDS = 30.0
 """Wait for a server that takes the connection; W&B's own 90 would hold up training for nothing."""
 
@@ -206,7 +207,7 @@ class WandbRun(WandbLogger):
                 type(error).__name__,
                 error,
             )
-            _stop_service()
+            _stop_service(self._experiment)
 
     def _start(self) -> None:
         import wandb
@@ -290,13 +291,24 @@ def is_of_service(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] == "wandb"
 
 
-def _stop_service() -> None:
-    """End the process that W&B works in, so that another run can have a new one."""
+def _stop_service(run: Any = None) -> None:
+    """Let go of the terminal and of W&B's process, so that another run can have a new one."""
     import wandb
 
-    # It may be what has failed; then this fails too, or wants to end the program.
-    with suppress(Exception, SystemExit):
-        wandb.teardown()
+    def stop() -> None:
+        # What has failed may fail again, want to end the program, or wait for ever.
+        if run is not None:
+            with suppress(Exception, SystemExit):
+                run.finish()
+            with suppress(Exception):
+                # Where it fails early, it goes on sending whatever is printed (wandb 0.31).
+                run._console_stop()
+        with suppress(Exception, SystemExit):
+            wandb.teardown()
+
+    attempt = threading.Thread(target=stop, daemon=True)
+    attempt.start()
+    attempt.join(STOP_SECONDS)
 
 
 def is_reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:

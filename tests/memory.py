@@ -31,7 +31,7 @@ class Memory(Callback):
             "step": done,
             "resident": pages * os.sysconf("SC_PAGE_SIZE"),
             "files": len(list(Path("/proc/self/fd").iterdir())),
-            "shared": len(os.listdir("/dev/shm")),
+            "shared": len(list(Path("/dev/shm").iterdir())),
             "children": len(children),
         }
         with self.path.open("a") as file:

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "plots": BOTTOM | {"drawing"},
     "callbacks": BOTTOM
     | {"ops", "pseudo", "metrics", "tables", "drawing", "plots", "optim", "checkpoint_files"},
+    "loggers": BOTTOM,
 }
 COMMANDS = {
     "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",

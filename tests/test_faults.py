@@ -41,6 +41,11 @@ def test_own_folder_trains(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
 
 
+def test_a_batch_may_be_larger_than_the_set(cli: Cli, mine: Path) -> None:
+    done = cli("sfseg-train", *FOLDER, "data.batch_size=8")
+    assert done.code == 0, done.output
+
+
 def test_target_needs_no_masks(cli: Cli, mine: Path) -> None:
     shutil.rmtree(mine / "target" / "masks")
     done = cli("sfseg-train", *FOLDER)
@@ -132,6 +137,8 @@ def test_broken_folder(cli: Cli, mine: Path, fault, code: int, words: list[str])
         (["data.num_workers=-1"], ["num_workers", "-1"]),
         (["method.lr=-1"], ["lr", "-1"]),
         (["trainer.max_steps=0"], ["trainer.max_steps"]),
+        (["+trainer.limit_train_batches=0"], ["trainer.limit_train_batches", "0"]),
+        (["+trainer.max_epochs=0"], ["trainer.max_epochs", "0"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
 )

@@ -28,7 +28,7 @@ CORRECTING = [
 SETTINGS = {"uniuvpt": CORRECTING}
 HARDEST = ("source_only", "uniuvpt", "adversarial")
 METHODS = sorted(p.stem for p in (CONF / "method").glob("[!_]*.yaml"))
-OWN = {"run.json", "train.log", "hparams.yaml", "metrics.csv"}
+OWN = {"run.json", "train.log", "hparams.yaml"}
 """Files that tell one run from another."""
 
 

@@ -42,7 +42,7 @@ class DataError(SfsegError):
 
 
 class NumericError(SfsegError):
-    """NaN or infinity where training needs a number."""
+    """A loss, a gradient or a weight that is not finite: training on would destroy the weights."""
 
     exit_code = 4
 

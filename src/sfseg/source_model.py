@@ -85,6 +85,7 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
     from lightning.pytorch import seed_everything
 
     from sfseg.callbacks.checkpoint import Checkpoint
+    from sfseg.callbacks.finite import FiniteGuard
     from sfseg.callbacks.progress import ProgressReport
     from sfseg.callbacks.provenance import Provenance
     from sfseg.checkpoint_files import CheckpointFiles, newest, remove_partial
@@ -104,7 +105,12 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
     trainer: Trainer = build(
         recipe.trainer,
         logger=False,
-        callbacks=[content, ProgressReport(), Checkpoint(str(unfinished), **recipe.checkpoint)],
+        callbacks=[
+            FiniteGuard(),
+            content,
+            ProgressReport(),
+            Checkpoint(str(unfinished), **recipe.checkpoint),
+        ],
         plugins=[CheckpointFiles()],
         default_root_dir=str(path.parent),
         limit_val_batches=0,

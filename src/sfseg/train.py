@@ -139,6 +139,7 @@ def fit(
     """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
     from sfseg.callbacks.provenance import Provenance
     from sfseg.checkpoint_files import LAST, CheckpointFiles
+    from sfseg.loggers import MetricsCsv
     from sfseg.preparation import prepare
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -152,6 +153,10 @@ def fit(
         plugins=[*plugins, CheckpointFiles()],
     )
     log_config(loggers, cfg, method)
+    if cfg.resume == "auto":
+        for logger in loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.resume_from(last_logged(cfg))
     with lost_processes(trainer):
         if source is not None:
             prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
@@ -162,6 +167,16 @@ def fit(
     if is_first_process():
         log.info("run folder: %s", folder)
     return logged_metric(trainer, cfg.optimized_metric)
+
+
+def last_logged(cfg: DictConfig) -> int:
+    """The step up to which the run has logged what its checkpoint knows; -1 without one."""
+    from sfseg.checkpoints import read_checkpoint
+
+    if cfg.ckpt_path is None:
+        return -1
+    # Lightning logs the n-th step as n - 1, and the source model's scores before it as 0.
+    return max(int(read_checkpoint(cfg.ckpt_path)["global_step"]) - 1, 0)
 
 
 @contextmanager
@@ -190,14 +205,17 @@ def check(cfg: DictConfig, method: "Method") -> None:
     """Refuse now what training would refuse later.
 
     Raises:
-        ConfigError: the checkpoint to continue, the optimiser, a metric's name or the share of
-            pseudo-labels to leave out does not fit.
+        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
+            pseudo-labels to leave out or the amount of training does not fit.
     """
     from sfseg.checkpoints import check_resumable
 
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
+    for setting in ("limit_train_batches", "max_epochs"):
+        if cfg.trainer.get(setting) == 0:
+            raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
     if not 0 <= cfg.pseudo_labels.discard < 1:
         raise ConfigError(
             f"pseudo_labels.discard must be a share in [0, 1), got {cfg.pseudo_labels.discard}"
@@ -318,12 +336,11 @@ def logged_metric(trainer: "Trainer", name: str | None) -> float | None:
 
 def finish_loggers(loggers: "list[Logger]") -> None:
     """Close W&B's run, or the next job of a sweep would go on in it."""
-    from lightning.pytorch.loggers import WandbLogger
+    from sfseg.loggers import WandbRun
 
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
-        import wandb
-
-        wandb.finish()
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.close()
 
 
 if __name__ == "__main__":

@@ -102,6 +102,18 @@ def test_iou_is_that_of_a_queue_of_images(every, window):
     assert early.passes == 6.0
 
 
+def test_nothing_is_learnt_from_a_skipped_step():
+    label, prediction = images()
+    early = EarlyLearning(0.5, 2.0)
+    world = started(early)
+    feed(early, label[:5], prediction[:5], world=world)
+    before = early.state_dict()
+    assert early.has_measured
+    world[1].is_skipped = True
+    assert feed(early, label[5:20], prediction[5:20], world=world) == []
+    assert str(early.state_dict()) == str(before) and not early.slowed
+
+
 @pytest.mark.parametrize("length", [10, 7, 64])
 @pytest.mark.parametrize("every", [0.067, 0.3, 0.5])
 def test_no_batch_size_makes_measurements_drift(every, length):

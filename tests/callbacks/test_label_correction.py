@@ -205,6 +205,20 @@ def test_thresholds_are_sorted_quantiles_of_the_last_predictions(quantile):
         assert abs(float(correction._threshold[k] - expected)) <= 1e-3
 
 
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_a_skipped_step_corrects_nothing(rule):
+    correction = LabelCorrection(quantile=0.0, open_for=100, rule=rule)
+    world = World(correction, Scripted({6: {0, 1, 2, 3}}))
+    for step in steps(8):
+        world.feed(step)
+    maps, state = world.data.maps.copy(), str(correction.state_dict())
+    assert correction.open
+    world.module.is_skipped = True
+    for step in steps(8, seed=1):
+        world.feed(step)
+    assert (maps == world.data.maps).all() and str(correction.state_dict()) == state
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("rule", ["paper", "release"])
 def test_every_change_and_every_count_is_that_of_a_loop(rule, batch):

@@ -14,7 +14,7 @@ from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.ops.inference import Inference
 from sfseg.preparation import network_of
-from sfseg.types import Batch
+from sfseg.types import IGNORE, Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
 pytestmark = [
@@ -82,6 +82,28 @@ def test_step_output_is_legal_and_finite(method: Method) -> None:
     assert set(output) <= LEGAL and torch.isfinite(output["loss"])
     for name in set(output) - {"loss"}:
         assert not output[name].requires_grad
+
+
+def test_terms_add_up_to_the_loss(method: Method) -> None:
+    output: Any = method.training_step(batches(), 0)
+    assert method.terms and not any(term.requires_grad for term in method.terms.values())
+    torch.testing.assert_close(torch.stack(list(method.terms.values())).sum(), output["loss"])
+
+
+@pytest.mark.parametrize("label", [IGNORE, 3], ids=["void", "one class"])
+def test_labels_without_most_classes_leave_the_step_finite(method: Method, label: int) -> None:
+    data = batches()
+    for domain in ("source", "target"):
+        for kind in ("label", "pseudo_label"):
+            data[domain][kind] = torch.full_like(batches()["source"]["label"], label)
+    loss: Tensor = method.training_step(data, 0)["loss"]
+    loss.backward()
+    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients)
+    if label == IGNORE:
+        if {"source", "target_labels"} & set(method.shared["needs"]):
+            assert loss == 0 and not any(g.any() for g in gradients)
+        assert method.terms.get("lovasz", 0) == 0
 
 
 def test_every_trainable_parameter_gets_a_gradient(method: Method) -> None:

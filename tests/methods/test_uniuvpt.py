@@ -300,6 +300,18 @@ def test_early_learning_regularisation_of_the_first_step():
     assert set(method.ensemble.targets) == {5, 3} and not other.ensemble.targets
 
 
+def test_a_skipped_step_leaves_the_running_means_as_they_were():
+    method = make(correction="elr")
+    method._trainer = type("One", (), {"world_size": 1})()
+    step(method, batch())
+    before, undo = dict(method.ensemble.targets), method.undo_step()
+    step(method, batch(seed=1))
+    assert not torch.equal(method.ensemble.targets[5], before[5])
+    undo()
+    assert method.ensemble.targets.keys() == before.keys()
+    assert all(torch.equal(method.ensemble.targets[k], before[k]) for k in before)
+
+
 def test_early_learning_regularisation_in_training():
     method = make(correction="elr")
     fit(method, [batch(seed=k) for k in range(3)])

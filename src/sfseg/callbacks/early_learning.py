@@ -136,12 +136,14 @@ class EarlyLearning(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.slowed, self.has_measured = frozenset(), False
+        if getattr(pl_module, "is_skipped", False):
+            return
         label = batch["target"]["pseudo_label"]
         self.block.update(outputs["prediction"], label)
         # Multiples of `every`, counted from the start: no batch size makes them drift.
         before, self._images = self._images, self._images + len(label) * trainer.world_size
         images = self.every * self._length
-        self.slowed = frozenset()
         self.has_measured = self._images // images > before // images
         if self.has_measured:
             self._measure(trainer, cast(HasTask, pl_module))
@@ -164,7 +166,8 @@ class EarlyLearning(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(
                 {name: value for name, value in values.items() if math.isfinite(value)},
-                step=trainer.global_step,
+                # As Lightning counts the rows of this step: from 0.
+                step=trainer.global_step - 1,
             )
 
     def _take(self, label: int, iou: float, method: HasTask) -> Measurement:

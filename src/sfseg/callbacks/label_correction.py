@@ -138,7 +138,7 @@ class LabelCorrection(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.mode in ("none", "elr"):
+        if self.mode in ("none", "elr") or getattr(pl_module, "is_skipped", False):
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
         self._histogram += confidence_histogram(

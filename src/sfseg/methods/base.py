@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import add
 from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -61,7 +63,9 @@ class Method(Evaluation):
     """Base of all methods: a subclass writes ``training_step`` and little else.
 
     ``iteration`` is the number of the current training batch, from 1; unlike Lightning's
-    ``global_step`` it does not depend on how many optimisers step.
+    ``global_step`` it does not depend on how many optimisers step. ``terms`` are the parts of its
+    loss by name, for messages. ``is_skipped`` says at the end of a training batch that its step was
+    left out, see :class:`sfseg.callbacks.finite.FiniteGuard`: nothing may be learnt from it.
     """
 
     def __init__(self, **shared: Unpack[Shared]) -> None:
@@ -74,6 +78,8 @@ class Method(Evaluation):
         )
         self.shared = shared
         self.iteration = 0
+        self.terms: dict[str, Tensor] = {}
+        self.is_skipped = False
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = parameter_groups(
@@ -106,8 +112,21 @@ class Method(Evaluation):
             optimizer._on_before_step = optimizer._on_after_step = _nothing
         return [first, *others]
 
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of a loss's weighted terms, in their order; keeps them as ``terms``."""
+        self.terms = {name: term.detach() for name, term in terms.items()}
+        return reduce(add, terms.values())
+
+    def undo_step(self) -> Callable[[], None]:
+        """What takes back all that the coming step will change, should it be skipped.
+
+        For methods that keep more than weights, optimisers and buffers, such as running means.
+        """
+        return _nothing
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.iteration += 1
+        self.terms, self.is_skipped = {}, False
         # Dropout is a function of the iteration too: a resumed run, or one that validates
         # more often, draws the same.
         torch.manual_seed(
@@ -131,4 +150,5 @@ class Method(Evaluation):
 
 
 def _nothing() -> None:
-    """Where Lightning would count a step."""
+    """Where there is nothing to do."""
+    """There is nothing to take back."""

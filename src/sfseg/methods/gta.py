@@ -51,6 +51,7 @@ class GtA(Method):
             lovasz_softmax(head, label) + self.entropy_weight * robust_entropy(head)
             for head in logits
         ]
+        self.terms = {f"head_{k}": loss.detach() for k, loss in enumerate(losses)}
         confidence, prediction = logits[-1].detach().float().softmax(dim=1).max(dim=1)
         return {
             "loss": torch.stack(losses).sum(),

@@ -50,8 +50,10 @@ class SourceOnly(Method):
         images = batch[self.domain]
         image, label = images["image"], images["label"]
         if not self.aux_weight:
-            return {"loss": cross_entropy(self(image), label, normalize=self.normalize)}
+            loss = cross_entropy(self(image), label, normalize=self.normalize)
+            return {"loss": self.total({"cross_entropy": loss})}
         main, aux = cast(Segmenter, self.network).forward_levels(image)
-        loss = cross_entropy(main, label, normalize=self.normalize)
+        main_loss = cross_entropy(main, label, normalize=self.normalize)
         aux_loss = cross_entropy(aux, label, normalize=self.normalize)
-        return {"loss": loss + self.aux_weight * aux_loss}
+        terms = {"cross_entropy": main_loss, "auxiliary": self.aux_weight * aux_loss}
+        return {"loss": self.total(terms)}

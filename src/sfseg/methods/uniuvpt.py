@@ -1,6 +1,6 @@
 """Uni-UVPT (Ma et al., NeurIPS 2023): a frozen source model whose prompts learn from itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Unpack, cast, get_args
 
 import torch
@@ -104,18 +104,21 @@ class UniUVPT(Method):
         image, label = target["image"].float() / 255, target["pseudo_label"]
         logits, features = self._views(image)
         own = logits[self.reference]
-        loss = lovasz_softmax(own, label) + self.entropy_weight * robust_entropy(own)
+        terms = {
+            "lovasz": lovasz_softmax(own, label),
+            "entropy": self.entropy_weight * robust_entropy(own),
+        }
         if self.beta:
-            loss = loss + self.beta * self._prediction_consistency(logits, label)
+            terms["predictions"] = self.beta * self._prediction_consistency(logits, label)
         if self.alpha:
             stages = [self._feature_consistency(views) for views in zip(*features, strict=True)]
-            loss = loss + self.alpha * torch.stack(stages).sum()
+            terms["features"] = self.alpha * torch.stack(stages).sum()
         if self.correction == "elr":
-            loss = loss + self.elr_weight * self._early_learning(target, own)
+            terms["elr"] = self.elr_weight * self._early_learning(target, own)
         with torch.no_grad():
             confidence, prediction = log_mixture(logits, self._mixing()).exp().max(dim=1)
         return {
-            "loss": loss,
+            "loss": self.total(terms),
             "prediction": prediction.to(torch.uint8),
             "confidence": confidence.clamp(0, 1),
         }
@@ -154,6 +157,10 @@ class UniUVPT(Method):
         self.ensemble.update(seen[0], seen[1], seen[2])
         kept = self.ensemble.read(target["index"], target["geometry"], logits)
         return elr_regularizer(logits, kept)
+
+    def undo_step(self) -> Callable[[], None]:
+        before = self.ensemble.state_dict()
+        return lambda: self.ensemble.load_state_dict(before)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

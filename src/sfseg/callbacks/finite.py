@@ -1,0 +1,261 @@
+"""Ends training, or leaves a step out, where its loss or its gradients are not finite."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from sfseg.errors import NumericError
+
+log = logging.getLogger(__name__)
+Policy = Literal["stop", "skip"]
+SHOWN = 5
+"""A message names so many parameters."""
+WAY_OUT = (
+    "lower method.lr, set trainer.gradient_clip_val or trainer.precision=32-true; "
+    "callbacks.finite.on_nonfinite=skip leaves such steps out"
+)
+
+
+class Guarded(Protocol):
+    """What the callback reads and sets of a method, see :class:`sfseg.methods.base.Method`."""
+
+    iteration: int
+    terms: dict[str, Tensor]
+    is_skipped: bool
+    automatic_optimization: bool
+
+    def undo_step(self) -> Callable[[], None]: ...
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A backward pass that no optimiser has followed yet.
+
+    iteration: of training.
+    loss: as it was propagated, scaled in mixed precision.
+    terms: of the loss, by name.
+    images: positions of the batch's images in their set, by domain.
+    """
+
+    iteration: int
+    loss: Tensor
+    terms: Mapping[str, Tensor]
+    images: Mapping[str, Tensor]
+
+
+class FiniteGuard(Callback):
+    """No optimiser steps on a loss or a gradient that is NaN or infinite.
+
+    ``stop`` ends the run before the step, so that neither weights nor checkpoints see it. ``skip``
+    leaves the step out: weights, state of optimisers, buffers (statistics of normalisation) and
+    what the method returns to by ``undo_step`` stay as they were; iteration and learning rate go
+    on. All processes decide alike. With a gradient scaler (``precision=16-mixed``), which leaves
+    steps with infinite gradients out by itself, the loss alone is looked at.
+
+    Under manual optimisation the check comes with each optimiser's step; a step can be skipped
+    where all backward passes come before the first of them.
+
+    Args:
+        on_nonfinite: ``stop`` or ``skip``.
+        max_skips: steps that may be left out in the whole run; one more ends it.
+
+    Raises:
+        ValueError: an unknown policy or a negative number.
+    """
+
+    def __init__(self, on_nonfinite: Policy = "stop", max_skips: int = 10) -> None:
+        if on_nonfinite not in get_args(Policy):
+            raise ValueError(
+                f"on_nonfinite must be one of {', '.join(get_args(Policy))}, got {on_nonfinite!r}"
+            )
+        if max_skips < 0:
+            raise ValueError(f"max_skips must not be negative, got {max_skips}")
+        self.on_nonfinite, self.max_skips = on_nonfinite, max_skips
+        self.skips = 0
+        self._backwards: list[Backward] = []
+        self._images: dict[str, Tensor] = {}
+        self._undo: Callable[[], None] | None = None
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._backwards, self._undo = [], None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._images = {domain: part["index"] for domain, part in batch.items()}
+        self._steps = 0
+        # Where gradients of several batches add up, to the state before the first of them.
+        if self.on_nonfinite == "skip" and self._undo is None:
+            self._undo = _undo(pl_module)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        method = cast(Guarded, pl_module)
+        done = Backward(method.iteration, loss.detach(), dict(method.terms), self._images)
+        self._backwards.append(done)
+        # Anomaly detection ends the backward pass of such a loss with an error of its own.
+        if torch.is_anomaly_enabled() and not _all_finite(trainer, [done.loss], []):
+            raise NumericError(f"{self._describe(trainer, pl_module)}; {WAY_OUT}")
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        method = cast(Guarded, pl_module)
+        if self._backwards or not self._steps:
+            losses = [done.loss for done in self._backwards]
+            if not _all_finite(trainer, losses, _gradients(trainer)):
+                self._refuse(trainer, pl_module)
+            self._backwards = []
+        if method.is_skipped:
+            # Without gradients, an optimiser leaves parameters and their state alone.
+            for parameter in _parameters(trainer):
+                parameter.grad = None
+        self._steps += 1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        method = cast(Guarded, pl_module)
+        if method.is_skipped and self._undo is not None:
+            self._undo()
+        if self._steps:
+            self._undo = None
+        if not method.automatic_optimization:
+            # What a method steps on later still shows in the gradients.
+            self._backwards = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skips": self.skips}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skips = int(state_dict["skips"])
+
+    def _refuse(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the run or mark the step as skipped."""
+        method, text = cast(Guarded, pl_module), self._describe(trainer, pl_module)
+        if self.on_nonfinite == "stop":
+            raise NumericError(f"{text}; {WAY_OUT}")
+        if self._steps and not method.is_skipped:
+            raise NumericError(
+                f"{text}; it cannot be skipped, since another optimiser has stepped in this "
+                "iteration; let the method do all backward passes before the first step"
+            )
+        if self.skips == self.max_skips:
+            raise NumericError(
+                f"{text}; callbacks.finite.max_skips={self.max_skips} steps have been skipped "
+                "before; lower method.lr, or raise it"
+            )
+        self.skips += 1
+        method.is_skipped = True
+        if trainer.is_global_zero:
+            log.warning("%s; step skipped, %d of at most %d", text, self.skips, self.max_skips)
+
+    def _describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """What is not finite, on whichever process."""
+        found = [
+            f"iteration {done.iteration}: {_bad_terms(done)}{_names(trainer, [done])}"
+            for done in self._backwards
+            if not torch.isfinite(done.loss).all()
+        ]
+        mine = (bool(found), "; ".join(found) or self._describe_gradients(trainer, pl_module))
+        everyone = [mine]
+        if trainer.world_size > 1:
+            everyone = [mine] * trainer.world_size
+            # All processes come here, since all have heard of it.
+            torch.distributed.all_gather_object(everyone, mine)
+        first = max(is_loss for is_loss, _ in everyone)
+        texts = [(k, text) for k, (is_loss, text) in enumerate(everyone) if is_loss == first]
+        if trainer.world_size == 1:
+            return texts[0][1]
+        return "; ".join(f"process {k}: {text}" for k, text in texts)
+
+    def _describe_gradients(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        bad = [
+            name
+            for name, parameter in pl_module.named_parameters()
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        ]
+        listed = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" * (len(bad) > SHOWN))
+        return (
+            f"iteration {cast(Guarded, pl_module).iteration}: the loss is finite, but not the "
+            f"gradient of {listed}{_names(trainer, self._backwards)}"
+        )
+
+
+def _undo(module: LightningModule) -> Callable[[], None]:
+    """Makes what takes a module back to the state that it has now, but for its parameters."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    others = cast(Guarded, module).undo_step()
+
+    def undo() -> None:
+        for buffer, before in kept:
+            buffer.copy_(before)
+        others()
+
+    return undo
+
+
+def _parameters(trainer: Trainer) -> Iterator[Tensor]:
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            yield from group["params"]
+
+
+def _gradients(trainer: Trainer) -> list[Tensor]:
+    """All that are to be finite: none where a gradient scaler expects infinite ones."""
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        return []
+    return [p.grad for p in _parameters(trainer) if p.grad is not None]
+
+
+def _all_finite(trainer: Trainer, losses: list[Tensor], gradients: list[Tensor]) -> bool:
+    """Whether all are, on all processes; waits for the device once if so.
+
+    The sum of squares is found 9 times faster than the largest entry on a processor, but may
+    be infinite where no gradient is: then that decides.
+    """
+    return any(_has_finite(trainer, losses, gradients, norm) for norm in (2.0, float("inf")))
+
+
+def _has_finite(
+    trainer: Trainer, losses: list[Tensor], gradients: list[Tensor], norm: float
+) -> bool:
+    device = trainer.strategy.root_device
+    values = [*losses, get_total_norm(gradients, norm)]
+    flat = torch.stack([value.detach().sum().to(device).float() for value in values])
+    is_bad = (~torch.isfinite(flat).all()).float()
+    if trainer.world_size > 1:
+        is_bad = cast(Tensor, trainer.strategy.reduce(is_bad, reduce_op="max"))
+    return not bool(is_bad)
+
+
+def _bad_terms(done: Backward) -> str:
+    bad = {
+        name: float(term.sum())
+        for name, term in done.terms.items()
+        if not torch.isfinite(term).all()
+    }
+    if not bad:
+        return f"the loss is {float(done.loss.sum())}"
+    return "of the loss, " + ", ".join(f"{name} is {value}" for name, value in bad.items())
+
+
+def _names(trainer: Trainer, backwards: list[Backward]) -> str:
+    """Files of the batches, domain by domain."""
+    scenes: Mapping[str, Any] = getattr(getattr(trainer, "datamodule", None), "scenes", {})
+    found = []
+    for done in backwards:
+        for domain, index in done.images.items():
+            known = scenes.get(f"{domain}_train")
+            names = [str(k) if known is None else known.name(k) for k in index.tolist()]
+            found.append(f"{domain} images {', '.join(names)}")
+    return f" ({'; '.join(found)})" if found else ""

@@ -5,11 +5,12 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from test_kills import command, forget_source_models, require_same_run
+from test_kills import command, forget_source_models, require_equal, require_same_run, state
 from zygote import Zygote
 
 
@@ -150,3 +151,15 @@ def test_one_process_works_in_a_run_folder(zygote: Zygote) -> None:
         lock.flush()
         run(zygote, "locked", "train", "SIGTERM", 2, "resume=auto", code=2)
     assert f"is being written by process {os.getpid()}" in zygote.log.read_text()[-1500:]
+
+
+def test_two_runs_at_once_train_their_source_model_once(zygote: Zygote, tmp_path: Path) -> None:
+    cache = zygote.log.parent / "cache"
+    with Zygote(tmp_path, SFSEG_CACHE=str(cache)) as other, ThreadPoolExecutor(2) as pool:
+        arguments = command("uniuvpt", "trainer.max_steps=1", "source_model.steps=12")
+        runs = [pool.submit(z.train, *arguments, "hydra.run.dir=shared") for z in (zygote, other)]
+        assert [run.result()[0] for run in runs] == [0, 0], other.log.read_text()[-3000:]
+        said = zygote.log.read_text() + other.log.read_text()
+    assert "being written by process" in said and "trained by another process meanwhile" in said
+    folders = (zygote.log.parent / "shared", tmp_path / "shared")
+    require_equal(*(state(folder)["state_dict"] for folder in folders))

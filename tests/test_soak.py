@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_kills import command
+from test_kills import command, require_equal, state
 from zygote import Zygote
 
 
@@ -35,3 +35,19 @@ def test_memory_files_and_processes_stay_what_they_are(tmp_path: Path) -> None:
     for what in ("files", "shared", "children"):
         held = [line[what] for line in seen[4:]]
         assert max(held) <= held[0] + 2, (what, held)
+
+
+@pytest.mark.slow
+def test_hash_seeds_and_locales_change_nothing(tmp_path: Path) -> None:
+    states = []
+    for name, settings in (
+        ("a", {"PYTHONHASHSEED": "1", "LC_ALL": "C"}),
+        ("b", {"PYTHONHASHSEED": "2", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), **settings) as zygote:
+            code, _ = zygote.train(*command("uniuvpt"), "hydra.run.dir=run")
+            assert code == 0, zygote.log.read_text()[-3000:]
+        states.append(state(folder / "run"))
+    require_equal(*states)

@@ -86,12 +86,16 @@ def test_no_seed_draws_one_and_records_it(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        ["data.num_workers=2"],
-        ["eval_every=1"],
-        ["~callbacks.panels", "logger=none"],
+        ["data.num_workers=0"],
+        ["data.num_workers=1", "data.cache=memmap"],
+        ["eval_every=1", "trainer.limit_val_batches=1"],
+        ["checkpoint.every_steps=1", "checkpoint.every_minutes=0.001"],
+        ["~callbacks.panels", "~callbacks.progress", "logger=none"],
+        ["logger=wandb", "trainer.log_every_n_steps=2"],
+        ["callbacks.finite.on_nonfinite=skip"],
         ["backbone.gradient_checkpointing=true"],
     ],
-    ids=["workers", "validation", "observers", "checkpointing"],
+    ids=lambda change: change[-1],
 )
 def test_what_must_not_change_training(cli: Cli, change: list[str]) -> None:
     torch.use_deterministic_algorithms(True)

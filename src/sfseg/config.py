@@ -1,5 +1,6 @@
 """The commands' common frame: where the configuration lives, and errors without tracebacks."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sfseg.errors import ConfigError, SfsegError
+from sfseg.errors import ConfigError, OutputError, SfsegError
 
 _INSTALLED = Path(__file__).parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
 """The configuration tree: inside the wheel, or beside ``src`` in a checkout."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says when a disk or a quota is full, or a disk takes nothing any more."""
 
 
 def fast_precision() -> str:
@@ -36,8 +39,7 @@ OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True
 def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
 
-    Exit codes: 2 for configuration, 3 for data. Anything else is a defect and keeps its
-    traceback.
+    Exit codes are those of :mod:`sfseg.errors`. Anything else is a defect and keeps its traceback.
     """
     # A console script, unlike python -m, does not see modules beside which it is called: a
     # user's own method.
@@ -52,6 +54,8 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         _fail(error, ConfigError.exit_code)
     except OSError as error:
+        if error.errno in FULL:
+            _fail(f"{error}; make room, then go on with resume=auto", OutputError.exit_code)
         if not _is_output_error(error):
             raise
         _fail(f"the output folder cannot be written: {error}", ConfigError.exit_code)

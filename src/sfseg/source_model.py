@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 WITHOUT_EFFECT = {"compile", "channels_last", "gradient_checkpointing", "recompute_prompts"}
 """Settings of the backbone that change its speed, not its weights."""
 UNUSED = {"needs", "log_every"}
-WAIT = 10.0
+WAIT = 1.0
 """Seconds between two looks at a folder in which another process trains."""
 
 
@@ -141,12 +141,13 @@ def several_processes(cfg: DictConfig) -> bool:
 def waiting_lock(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; while another process does, wait and say so."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = None
+    lock, said = None, ""
     while lock is None:
         try:
             lock = WriterLock(folder / ".lock")
         except ConfigError as error:
-            log.info("source model: %s", error)
+            if str(error) != said:
+                log.info("source model: %s; waiting", said := str(error))
             time.sleep(WAIT)
     try:
         yield

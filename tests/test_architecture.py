@@ -31,7 +31,7 @@ MAY_IMPORT = {
 }
 COMMANDS = {
     "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",
-    "preparation", "published",
+    "preparation", "published", "trust",
 }  # fmt: skip
 
 

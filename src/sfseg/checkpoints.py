@@ -17,6 +17,7 @@ from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.networks.checkpoint import load_segmenter, load_strictly, require_same_keys
 from sfseg.published import configuration
+from sfseg.trust import require_allowed
 
 PREFIX = "network."
 
@@ -104,6 +105,7 @@ def restore(path: str | Path) -> Restored:
     config = OmegaConf.create(_updated(content[KEY]["config"]))
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
+    require_allowed(config, source=f"ckpt_path={path}")
     labels = LabelSpace.from_dict(content[KEY]["labels"])
     network = _network(config, labels)
     tensors = {

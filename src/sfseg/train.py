@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config import build, command, plain
+from sfseg.config import build, command, overrides, plain
 from sfseg.errors import ConfigError
 from sfseg.runs import claim, is_first_process
 
@@ -57,7 +57,7 @@ def train(cfg: DictConfig) -> float | None:
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
     if is_first_process():
-        claim(folder, config, list(HydraConfig.get().overrides.task), resolved)
+        claim(folder, config, overrides(), resolved)
     if is_source_free and source is None:
         source = source_model.train(cfg)
         # The adaptation must not depend on whether its source model was trained just now.

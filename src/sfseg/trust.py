@@ -6,6 +6,7 @@ reach: the list below holds what a configuration needs, no more. Settings of ``h
 Hydra's own business; it instantiates its launchers and callbacks before any task begins.
 """
 
+import importlib.util
 import pkgutil
 import re
 import sys
@@ -42,6 +43,8 @@ FUNCTIONS = (
 
 SINGLE = {"lightning.pytorch.Trainer": "lightning.pytorch.trainer.trainer"}
 """Single classes and the modules that define them."""
+
+UNDEFINED = "it is no class or function that is defined in a module that may be named"
 
 _given: ContextVar[tuple[str, ...]] = ContextVar("trusted modules", default=())
 
@@ -109,8 +112,8 @@ def require_allowed(config: Any, *, source: str = "", is_built: bool = False) ->
         config: a node, all that is below it included.
         source: whose configuration it is, for the message.
         is_built: it is about to be instantiated, so that each target must exist. Otherwise what
-            does not exist passes, such as a callback of an older version, and modules that are
-            only trusted are not imported.
+            does not exist passes, such as a callback of an older version, and neither trusted
+            modules nor our own are imported.
 
     Raises:
         ConfigError: names the key, the target and the way out.
@@ -161,8 +164,9 @@ def _refusal(target: Any, *, is_built: bool) -> str:
     is_trusted = _is_below(module, tuple(f"{entry}." for entry in trusted), trusted)
     if not (is_trusted or target in SINGLE or _may_hold(module)):
         return "its module is not among those that may be named"
-    if is_trusted and not is_built:
-        return ""
+    if not is_built and (is_trusted or target.startswith("sfseg.")):
+        # Looked at again when it is built; until then a command may not need its imports.
+        return "" if is_trusted or not _leads_through_object(module) else UNDEFINED
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
@@ -173,8 +177,17 @@ def _refusal(target: Any, *, is_built: bool) -> str:
     is_known = SINGLE.get(target) == home or _may_hold(home, isinstance(found, FunctionType))
     is_known |= _is_below(home, tuple(f"{entry}." for entry in trusted), trusted)
     if not (is_direct and is_known and isinstance(found, (type, FunctionType))):
-        return "it is no class or function that is defined in a module that may be named"
+        return UNDEFINED
     return ""
+
+
+def _leads_through_object(module: str) -> bool:
+    """Whether a dotted path goes on where there are no modules any more."""
+    try:
+        importlib.util.find_spec(module)
+    except ImportError:
+        return True
+    return False
 
 
 def _may_hold(module: str, is_function: bool = False) -> bool:

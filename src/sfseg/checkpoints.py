@@ -163,6 +163,14 @@ def _updated(config: dict[str, Any]) -> dict[str, Any]:
             "_target_": "sfseg.data.geometry.EvalView",
             "size": module.pop("eval_size"),
         }
+    if "check_samples" in module:
+        config["data"] |= {"on_error": "raise", "max_skipped": 10}
+        module["checks"] = {
+            "_target_": "sfseg.data.check.Checks",
+            "samples": module.pop("check_samples"),
+            "on_error": "${data.on_error}",
+            "max_skipped": "${data.max_skipped}",
+        }
     plan = {"steps": None, "batch_size": 1, "target_view": config["data"].get("target_view")}
     config["method"].setdefault("plan", plan)
     return config

@@ -33,7 +33,7 @@ def evaluate(cfg: DictConfig) -> None:
     quiet_lightning()
     restored = restore(cfg.ckpt_path)
     settings = data_config(cfg, restored)
-    data = build(settings.module, needs=needs(cfg, restored), check_samples=20)
+    data = build(settings.module, needs=needs(cfg, restored), checks={"samples": 20})
     if data.labels.classes != restored.labels.classes:
         raise ConfigError(
             f"the checkpoint knows the {restored.labels.num_classes} classes of "

@@ -134,6 +134,7 @@ def make_labels(
         device=trainer.strategy.root_device,
         context=trainer.precision_plugin.forward_context(),
         discard=cfg.pseudo_labels.discard,
+        left_out=data.left_out["target_train"].indices,
     )
     log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
 

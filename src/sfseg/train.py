@@ -56,6 +56,7 @@ def train(cfg: DictConfig) -> float | None:
     check(cfg, method)
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
+    method.protocol = f"{data.protocol}, {method.inference}"
     if is_first_process():
         claim(folder, config, overrides(), resolved)
     if is_source_free and source is None:

@@ -26,8 +26,8 @@ from sfseg.errors import ConfigError
 TARGET = "_target_"
 
 CLASSES = (
-    "sfseg.callbacks.", "sfseg.methods.", "sfseg.data.cache", "sfseg.data.module",
-    "sfseg.data.paths", "torch.optim.", "torch.nn", "torch.nn.modules.",
+    "sfseg.callbacks.", "sfseg.methods.", "sfseg.data.cache", "sfseg.data.check",
+    "sfseg.data.module", "sfseg.data.paths", "torch.optim.", "torch.nn", "torch.nn.modules.",
     "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers.",
     "lightning.pytorch.strategies.", "lightning.pytorch.plugins.", "lightning.fabric.plugins.",
     "albumentations.",

@@ -115,7 +115,7 @@ def test_broken_folder(cli: Cli, mine: Path, fault, code: int, words: list[str])
     assert not list(done.folder.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("method", ["source_only", "gta", "uniuvpt"])
+@pytest.mark.parametrize("method", ["gta", "uniuvpt"])
 def test_scenes_that_cannot_be_used_are_left_out_on_request(
     cli: Cli, mine: Path, method: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: read them safely, compare them with a model, rebuild their network."""
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from zipfile import is_zipfile
 import torch
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from sfseg.callbacks.provenance import KEY
@@ -16,6 +18,7 @@ from sfseg.config import build
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.networks.checkpoint import load_segmenter, load_strictly, require_same_keys
+from sfseg.networks.weight_files import local_file, require_intact, require_usable
 from sfseg.published import configuration
 from sfseg.trust import require_allowed
 
@@ -40,12 +43,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint written by a run; holds tensors and plain containers only.
 
     Raises:
-        ConfigError: missing, damaged, or not written by a run of sfseg.
+        ConfigError: missing, an address, damaged, or not written by a run of sfseg.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"ckpt_path={path} does not exist; runs keep theirs in checkpoints/")
+    path = local_file(path, "ckpt_path")
     try:
+        require_intact(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged archive fails in any of its readers, each with an exception of its own.
     except Exception as error:
@@ -54,7 +56,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"ckpt_path={path} cannot be read ({type(error).__name__}): it is damaged, or no "
             "checkpoint; nothing in it was executed. Take an earlier one"
         ) from error
-    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+    if not (isinstance(content, dict) and KEY in content and _are_tensors(content)):
         raise ConfigError(
             f"ckpt_path={path} was not written by sfseg-train; give a run's "
             "checkpoints/last.ckpt, or a backbone's weights with backbone.weights"
@@ -69,10 +71,11 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
     try:
         # Mapped: of all the weights nothing is read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError):
+    except Exception:
+        # Of another program, or damaged: whoever reads the weights will say it.
         return None
     is_run = isinstance(content, dict) and KEY in content
-    return LabelSpace.from_dict(content[KEY]["labels"]) if is_run else None
+    return _record(content[KEY], Path(path))[1] if is_run else None
 
 
 def check_resumable(path: str | Path, method: LightningModule) -> int:
@@ -84,6 +87,7 @@ def check_resumable(path: str | Path, method: LightningModule) -> int:
     content = read_checkpoint(path)
     tensors: dict[str, Tensor] = content["state_dict"]
     require_same_keys(method.state_dict(), tensors, source=str(path))
+    require_usable(tensors, source=str(path))
     return int(content["global_step"])
 
 
@@ -102,11 +106,8 @@ def restore(path: str | Path) -> Restored:
         load_segmenter(network, path)
         return Restored(network.eval(), labels, config)
     content = read_checkpoint(path)
-    config = OmegaConf.create(_updated(content[KEY]["config"]))
-    assert isinstance(config, DictConfig)
-    OmegaConf.set_struct(config, True)
+    config, labels = _record(content[KEY], path)
     require_allowed(config, source=f"ckpt_path={path}")
-    labels = LabelSpace.from_dict(content[KEY]["labels"])
     network = _network(config, labels)
     tensors = {
         name.removeprefix(PREFIX): tensor
@@ -115,6 +116,34 @@ def restore(path: str | Path) -> Restored:
     }
     load_strictly(network, tensors, source=str(path))
     return Restored(network.eval(), labels, config)
+
+
+def _are_tensors(content: dict[str, Any]) -> bool:
+    tensors = content.get("state_dict")
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    )
+
+
+def _record(record: Any, path: Path) -> tuple[DictConfig, LabelSpace]:
+    """What a run has written of itself into its checkpoint.
+
+    Raises:
+        ConfigError: it is no such record.
+    """
+    try:
+        config = OmegaConf.create(_updated(record["config"]))
+        labels = LabelSpace.from_dict(record["labels"])
+        used = [config.backbone.network, config.method, config.data.module]
+    except (LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"ckpt_path={path} has no usable record of its run ({type(error).__name__}: {error}); "
+            "take a file that sfseg-train has written"
+        ) from error
+    if not isinstance(config, DictConfig) or not all(map(OmegaConf.is_dict, used)):
+        raise ConfigError(f"ckpt_path={path} has a record of its run that is none; take another")
+    OmegaConf.set_struct(config, True)
+    return config, labels
 
 
 def _is_published(path: Path) -> bool:

@@ -102,8 +102,13 @@ def prepare(
     if trainer.is_global_zero:
         make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
     trainer.strategy.barrier(FOLDER)
-    kind = PseudoLabelStore if trainer.is_global_zero else PseudoLabels
-    data.serve_pseudo_labels(kind(place, identity))
+    if not trainer.is_global_zero:
+        data.serve_pseudo_labels(PseudoLabels(place, identity))
+        return
+    store = PseudoLabelStore(place, identity)
+    # A disk may have changed, since they were written, what given labels say.
+    store.verify()
+    data.serve_pseudo_labels(store)
 
 
 def make_labels(

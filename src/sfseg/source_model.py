@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import build, plain
 from sfseg.errors import ConfigError
+from sfseg.networks.weight_files import local_file
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -28,15 +29,10 @@ def find(cfg: DictConfig) -> Path | None:
     """The checkpoint of the source model of a run; None where it must be trained first.
 
     Raises:
-        ConfigError: ``source_checkpoint`` does not exist.
+        ConfigError: ``source_checkpoint`` is no file.
     """
     if cfg.source_checkpoint is not None:
-        path = Path(cfg.source_checkpoint).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"source_checkpoint={path} does not exist; give the checkpoints/last.ckpt of a run "
-                "of method=source_only, or null to train one"
-            )
+        path = local_file(Path(cfg.source_checkpoint).expanduser(), "source_checkpoint")
         log.info("source model: %s, as given", path)
         return path
     path = place(cfg)

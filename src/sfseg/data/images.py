@@ -27,7 +27,8 @@ def image_size(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIXE
     try:
         with PILImage.open(io.BytesIO(data) if data is not None else path) as header:
             width, height = header.size
-    except (OSError, ValueError, SyntaxError, *BOMBS) as error:
+    # A damaged header fails in any part of its reader, each with an exception of its own.
+    except Exception as error:
         kind = "too large" if isinstance(error, BOMBS) else "no image"
         is_unknown = isinstance(error, UnidentifiedImageError)
         reason = "it begins as no known format does" if is_unknown else error
@@ -57,9 +58,7 @@ def decode_image(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Image
     """:func:`read_image` of a file that has been read."""
     image_size(path, data, max_pixels)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if decoded is None:
-        raise damaged(path, "restore it or remove it from the folder")
+    decoded = _decoded(data, flags, path, "restore it or remove it from the folder")
     return np.asarray(decoded, dtype=np.uint8)
 
 
@@ -79,9 +78,7 @@ def decode_label(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> NDArr
     """:func:`read_label` of a file that has been read."""
     image_size(path, data, max_pixels)
     if _is_16_bit(data):
-        deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if deep is None:
-            raise damaged(path, "restore it")
+        deep = _decoded(data, cv2.IMREAD_UNCHANGED, path, "restore it")
         return np.asarray(deep if deep.ndim == 2 else deep[:, :, 2::-1])
     try:
         # Pillow decodes PNG pixels without looking at their checksums; cv2 does look.
@@ -91,9 +88,17 @@ def decode_label(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> NDArr
                 return np.asarray(opened.getchannel(0))
             if opened.mode in {"P", "L", "1"} or opened.mode.startswith("I"):
                 return np.asarray(opened)
-            return np.asarray(opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+            if opened.mode != "F":
+                return np.asarray(opened.convert("RGB"))
+    # As in image_size.
+    except Exception as error:
         raise damaged(path, str(error)) from error
+    raise DataError(
+        f"{path} holds floating-point numbers where class ids are expected; store them as whole "
+        "numbers in a PNG",
+        kind="numbers for ids",
+        path=path,
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -118,6 +123,21 @@ def damaged(path: Path, more: str) -> DataError:
     return DataError(
         f"{path} is truncated or damaged; {more}", kind="truncated or damaged", path=path
     )
+
+
+def _decoded(data: bytes, flags: int, path: Path, advice: str) -> NDArray[np.generic]:
+    """What cv2 makes of a file.
+
+    Raises:
+        DataError: nothing.
+    """
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise damaged(path, f"{str(error).strip()}; {advice}") from error
+    if decoded is None:
+        raise damaged(path, advice)
+    return decoded
 
 
 def _is_16_bit(data: bytes) -> bool:

@@ -9,11 +9,12 @@ import sfseg
 
 ROOT = Path(sfseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"types", "labels", "errors", "randomness", "atomic"}
+BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "nesting"}
 # Layer -> layers of sfseg it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
-    "labels": {"types"},
+    "labels": {"types", "nesting"},
+    "nesting": set(),
     "errors": set(),
     "randomness": set(),
     "atomic": set(),

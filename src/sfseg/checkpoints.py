@@ -17,8 +17,14 @@ from sfseg.callbacks.provenance import KEY
 from sfseg.config import build
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
+from sfseg.nesting import require_small
 from sfseg.networks.checkpoint import load_segmenter, load_strictly, require_same_keys
-from sfseg.networks.weight_files import local_file, require_intact, require_usable
+from sfseg.networks.weight_files import (
+    local_file,
+    require_intact,
+    require_stored,
+    require_usable,
+)
 from sfseg.published import configuration
 from sfseg.trust import require_allowed
 
@@ -69,6 +75,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
     if Path(path).suffix == ".safetensors":
         return None
     try:
+        require_stored(Path(path))
         # Mapped: of all the weights nothing is read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:
@@ -132,6 +139,7 @@ def _record(record: Any, path: Path) -> tuple[DictConfig, LabelSpace]:
         ConfigError: it is no such record.
     """
     try:
+        require_small(record, "its record")
         config = OmegaConf.create(_updated(record["config"]))
         labels = LabelSpace.from_dict(record["labels"])
         used = [config.backbone.network, config.method, config.data.module]
@@ -151,6 +159,7 @@ def _is_published(path: Path) -> bool:
     if path.suffix == ".safetensors":
         return path.is_file()
     try:
+        require_stored(path)
         # Mapped, where the format allows it: of all the weights nothing is read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError as error:

@@ -1,6 +1,7 @@
 """Decode image and label files safely; errors name the file."""
 
 import io
+import stat
 from pathlib import Path
 
 import cv2
@@ -10,10 +11,12 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from sfseg.data.geometry import Image, Size
-from sfseg.data.paths import Limits
+from sfseg.data.paths import MOST_PIXELS, Limits
 from sfseg.errors import DataError
 
 MAX_PIXELS = Limits().max_pixels
+MAX_BYTES = 16 * MOST_PIXELS
+"""Of a file: four channels of 32 bits a pixel."""
 # Pillow's own limit; a warning matters where warnings are errors.
 BOMBS = (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning)
 
@@ -25,8 +28,12 @@ def image_size(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIXE
         DataError: no such file, not an image, or larger than ``max_pixels``.
     """
     try:
+        if data is None:
+            _require_regular(path)
         with PILImage.open(io.BytesIO(data) if data is not None else path) as header:
             width, height = header.size
+    except DataError:
+        raise
     # A damaged header fails in any part of its reader, each with an exception of its own.
     except Exception as error:
         kind = "too large" if isinstance(error, BOMBS) else "no image"
@@ -105,9 +112,11 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        DataError: it is missing, empty or cannot be read.
+        DataError: it is missing, empty, no regular file, too large for an image, or cannot be
+            read.
     """
     try:
+        _require_regular(path)
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -116,6 +125,24 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise DataError(f"{path} is empty", kind="empty file", path=path)
     return data
+
+
+def _require_regular(path: Path) -> None:
+    """Refuse what would be read without end, such as a pipe."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(
+            f"{path} is no regular file; remove it from the folder",
+            kind="no regular file",
+            path=path,
+        )
+    if found.st_size > MAX_BYTES:
+        raise DataError(
+            f"{path} has {found.st_size:,} bytes, more than an image of {MOST_PIXELS:,} pixels, "
+            "the most that are decoded; remove it from the folder",
+            kind="too large",
+            path=path,
+        )
 
 
 def damaged(path: Path, more: str) -> DataError:

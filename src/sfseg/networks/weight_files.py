@@ -36,6 +36,21 @@ def local_file(path: str | Path, argument: str) -> Path:
     return path
 
 
+def require_stored(path: Path) -> None:
+    """Refuse an archive that is larger than it looks; other files pass.
+
+    Raises:
+        ValueError: its parts are compressed or overlap, which ``torch.save`` never does.
+    """
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        parts = archive.infolist()
+        is_usual = all(part.compress_type == ZIP_STORED for part in parts)
+        if not is_usual or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts are compressed or overlap, which torch.save never does")
+
+
 def require_intact(path: Path) -> None:
     """Compare a file of ``torch.save`` with the checksums in it, which torch does not look at.
 
@@ -44,16 +59,11 @@ def require_intact(path: Path) -> None:
     Raises:
         ValueError: a part is not as it was written, or would not be stored like this.
     """
-    if not is_zipfile(path):
-        return
-    with ZipFile(path) as archive:
-        parts = archive.infolist()
-        # torch compresses nothing: what does might be of any size.
-        is_usual = all(part.compress_type == ZIP_STORED for part in parts)
-        if not is_usual or sum(part.file_size for part in parts) > path.stat().st_size:
-            raise ValueError("its parts are compressed or overlap, which torch.save never does")
-        if damaged := archive.testzip():
-            raise ValueError(f"the checksum of {damaged} does not fit")
+    require_stored(path)
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} does not fit")
 
 
 def require_usable(tensors: Mapping[str, Tensor], *, source: str) -> None:

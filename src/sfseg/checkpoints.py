@@ -1,7 +1,8 @@
 """Checkpoints: read them safely, compare them with a model, rebuild their network."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
         # Of another program, or damaged: whoever reads the weights will say it.
         return None
     is_run = isinstance(content, dict) and KEY in content
-    return _record(content[KEY], Path(path))[1] if is_run else None
+    return _labels(content[KEY], Path(path)) if is_run else None
 
 
 def check_resumable(path: str | Path, method: LightningModule) -> int:
@@ -113,7 +114,7 @@ def restore(path: str | Path) -> Restored:
         load_segmenter(network, path)
         return Restored(network.eval(), labels, config)
     content = read_checkpoint(path)
-    config, labels = _record(content[KEY], path)
+    labels, config = _labels(content[KEY], path), _config(content[KEY], path)
     require_allowed(config, source=f"ckpt_path={path}")
     network = _network(config, labels)
     tensors = {
@@ -132,26 +133,38 @@ def _are_tensors(content: dict[str, Any]) -> bool:
     )
 
 
-def _record(record: Any, path: Path) -> tuple[DictConfig, LabelSpace]:
-    """What a run has written of itself into its checkpoint.
+@contextmanager
+def _record_of(path: Path) -> Iterator[None]:
+    """Errors of reading what a run has written of itself into its checkpoint.
 
     Raises:
         ConfigError: it is no such record.
     """
     try:
-        require_small(record, "its record")
-        config = OmegaConf.create(_updated(record["config"]))
-        labels = LabelSpace.from_dict(record["labels"])
-        used = [config.backbone.network, config.method, config.data.module]
+        yield
     except (LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
         raise ConfigError(
             f"ckpt_path={path} has no usable record of its run ({type(error).__name__}: {error}); "
             "take a file that sfseg-train has written"
         ) from error
-    if not isinstance(config, DictConfig) or not all(map(OmegaConf.is_dict, used)):
-        raise ConfigError(f"ckpt_path={path} has a record of its run that is none; take another")
-    OmegaConf.set_struct(config, True)
-    return config, labels
+
+
+def _labels(record: Any, path: Path) -> LabelSpace:
+    with _record_of(path):
+        require_small(record, "the record")
+        return LabelSpace.from_dict(record["labels"])
+
+
+def _config(record: Any, path: Path) -> DictConfig:
+    with _record_of(path):
+        require_small(record, "the record")
+        config = OmegaConf.create(_updated(record["config"]))
+        for key in ("backbone.network", "method", "data.module"):
+            if not OmegaConf.is_dict(OmegaConf.select(config, key)):
+                raise ValueError(f"{key} is no group of settings")
+        assert isinstance(config, DictConfig)
+        OmegaConf.set_struct(config, True)
+        return config
 
 
 def _is_published(path: Path) -> bool:

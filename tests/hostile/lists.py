@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from payload import MARKER, flipped, truncated
+from payload import TOUCH, flipped, truncated
 from scipy.io import savemat
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
@@ -80,7 +80,7 @@ def yamls() -> dict[str, str]:
     for k in range(1, 9):
         laughs.append(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]")
     return {
-        "object": f"classes: !!python/object/apply:os.system ['touch {MARKER}']",
+        "object": f"classes: !!python/object/apply:os.system ['{TOUCH}']",
         "new object": "classes: !!python/object/new:os.system [x]",
         "module": "classes: !!python/module:os",
         "laughs": "\n".join([*laughs, "classes: [*a8, b]"]),

@@ -1,6 +1,7 @@
 """What hostile files try to do, and how to damage good ones."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 import numpy as np
 
 MARKER = Path(os.environ.get("HOSTILE_MARKER", "executed"))
+
+
+TOUCH = f"touch {shlex.quote(str(MARKER))}"
 
 
 class Payload:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from payload import MARKER, Payload
+from payload import MARKER, TOUCH, Payload
 
 from sfseg import evaluate, inspection, predict, train
 from sfseg.config import build
 from sfseg.errors import ConfigError
 
-TOUCH = f"touch {MARKER}"
 CODE = f"__import__('pathlib').Path({str(MARKER)!r}).touch()"
 TARGETS = (
     {"_target_": "os.system", "command": TOUCH},
@@ -108,7 +107,6 @@ COMMANDS = {
 }
 SETTINGS = (
     ("train", "+callbacks.gift={_target_: os.system, command: 'TOUCH'}"),
-    ("train", "trainer._target_=torch.hub.load"),
     ("train", "+method.optimizer.gift={_target_: sfseg.config.os.system, command: 'TOUCH'}"),
     ("train", "+logger={a: {_target_: subprocess.run, args: 'TOUCH', shell: true}}"),
     ("train", "tags=[{_target_: gift.run}]"),
@@ -167,9 +165,10 @@ def given(command: str, setting: str) -> str:
 
 
 def cases() -> Iterator[tuple[str, Callable[[], str]]]:
-    for target in TARGETS:
+    for number, target in enumerate(TARGETS):
         yield f"{target['_target_']}", partial(built, target, lambda node: node)
-        yield f"{target['_target_']} as an argument", partial(built, target, inside)
+        if number % 4 == 0:
+            yield f"{target['_target_']} as an argument", partial(built, target, inside)
     for command, setting in SETTINGS:
         yield f"{command} {setting}", partial(given, command, setting)
     os.environ["WANDB_MODE"] = "offline"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from payload import MARKER, Payload, flipped, truncated
+from payload import TOUCH, Payload, flipped, truncated
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -158,7 +158,7 @@ def records() -> Iterator[tuple[str, Change]]:
 
 def orders() -> Iterator[tuple[str, Change]]:
     """Configurations in a checkpoint that would execute something."""
-    evil = {"_target_": "os.system", "command": f"touch {MARKER}"}
+    evil = {"_target_": "os.system", "command": TOUCH}
     load = {"_target_": "torch.load", "f": "evil.pt", "weights_only": False}
     for target in (evil, load, {**evil, "_target_": "sfseg.config.os.system"}):
         for keys in (
@@ -174,7 +174,7 @@ def orders() -> Iterator[tuple[str, Change]]:
         config["backbone"]["network"] = evil
 
     yield "trust that the file itself gives", trusted
-    node = f"${{oc.create:'{{_target_: os.system, command: touch {MARKER}}}'}}"
+    node = f"${{oc.create:'{{_target_: os.system, command: {TOUCH}}}'}}"
     yield "target by interpolation", put("sfseg", "config", "method", "adapter", value=node)
     node = "${oc.decode:'${oc.env:HOME}'}"
     yield "broken interpolation", put("sfseg", "config", "backbone", "network", value=node)
@@ -198,9 +198,9 @@ def payloads() -> Iterator[tuple[str, bytes]]:
     yield "payload as a second data.pkl", buffer.getvalue()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(300 << 20))
+        archive.writestr("archive/data.pkl", bytes(60 << 20))
         archive.writestr("archive/version", "3")
-    yield "300 MB of zeros in a small archive", buffer.getvalue()
+    yield "60 MB of zeros in a small archive", buffer.getvalue()
     archive_of_code = io.BytesIO()
     torch.jit.save(torch.jit.script(nn.Identity()), archive_of_code)
     yield "torchscript", archive_of_code.getvalue()

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from payload import MARKER
 
 from sfseg.errors import SfsegError
@@ -29,8 +28,10 @@ Case = tuple[str, Callable[[], str]]
 
 
 def cases(group: str) -> Iterator[Case]:
-    for name in GROUPS[group]:
-        for case, attempt in importlib.import_module(name).cases():
+    """Those of a group, or of ``<module>:<argument>``."""
+    module, _, argument = group.partition(":")
+    for name in GROUPS.get(group, [module]):
+        for case, attempt in importlib.import_module(name).cases(*filter(None, [argument])):
             yield f"{name}: {case}", attempt
 
 
@@ -57,7 +58,6 @@ def main() -> None:
     for name in ("connect", "connect_ex"):
         setattr(socket.socket, name, refuse)
     socket.getaddrinfo = refuse  # type: ignore[assignment]
-    torch.set_num_threads(1)
     logging.disable()
     warnings.simplefilter("ignore")
     place = Path("place").absolute()

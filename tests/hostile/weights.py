@@ -129,7 +129,7 @@ def diverged() -> Iterator[tuple[str, Change]]:
         return change
 
     for value in (float("nan"), float("inf"), float("-inf")):
-        for place in (0, 7, -1):
+        for place in (0, -1):
             yield f"weight {place} has {value}", spoil(value, place)
     first = next(iter(run()[1]["state_dict"]))
     yield "sparse weight", put("state_dict", first, value=torch.eye(3).to_sparse())

@@ -156,7 +156,8 @@ class Root:
         names: list[str] = []
         folders: set[str] = set()
         try:
-            found = list(os.scandir(folder))
+            with os.scandir(folder) as entries:
+                found = list(entries)
         except OSError as error:
             raise DataError(f"{folder} cannot be listed: {error.strerror}", path=folder) from error
         for entry in found:

@@ -115,6 +115,13 @@ def test_broken_folder(cli: Cli, mine: Path, fault, code: int, words: list[str])
     assert not list(done.folder.rglob("*.ckpt"))
 
 
+def test_a_file_that_breaks_in_a_loader_process_is_named(cli: Cli, mine: Path) -> None:
+    truncated_image(mine)
+    done = cli("sfseg-train", *FOLDER, "data.check_samples=0", "data.num_workers=1")
+    assert done.code == 3 and "Traceback" not in done.output, done.output
+    assert "sfseg: mine/source/images/train/1.png is truncated" in done.output
+
+
 @pytest.mark.parametrize("method", ["gta", "uniuvpt"])
 def test_scenes_that_cannot_be_used_are_left_out_on_request(
     cli: Cli, mine: Path, method: str

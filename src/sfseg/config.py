@@ -70,7 +70,9 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     try:
         decorated(checked)()
     except SfsegError as error:
-        _fail(error, error.exit_code)
+        # From a loader process it comes inside the text of a traceback.
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        _fail(str(error).rpartition(name)[2], error.exit_code)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         _fail(error, ConfigError.exit_code)
     except OSError as error:

@@ -132,7 +132,7 @@ class FolderDataset(Dataset[Sample]):
         return len(self.scenes)
 
     def __getitem__(self, ticket: Ticket) -> Sample:
-        if self.on_error == "raise":
+        if self.on_error != "skip":
             return self._sample(*ticket)
         pass_number, first = ticket
         found: list[tuple[int, str]] = []

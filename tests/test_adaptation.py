@@ -194,14 +194,18 @@ def test_labels_of_something_else_are_refused(
     assert not (done.folder / "next" / "pseudo_labels").exists()
 
 
-def test_a_half_written_store_is_refused(cli: Cli, source: Path, first: Path) -> None:
+@pytest.mark.parametrize("fault", ["cut", "changed"])
+def test_a_damaged_store_is_refused(cli: Cli, source: Path, first: Path, fault: str) -> None:
     rows = first / "pseudo_labels" / "labels.u8"
-    rows.write_bytes(rows.read_bytes()[:-100])
+    data = rows.read_bytes()
+    rows.write_bytes(data[:-100] if fault == "cut" else data[:-100] + b"\0\1" * 50)
+    message = "labels.u8 has" if fault == "cut" else "1 images are not as written"
     done = cli(
         "sfseg-train", *ADAPT, f"source_checkpoint={source}", "hydra.run.dir=next",
         f"pseudo_labels.start_from={first / 'pseudo_labels'}",
     )  # fmt: skip
-    assert done.code == 3 and "labels.u8 has" in done.output and "Traceback" not in done.output
+    assert done.code == 3 and "Traceback" not in done.output, done.output
+    assert message in done.output
 
 
 def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path, first: Path) -> None:

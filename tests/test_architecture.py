@@ -9,11 +9,12 @@ import sfseg
 
 ROOT = Path(sfseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "lock"}
+BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "lock", "nesting"}
 # Layer -> layers of sfseg it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
-    "labels": {"types"},
+    "labels": {"types", "nesting"},
+    "nesting": set(),
     "errors": set(),
     "randomness": set(),
     "atomic": set(),
@@ -35,7 +36,7 @@ MAY_IMPORT = {
 }
 COMMANDS = {
     "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",
-    "preparation", "published", "resume",
+    "preparation", "published", "resume", "trust",
 }  # fmt: skip
 
 

@@ -141,11 +141,12 @@ def test_eval_of_a_checkpoint_from_before_evaluation_had_two_sizes(
     content = torch.load(checkpoint, weights_only=True)
     data = content["sfseg"]["config"]["data"]
     data["module"] |= {"eval_size": data["module"].pop("eval_view")["size"]}
-    for key in ("cache", "eval_label_size", "cache_dir", "limits"):
+    data["module"]["check_samples"] = data["module"].pop("checks")["samples"]
+    for key in ("cache", "eval_label_size", "cache_dir", "limits", "on_error", "max_skipped"):
         data["module"].pop(key, None)
         data.pop(key)
     torch.save(content, tmp_path / "old.ckpt")
-    done = cli("sfseg-eval", f"ckpt_path={tmp_path}/old.ckpt")
+    done = cli("sfseg-eval", f"ckpt_path={tmp_path}/old.ckpt", "+data.on_error=skip")
     assert done.code == 0, done.output
     assert "whole images at scale 1" in done.output
 

@@ -49,7 +49,7 @@ def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, proce
     here = Path(__file__).parent
     settings = [s for s in DEBUG if not s.startswith("trainer")]
     base = [
-        *settings, "method=colours", "trainer.precision=32-true",
+        *settings, "method=colours", "trust=[colours]", "trainer.precision=32-true",
         "data.colour.probability=0", "data.eval_batch_size=1", "data.batch_size=1",
         "~callbacks.panels",
         # Crops of half an image, some mirrored, at its own scale.

@@ -1,5 +1,6 @@
 """Bad input ends before training, with one message and an exit code, and harms nothing."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,34 @@ def test_broken_folder(cli: Cli, mine: Path, fault, code: int, words: list[str])
     assert not list(done.folder.rglob("*.ckpt"))
 
 
+def test_a_file_that_breaks_in_a_loader_process_is_named(cli: Cli, mine: Path) -> None:
+    truncated_image(mine)
+    done = cli("sfseg-train", *FOLDER, "data.check_samples=0", "data.num_workers=1")
+    assert done.code == 3 and "Traceback" not in done.output, done.output
+    assert "sfseg: mine/source/images/train/1.png is truncated" in done.output
+
+
+@pytest.mark.parametrize("method", ["gta", "uniuvpt"])
+def test_scenes_that_cannot_be_used_are_left_out_on_request(
+    cli: Cli, mine: Path, method: str
+) -> None:
+    truncated_image(mine)
+    for split in ("train", "val"):
+        (mine / "target" / "images" / split / "2.png").write_bytes(b"")
+    done = cli(
+        "sfseg-train", *FOLDER, "data.on_error=skip", f"method={method}", "eval_every=2",
+        "trainer.log_every_n_steps=1",
+    )  # fmt: skip
+    assert done.code == 0, done.output
+    results = json.loads((done.run / "results.json").read_text())
+    assert results["target"]["protocol"].count("target eval: 1 of 3 scenes left out") == 1
+    assert "images/val/2.png is empty" in done.output
+    checkpoint = f"ckpt_path={done.run}/checkpoints/last.ckpt"
+    again = cli("sfseg-eval", checkpoint, "hydra.run.dir=eval")
+    assert again.code == 0 and "1 of 3 scenes left out" in again.output, again.output
+    assert cli("sfseg-eval", checkpoint, "+data.on_error=raise").code == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -135,6 +164,7 @@ def test_broken_folder(cli: Cli, mine: Path, fault, code: int, words: list[str])
         (["data=folder"], ["data.root"]),
         (["data.batch_size=0"], ["batch_size", "0"]),
         (["data.num_workers=-1"], ["num_workers", "-1"]),
+        (["data.on_error=ignore"], ["data.on_error", "ignore", "skip"]),
         (["method.lr=-1"], ["lr", "-1"]),
         (["trainer.max_steps=0"], ["trainer.max_steps"]),
         (["+trainer.limit_train_batches=0"], ["trainer.limit_train_batches", "0"]),

@@ -1,6 +1,8 @@
 """Checkpoints: read them safely, compare them with a model, rebuild their network."""
 
 import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from zipfile import is_zipfile
 import torch
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from sfseg.callbacks.provenance import KEY
@@ -16,8 +19,16 @@ from sfseg.checkpoint_files import verify
 from sfseg.config import build
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
+from sfseg.nesting import require_small
 from sfseg.networks.checkpoint import load_segmenter, load_strictly, require_same_keys
+from sfseg.networks.weight_files import (
+    local_file,
+    require_intact,
+    require_stored,
+    require_usable,
+)
 from sfseg.published import configuration
+from sfseg.trust import require_allowed
 
 PREFIX = "network."
 
@@ -40,13 +51,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint written by a run; holds tensors and plain containers only.
 
     Raises:
-        ConfigError: missing, damaged, or not written by a run of sfseg.
+        ConfigError: missing, an address, damaged, or not written by a run of sfseg.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"ckpt_path={path} does not exist; runs keep theirs in checkpoints/")
+    path = local_file(path, "ckpt_path")
     verify(path)
     try:
+        require_intact(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged archive fails in any of its readers, each with an exception of its own.
     except Exception as error:
@@ -55,7 +65,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"ckpt_path={path} cannot be read ({type(error).__name__}): it is damaged, or no "
             "checkpoint; nothing in it was executed. Take an earlier one"
         ) from error
-    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+    if not (isinstance(content, dict) and KEY in content and _are_tensors(content)):
         raise ConfigError(
             f"ckpt_path={path} was not written by sfseg-train; give a run's "
             "checkpoints/last.ckpt, or a backbone's weights with backbone.weights"
@@ -68,12 +78,14 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
     if Path(path).suffix == ".safetensors":
         return None
     try:
+        require_stored(Path(path))
         # Mapped: of all the weights nothing is read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError):
+    except Exception:
+        # Of another program, or damaged: whoever reads the weights will say it.
         return None
     is_run = isinstance(content, dict) and KEY in content
-    return LabelSpace.from_dict(content[KEY]["labels"]) if is_run else None
+    return _labels(content[KEY], Path(path)) if is_run else None
 
 
 def check_resumable(path: str | Path, method: LightningModule) -> int:
@@ -85,6 +97,7 @@ def check_resumable(path: str | Path, method: LightningModule) -> int:
     content = read_checkpoint(path)
     tensors: dict[str, Tensor] = content["state_dict"]
     require_same_keys(method.state_dict(), tensors, source=str(path))
+    require_usable(tensors, source=str(path))
     return int(content["global_step"])
 
 
@@ -103,10 +116,8 @@ def restore(path: str | Path) -> Restored:
         load_segmenter(network, path)
         return Restored(network.eval(), labels, config)
     content = read_checkpoint(path)
-    config = OmegaConf.create(_updated(content[KEY]["config"]))
-    assert isinstance(config, DictConfig)
-    OmegaConf.set_struct(config, True)
-    labels = LabelSpace.from_dict(content[KEY]["labels"])
+    labels, config = _labels(content[KEY], path), _config(content[KEY], path)
+    require_allowed(config, source=f"ckpt_path={path}")
     network = _network(config, labels)
     tensors = {
         name.removeprefix(PREFIX): tensor
@@ -117,11 +128,53 @@ def restore(path: str | Path) -> Restored:
     return Restored(network.eval(), labels, config)
 
 
+def _are_tensors(content: dict[str, Any]) -> bool:
+    tensors = content.get("state_dict")
+    return isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    )
+
+
+@contextmanager
+def _record_of(path: Path) -> Iterator[None]:
+    """Errors of reading what a run has written of itself into its checkpoint.
+
+    Raises:
+        ConfigError: it is no such record.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"ckpt_path={path} has no usable record of its run ({type(error).__name__}: {error}); "
+            "take a file that sfseg-train has written"
+        ) from error
+
+
+def _labels(record: Any, path: Path) -> LabelSpace:
+    with _record_of(path):
+        require_small(record, "the record")
+        return LabelSpace.from_dict(record["labels"])
+
+
+def _config(record: Any, path: Path) -> DictConfig:
+    with _record_of(path):
+        require_small(record, "the record")
+        config = OmegaConf.create(_updated(record["config"]))
+        for key in ("backbone.network", "method", "data.module"):
+            if not OmegaConf.is_dict(OmegaConf.select(config, key)):
+                raise ValueError(f"{key} is no group of settings")
+        assert isinstance(config, DictConfig)
+        OmegaConf.set_struct(config, True)
+        return config
+
+
 def _is_published(path: Path) -> bool:
     """Whether a readable file is of another program; what cannot be read is not."""
     if path.suffix == ".safetensors":
         return path.is_file()
     try:
+        require_stored(path)
         # Mapped, where the format allows it: of all the weights nothing is read.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -162,6 +215,14 @@ def _updated(config: dict[str, Any]) -> dict[str, Any]:
         module["eval_view"] = {
             "_target_": "sfseg.data.geometry.EvalView",
             "size": module.pop("eval_size"),
+        }
+    if "check_samples" in module:
+        config["data"] |= {"on_error": "raise", "max_skipped": 10}
+        module["checks"] = {
+            "_target_": "sfseg.data.check.Checks",
+            "samples": module.pop("check_samples"),
+            "on_error": "${data.on_error}",
+            "max_skipped": "${data.max_skipped}",
         }
     plan = {"steps": None, "batch_size": 1, "target_view": config["data"].get("target_view")}
     config["method"].setdefault("plan", plan)

@@ -1,19 +1,25 @@
 """The commands' common frame: where the configuration lives, and errors without tracebacks."""
 
 import errno
+import functools
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from sfseg.errors import ConfigError, OutputError, SfsegError
+from sfseg.trust import on_command_line, require_allowed, require_command_line, trusting
 
 _INSTALLED = Path(__file__).parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "conf"
@@ -35,9 +41,16 @@ def fast_precision() -> str:
 
 OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True)
 
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+"""Names of environment variables whose values no record of a run may hold."""
+MASKED = "masked"
+
 
 def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
+
+    Before the task begins, everything that its configuration names is looked at, see
+    :mod:`sfseg.trust`.
 
     Exit codes are those of :mod:`sfseg.errors`. Anything else is a defect and keeps its traceback.
     """
@@ -46,11 +59,22 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     sys.path.append(str(Path.cwd()))
     # Hydra would print a traceback of its own and hide the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    words = tuple(sys.argv[1:])
+
+    @functools.wraps(task)
+    def checked(cfg: DictConfig) -> Any:
+        with trusting(on_command_line(words)):
+            require_command_line(cfg.trust)
+            require_allowed(cfg)
+            return task(cfg)
+
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
-        decorated(task)()
+        decorated(checked)()
     except SfsegError as error:
-        _fail(error, error.exit_code)
+        # From a loader process it comes inside the text of a traceback.
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        _fail(str(error).rpartition(name)[2], error.exit_code)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         _fail(error, ConfigError.exit_code)
     except OSError as error:
@@ -65,8 +89,10 @@ def build(node: Any, **arguments: Any) -> Any:
     """Instantiate a configuration node with plain containers.
 
     Raises:
-        ConfigError: an argument is refused by the object it is meant for.
+        ConfigError: it names what a configuration must not call, or an argument is refused by the
+            object it is meant for.
     """
+    require_allowed(node, is_built=True)
     try:
         return hydra.utils.instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -81,10 +107,38 @@ def build(node: Any, **arguments: Any) -> Any:
 
 
 def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    """The configuration as dicts and lists, as a checkpoint may hold it."""
-    container = OmegaConf.to_container(cfg, resolve=resolve)
+    """The configuration as dicts and lists, as a checkpoint, a record or a logger may hold it.
+
+    Secrets that it takes from the environment are masked, whatever way they come.
+    """
+    with _masked_secrets():
+        container = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def overrides() -> list[str]:
+    """The command line's settings of this job as they were typed, interpolations unresolved."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return typed
+
+
+@contextmanager
+def _masked_secrets() -> Iterator[None]:
+    """Meanwhile, ``${oc.env:NAME}`` shows no value of a variable that is named like a secret."""
+
+    def masked(name: str, *default: str | None) -> str | None:
+        if SECRET.search(name) and name in os.environ:
+            return MASKED
+        value: str | None = oc.env(name, *default)
+        return value
+
+    OmegaConf.register_new_resolver("oc.env", masked, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def _is_output_error(error: OSError) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config import build, command, plain
+from sfseg.config import build, command, overrides, plain
 from sfseg.errors import ConfigError
 from sfseg.runs import claim, is_first_process
 
@@ -33,7 +33,7 @@ def evaluate(cfg: DictConfig) -> None:
     quiet_lightning()
     restored = restore(cfg.ckpt_path)
     settings = data_config(cfg, restored)
-    data = build(settings.module, needs=needs(cfg, restored), check_samples=20)
+    data = build(settings.module, needs=needs(cfg, restored), checks={"samples": 20})
     if data.labels.classes != restored.labels.classes:
         raise ConfigError(
             f"the checkpoint knows the {restored.labels.num_classes} classes of "
@@ -46,7 +46,7 @@ def evaluate(cfg: DictConfig) -> None:
         claim(
             folder,
             plain(cfg, resolve=False),
-            list(HydraConfig.get().overrides.task),
+            overrides(),
             {
                 "data": plain(settings, resolve=True),
                 "evaluation": plain(cfg.evaluation, resolve=True),

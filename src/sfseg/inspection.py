@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sfseg.config import build, command, plain
+from sfseg.config import build, command, overrides, plain
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs import claim, versions
 
@@ -120,8 +120,7 @@ def taken(cfg: DictConfig) -> Path:
     """The run's folder, claimed."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     resolved = {"data": {"scenes": plain(cfg.data.scenes, resolve=True)}}
-    overrides = list(HydraConfig.get().overrides.task)
-    claim(folder, plain(cfg, resolve=False), overrides, resolved).release()
+    claim(folder, plain(cfg, resolve=False), overrides(), resolved).release()
     return folder
 
 

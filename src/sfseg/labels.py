@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sfseg.nesting import require_small
 from sfseg.types import IGNORE
 
 Colour = tuple[int, int, int]
@@ -90,6 +91,9 @@ class LabelSpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LabelSpace":
+        names = [values["name"], *values["classes"]]
+        if wrong := [name for name in names if not isinstance(name, str | int | float)]:
+            raise ValueError(f"classes must be names, got a {type(wrong[0]).__name__} among them")
         return cls(
             name=str(values["name"]),
             classes=tuple(str(name) for name in values["classes"]),
@@ -182,8 +186,9 @@ def read_classes(path: str | Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is no valid YAML: {error}") from error
+    require_small(values, str(path))
     if not isinstance(values, dict) or not isinstance(values.get("classes"), list):
         raise ValueError(f"{path} must hold a list 'classes' with one name per class id")
     return values

@@ -108,8 +108,13 @@ def prepare(
     if trainer.is_global_zero:
         make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
     trainer.strategy.barrier(FOLDER)
-    kind = PseudoLabelStore if trainer.is_global_zero else PseudoLabels
-    data.serve_pseudo_labels(kind(place, identity))
+    if not trainer.is_global_zero:
+        data.serve_pseudo_labels(PseudoLabels(place, identity))
+        return
+    store = PseudoLabelStore(place, identity)
+    # A disk may have changed, since they were written, what given labels say.
+    store.verify()
+    data.serve_pseudo_labels(store)
 
 
 def make_labels(
@@ -143,6 +148,7 @@ def make_labels(
         device=trainer.strategy.root_device,
         context=trainer.precision_plugin.forward_context(),
         discard=cfg.pseudo_labels.discard,
+        left_out=data.left_out["target_train"].indices,
     )
     log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
 

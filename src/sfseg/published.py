@@ -16,9 +16,10 @@ from omegaconf import DictConfig
 
 from sfseg.config import CONF
 from sfseg.errors import ConfigError
-from sfseg.networks.checkpoint import load_tensors, patterns
+from sfseg.networks.checkpoint import load_tensors
 from sfseg.networks.key_maps import Tensors, segmenter_names, unwrapped
 from sfseg.networks.mit import VARIANTS
+from sfseg.networks.weight_files import patterns
 
 log = logging.getLogger(__name__)
 _SHOWN = 200  # characters of names in a message

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from sfseg.config import build, plain
 from sfseg.errors import ConfigError
 from sfseg.lock import WriterLock
+from sfseg.networks.weight_files import local_file
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -34,17 +35,12 @@ def find(cfg: DictConfig) -> Path | None:
     """The checkpoint of the source model of a run; None where it must be trained first.
 
     Raises:
-        ConfigError: ``source_checkpoint`` does not exist, or the file is damaged.
+        ConfigError: ``source_checkpoint`` is no file, or a file is damaged.
     """
     from sfseg.checkpoint_files import verify
 
     if cfg.source_checkpoint is not None:
-        path = Path(cfg.source_checkpoint).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                f"source_checkpoint={path} does not exist; give the checkpoints/last.ckpt of a run "
-                "of method=source_only, or null to train one"
-            )
+        path = local_file(Path(cfg.source_checkpoint).expanduser(), "source_checkpoint")
         verify(path)
         log.info("source model: %s, as given", path)
         return path

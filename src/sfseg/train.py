@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config import build, command, plain
+from sfseg.config import build, command, overrides, plain
 from sfseg.errors import ConfigError, LostProcessError
 from sfseg.resume import CHECKPOINTS, check_resume, in_its_folder, tidy, where_it_stopped
 from sfseg.runs import FINISHED, claim, finish, is_first_process, read_record, require_same
@@ -68,6 +68,7 @@ def train(cfg: DictConfig) -> float | None:
     check(cfg, method)
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
+    method.protocol = f"{data.protocol}, {method.inference}"
     with claimed(folder, config, resolved, resume=record is not None):
         if is_source_free(cfg) and source is None:
             source = source_model.train(cfg)
@@ -90,8 +91,7 @@ def claimed(
     if not is_first_process():
         yield
         return
-    overrides = list(HydraConfig.get().overrides.task)
-    lock = claim(folder, config, overrides, resolved, resume=resume)
+    lock = claim(folder, config, overrides(), resolved, resume=resume)
     try:
         tidy(folder)
         yield

@@ -23,6 +23,8 @@ class Batch(TypedDict):
     geometry: (B, 9) int64, see :class:`sfseg.data.geometry.Geometry`.
     pseudo_label: (B, H, W) uint8 class ids that a model has given to images of the target, for
         methods that need ``pseudo_labels``; :data:`IGNORE` where there is none.
+    left_out: index and reason of scenes that turned out unusable while this batch was read; the
+        data module takes it out before a method sees the batch.
     """
 
     image: Tensor
@@ -30,6 +32,7 @@ class Batch(TypedDict):
     index: Tensor
     geometry: Tensor
     pseudo_label: NotRequired[Tensor]
+    left_out: NotRequired[list[tuple[int, str]]]
 
 
 TrainingBatch = Mapping[str, Batch]

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from make import Memory, ids, own_folder, picture
 
+from sfseg.data.check import Checks
 from sfseg.data.colour import ColourJitter
 from sfseg.data.folder import FolderDataset, collate
 from sfseg.data.geometry import EvalView, Geometry, View, restore_label
@@ -192,8 +193,8 @@ def test_images_are_checked_before_training_as_often_as_asked(tree):
     (tree / "source" / "images" / "train" / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match="source train: 1 of 3"):
         ready(tree)
-    ready(tree, check_samples=0)
-    ready(tree, check_samples=2)
+    ready(tree, checks=Checks(samples=0))
+    ready(tree, checks=Checks(samples=2))
 
 
 def test_training_resumes_at_its_position(tree):

@@ -9,6 +9,7 @@ several processes may write the same one.
 import hashlib
 import logging
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,13 +104,21 @@ class Cache:
                 )
         return self._made(index)
 
-    def announce(self, title: str) -> None:
-        """Log how much room the pictures will take, and warn where there is less."""
+    def announce(self, title: str, left_out: Collection[int] = ()) -> None:
+        """Log how much room the pictures will take, and warn where there is less.
+
+        Args:
+            title: the set's name.
+            left_out: scenes that will not be read.
+        """
         count = len(self.files)
         if not count:
             return
-        chosen = np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).astype(int))
-        sizes = [self._kept_sizes(self.files.size(int(index))) for index in chosen]
+        chosen = np.unique(np.linspace(0, count - 1, min(count, SAMPLED)).astype(int)).tolist()
+        chosen = [k for k in chosen if k not in left_out] or [
+            next(k for k in range(count) if k not in left_out)
+        ]
+        sizes = [self._kept_sizes(self.files.size(index)) for index in chosen]
         mean = sum(3 * a * b + (c * d if self.with_labels else 0) for (a, b), (c, d) in sizes)
         needed = mean / len(sizes) * count
         free = shutil.disk_usage(_first_existing(self.folder)).free

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sfseg.data.folder import Scenes, require_equal_sizes
 from sfseg.data.geometry import Image, Size
+from sfseg.data.left_out import LeftOut, OnError
 from sfseg.errors import DataError
 from sfseg.types import IGNORE
 
@@ -25,6 +26,43 @@ EXACT = 1 << 24
 """Up to here cv2 counts pixels exactly, in float32."""
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What of a set is read before training, and what a scene that cannot be used does.
+
+    Args:
+        samples: scenes of each set that are read; None reads all.
+        on_error: ``raise`` ends the run. ``skip`` reads all, leaves unusable scenes out of
+            evaluation and of pseudo-labelling, and has training take the next one instead, each
+            with a warning. A file that breaks later is replaced in training too; in evaluation it
+            ends the run, whose scores would be of fewer images than it says.
+        max_skipped: scenes of a set that ``skip`` may leave out.
+
+    Raises:
+        ValueError: another ``on_error``, or a negative number.
+    """
+
+    samples: int | None = 500
+    on_error: OnError = "raise"
+    max_skipped: int = 10
+
+    def __post_init__(self) -> None:
+        if self.on_error not in get_args(OnError):
+            raise ValueError(
+                f"data.on_error must be one of {', '.join(get_args(OnError))}, got "
+                f"{self.on_error!r}"
+            )
+        if self.max_skipped < 0:
+            raise ValueError(f"data.max_skipped must be at least 0, got {self.max_skipped}")
+
+    def passed(self, scenes: Scenes, what: str, *, with_labels: bool) -> LeftOut:
+        """:func:`check_scenes` by these settings; what is to be left out, if anything."""
+        left_out = LeftOut(what, len(scenes), self.max_skipped)
+        gather = left_out if self.on_error == "skip" else None
+        check_scenes(scenes, what, with_labels=with_labels, samples=self.samples, left_out=gather)
+        return left_out
 
 
 @dataclass(frozen=True)
@@ -104,7 +142,14 @@ def look_at(scenes: Scenes, indices: Sequence[int], *, with_labels: bool) -> Ite
     return on_all_processors(one, indices)
 
 
-def check_scenes(scenes: Scenes, what: str, *, with_labels: bool, samples: int | None) -> None:
+def check_scenes(
+    scenes: Scenes,
+    what: str,
+    *,
+    with_labels: bool,
+    samples: int | None,
+    left_out: LeftOut | None = None,
+) -> None:
     """Decode images and labels of a set and compare them.
 
     Args:
@@ -112,6 +157,7 @@ def check_scenes(scenes: Scenes, what: str, *, with_labels: bool, samples: int |
         what: its name for messages, such as ``source train``.
         with_labels: whether labels will be read.
         samples: how many scenes, evenly spread, are read; None reads all, 0 none.
+        left_out: gets the scenes that cannot be used, all are read for it; None raises instead.
 
     Raises:
         DataError: an empty set, missing labels, unreadable files, images and labels of
@@ -119,13 +165,13 @@ def check_scenes(scenes: Scenes, what: str, *, with_labels: bool, samples: int |
     """
     if not len(scenes):
         raise DataError(f"the {what} set is empty; check its folder, split and sequences")
-    if with_labels:
-        _require_pairs(scenes, what)
-    looks = list(look_at(scenes, spread(len(scenes), samples), with_labels=with_labels))
-    faults = [message for seen in looks for message in seen.faults]
-    if faults:
-        broken = sum(bool(seen.faults) for seen in looks)
-        raise DataError(f"{what}: {broken} of {len(looks)} scenes read{listing(faults)}")
+    if left_out is not None:
+        looks = _usable(scenes, left_out, with_labels=with_labels)
+    else:
+        if with_labels:
+            _require_pairs(scenes, what)
+        looks = list(look_at(scenes, spread(len(scenes), samples), with_labels=with_labels))
+        _require_sound(looks, what)
     if is_void(looks):
         raise DataError(
             f"{what}: all pixels of the {len(looks)} labels read are void ({IGNORE}); nothing "
@@ -197,6 +243,27 @@ def relative_name(path: Path, scenes: Scenes) -> str:
     root: Path | None = getattr(scenes, "root", None)
     inside = root is not None and path.is_relative_to(root)
     return path.relative_to(root).as_posix() if root is not None and inside else str(path)
+
+
+def _require_sound(looks: Sequence[Look], what: str) -> None:
+    faults = [message for seen in looks for message in seen.faults]
+    if faults:
+        broken = sum(bool(seen.faults) for seen in looks)
+        raise DataError(f"{what}: {broken} of {len(looks)} scenes read{listing(faults)}")
+
+
+def _usable(scenes: Scenes, left_out: LeftOut, *, with_labels: bool) -> list[Look]:
+    """Looks at all scenes but those that cannot be used."""
+    for index in unpaired(scenes) if with_labels else ():
+        left_out.add(index, f"{label_name(scenes, index)} does not exist")
+    looks = []
+    for index, seen in enumerate(look_at(scenes, range(len(scenes)), with_labels=with_labels)):
+        if seen.faults:
+            left_out.add(index, seen.faults[0])
+        elif index not in left_out.indices:
+            looks.append(seen)
+    left_out.report()
+    return looks
 
 
 def _require_pairs(scenes: Scenes, what: str) -> None:

@@ -1,7 +1,8 @@
 """The one dataset: scenes (files or drawn) seen through a view."""
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypedDict
+from collections.abc import Callable, Collection
+from itertools import chain
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from sfseg.data.geometry import (
     resize_label,
     size_by,
 )
+from sfseg.data.left_out import OnError
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.randomness import generator, seed32
@@ -58,12 +60,16 @@ class Scenes(Protocol):
 
 
 class Sample(TypedDict):
-    """One element of a :class:`sfseg.types.Batch`, without the batch axis."""
+    """One element of a :class:`sfseg.types.Batch`, without the batch axis.
+
+    left_out: index and reason of scenes before this one that turned out unusable, if any did.
+    """
 
     image: Tensor
     label: Tensor
     index: int
     geometry: Tensor
+    left_out: NotRequired[list[tuple[int, str]]]
 
 
 class Picture(NamedTuple):
@@ -94,6 +100,9 @@ class FolderDataset(Dataset[Sample]):
         purpose: name of the domain, so that domains draw apart.
         use_labels: False never opens a label file and returns IGNORE everywhere.
         read: reads a scene; None decodes the files each time.
+        on_error: whether a scene that cannot be used raises its :class:`DataError`, or is replaced
+            by the next one that can, in the same pass. All other samples stay as they are.
+        left_out: scenes that are known to be unusable.
     """
 
     def __init__(
@@ -106,6 +115,8 @@ class FolderDataset(Dataset[Sample]):
         purpose: str = "",
         use_labels: bool = True,
         read: Read | None = None,
+        on_error: OnError = "raise",
+        left_out: Collection[int] = (),
     ) -> None:
         self.scenes = scenes
         self.view = view
@@ -114,12 +125,31 @@ class FolderDataset(Dataset[Sample]):
         self.purpose = purpose
         self.use_labels = use_labels and scenes.has_labels
         self.read: Read = read or self._decode
+        self.on_error = on_error
+        self.left_out = frozenset(left_out)
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, ticket: Ticket) -> Sample:
-        pass_number, index = ticket
+        if self.on_error != "skip":
+            return self._sample(*ticket)
+        pass_number, first = ticket
+        found: list[tuple[int, str]] = []
+        # Nothing is remembered here: which samples there are must not depend on what a loader
+        # process has seen before.
+        for index in chain(range(first, len(self)), range(first)):
+            if index in self.left_out:
+                continue
+            try:
+                sample = self._sample(pass_number, index)
+            except DataError as error:
+                found.append((index, str(error)))
+                continue
+            return {**sample, "left_out": found} if found else sample
+        raise DataError(f"none of {len(self)} scenes can be used; {found[-1][1] if found else ''}")
+
+    def _sample(self, pass_number: int, index: int) -> Sample:
         picture = self.read(index)
         geometry = self._geometry(picture, pass_number, index)
         image = crop_image(picture.image, geometry)
@@ -184,7 +214,7 @@ def require_equal_sizes(name: str, full: Size, label: Image) -> None:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack samples to a batch.
+    """Stack samples to a batch; ``left_out`` goes beside the tensors, where there is any.
 
     Raises:
         DataError: images of one evaluation batch differ in size.
@@ -196,7 +226,13 @@ def collate(samples: list[Sample]) -> Batch:
             f"images of one evaluation batch differ in size ({', '.join(sizes)}); set "
             "data.eval_batch_size=1, or data.eval_size and data.eval_label_size=[height,width]"
         )
-    batch: Batch = default_collate(samples)
+    found = [entry for sample in samples for entry in sample.get("left_out", [])]
+    kept: list[dict[str, Any]] = [
+        {key: value for key, value in sample.items() if key != "left_out"} for sample in samples
+    ]
+    batch: Batch = default_collate(kept)
+    if found:
+        batch["left_out"] = found
     return batch
 
 

@@ -1,12 +1,10 @@
 """The one DataModule: source, target and evaluation sets of an adaptation task."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -15,10 +13,12 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from sfseg.data.cache import Cache, CacheSettings
-from sfseg.data.check import check_scenes
+from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
-from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory, collate
+from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory
 from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
+from sfseg.data.left_out import LeftOut
+from sfseg.data.loading import available_cpus, loader
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_label
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
@@ -29,6 +29,7 @@ from sfseg.pseudo.store import PseudoLabelStore
 
 log = logging.getLogger(__name__)
 
+DEFAULT_CHECKS = Checks()
 NEEDS = ("source", "target", "target_labels", "pseudo_labels", "source_model")
 
 
@@ -62,7 +63,7 @@ class AdaptationData(LightningDataModule):
         eval_view: sizes of images and labels in evaluation.
         cache: whether decoded images are kept on disk; None: not.
         num_workers: loader processes per domain.
-        check_samples: scenes of each set read before training; null reads all.
+        checks: what is read before training, and whether scenes may be left out.
         seed: run seed.
     """
 
@@ -79,7 +80,7 @@ class AdaptationData(LightningDataModule):
         eval_view: EvalView = WHOLE,
         cache: CacheSettings | None = None,
         num_workers: int = 2,
-        check_samples: int | None = 500,
+        checks: Checks = DEFAULT_CHECKS,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -111,8 +112,9 @@ class AdaptationData(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.eval_view = eval_view
         self.cache = cache
-        self.num_workers = min(num_workers, _available_cpus())
-        self.check_samples = check_samples
+        self.num_workers = min(num_workers, available_cpus())
+        self.checks = checks
+        self.left_out: dict[str, LeftOut] = {}
         self.seed = seed
         self.scenes: dict[str, Scenes] = {}
         self.caches: dict[str, Cache] = {}
@@ -140,7 +142,7 @@ class AdaptationData(LightningDataModule):
                 if name.endswith("train"):
                     raise ConfigError(f"the {title} set has no labels, but training needs them")
                 log.warning("the %s set has no labels: predictions are drawn, not scored", title)
-            check_scenes(scenes, title, with_labels=with_labels, samples=self.check_samples)
+            self.left_out[name] = self.checks.passed(scenes, title, with_labels=with_labels)
             self.scenes[name] = scenes
             self._open_cache(name, with_labels)
 
@@ -151,7 +153,7 @@ class AdaptationData(LightningDataModule):
         view = self.eval_view if part == "eval" else self.views[domain]
         cache = self.cache.open(self.scenes[name], view, with_labels=with_labels)
         if cache is not None:
-            cache.announce(name.replace("_", " "))
+            cache.announce(name.replace("_", " "), self.left_out[name].indices)
             self.caches[name] = cache
 
     def _reads_labels(self, name: str) -> bool:
@@ -159,8 +161,14 @@ class AdaptationData(LightningDataModule):
 
     @property
     def protocol(self) -> str:
-        """What scores of this task stand for: classes, and sizes of input and labels."""
-        return f"{self.labels.num_classes} classes of {self.labels.name}, {self.eval_view}"
+        """What scores of this task stand for: classes, sizes of input and labels, and images.
+
+        Images are left out of a set that has been opened, see :meth:`setup`.
+        """
+        parts = [f"{self.labels.num_classes} classes of {self.labels.name}", str(self.eval_view)]
+        opened = [self.left_out[name] for name in self.left_out if name.endswith("eval")]
+        parts += [f"{some.title}: {some.text}" for some in opened if some.indices]
+        return ", ".join(parts)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -184,6 +192,8 @@ class AdaptationData(LightningDataModule):
                 purpose=domain,
                 use_labels=self._reads_labels(f"{domain}_train"),
                 read=self.caches.get(f"{domain}_train"),
+                on_error=self.checks.on_error,
+                left_out=self.left_out[f"{domain}_train"].indices,
             )
             batches = EndlessBatches(
                 len(dataset),
@@ -205,7 +215,9 @@ class AdaptationData(LightningDataModule):
             dataset = FolderDataset(
                 self.scenes[name], view=self.eval_view, read=self.caches.get(name)
             )
-            sampler = EvalSampler(len(dataset), rank=rank, world_size=world_size)
+            sampler = EvalSampler(
+                len(dataset), rank=rank, world_size=world_size, left_out=self.left_out[name].indices
+            )
             loaders.append(self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size))
         return loaders
 
@@ -213,7 +225,8 @@ class AdaptationData(LightningDataModule):
         """Every training image of the target once, whole, as in evaluation; without its label."""
         name = "target_train"
         dataset = FolderDataset(self.scenes[name], view=self.eval_view, use_labels=False)
-        return self._loader(dataset, sampler=EvalSampler(len(dataset)), batch_size=1)
+        sampler = EvalSampler(len(dataset), left_out=self.left_out[name].indices)
+        return self._loader(dataset, sampler=sampler, batch_size=1)
 
     def serve_pseudo_labels(self, labels: PseudoLabels) -> None:
         """Show these with every training image of the target from now on.
@@ -229,7 +242,14 @@ class AdaptationData(LightningDataModule):
         self.pseudo_labels = None
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Add the pseudo-labels as they are now, not as a loader saw them some batches ago."""
+        """Add the pseudo-labels as they are now, not as a loader saw them some batches ago.
+
+        Raises:
+            DataError: more scenes than may be left out have turned out unusable.
+        """
+        for domain in self.domains:
+            for index, reason in batch.get(domain, {}).pop("left_out", []):
+                self.left_out[f"{domain}_train"].add(index, reason)
         if self.pseudo_labels is not None and "target" in batch:
             target = batch["target"]
             places = zip(target["index"].tolist(), target["geometry"].tolist(), strict=True)
@@ -249,11 +269,14 @@ class AdaptationData(LightningDataModule):
         return correct(self.pseudo_labels, index, Geometry(*geometry), proposal)
 
     def target_images(self) -> TargetImages:
-        """What pseudo-labels of the target's training images are made for."""
-        scenes = self.scenes["target_train"]
+        """What pseudo-labels of the target's training images are made for.
+
+        One that is left out has the size of the next that is not: its file may say none.
+        """
+        scenes, left_out = self.scenes["target_train"], self.left_out["target_train"]
         names = [scenes.name(k) for k in range(len(scenes))]
-        sizes = [size_by(self.eval_view.size, scenes.size(k)) for k in range(len(scenes))]
-        return TargetImages(names, sizes)
+        shown = [scenes.size(left_out.usable(k)) for k in range(len(scenes))]
+        return TargetImages(names, [size_by(self.eval_view.size, size) for size in shown])
 
     def true_label(self, index: int) -> Image | None:
         """The label of a training image of the target, or None where there is none.
@@ -305,27 +328,11 @@ class AdaptationData(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: FolderDataset, **arguments: Any) -> DataLoader[Sample]:
-        return DataLoader(
+        # What a worker has learnt about a cache is worth more than its memory.
+        return loader(
             dataset,
             num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
-            # What a worker has learnt about a cache is worth more than its memory.
-            persistent_workers=bool(self.caches) and self.num_workers > 0,
-            # A loader without a generator draws its workers' seed from torch's global stream,
-            # so that validating more often would change dropout in training.
-            generator=torch.Generator().manual_seed(self.seed),
+            seed=self.seed,
+            persistent=bool(self.caches),
             **arguments,
         )
-
-
-def _available_cpus() -> int:
-    # A batch system may give a job fewer processors than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(0)

@@ -155,16 +155,20 @@ class Root:
         """Visible images and folders in a folder, and which of them are folders."""
         names: list[str] = []
         folders: set[str] = set()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_folder = entry.is_dir()
-                if entry.name.startswith(".") or not (is_folder or _is_image(entry.name)):
-                    continue
-                if entry.is_symlink():
-                    self.check(entry.path)
-                names.append(entry.name)
-                if is_folder:
-                    folders.add(entry.name)
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be listed: {error.strerror}", path=folder) from error
+        for entry in found:
+            is_folder = _is_folder(entry)
+            if entry.name.startswith(".") or not (is_folder or _is_image(entry.name)):
+                continue
+            if entry.is_symlink():
+                self.check(entry.path)
+            names.append(entry.name)
+            if is_folder:
+                folders.add(entry.name)
         return names, folders
 
 
@@ -208,6 +212,14 @@ def read_list(path: Path) -> Iterator[tuple[str, str | None]]:
                 yield names[0], names[1] if len(names) == 2 else None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the file list {path} cannot be read: {error}") from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself: whoever opens it will be told.
+        return False
 
 
 def _is_image(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Which sample comes when: pure functions of (seed, position), with any number of ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,24 @@ class EvalSampler(Sampler[Ticket]):
 
     Lightning's own distributed sampler repeats samples until the ranks are even, which counts
     them twice in a confusion matrix.
+
+    Args:
+        length: number of samples of the dataset.
+        rank: this process; 0 <= rank < world_size.
+        world_size: number of processes.
+        left_out: samples that do not come.
     """
 
-    def __init__(self, length: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, length, world_size)
+    def __init__(
+        self,
+        length: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        left_out: Collection[int] = (),
+    ) -> None:
+        every = [k for k in range(length) if k not in left_out] if left_out else range(length)
+        self.indices = every[rank::world_size]
 
     def __iter__(self) -> Iterator[Ticket]:
         return ((0, index) for index in self.indices)

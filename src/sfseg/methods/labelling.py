@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def label_images(
     device: torch.device,
     context: AbstractContextManager[object],
     discard: float = 0.0,
+    left_out: Collection[int] = (),
 ) -> None:
     """Fill a new store with the most likely class of every pixel.
 
@@ -45,6 +46,7 @@ def label_images(
         context: of its forward passes, such as autocast.
         discard: share of each class's pixels, the least confident of all images, that become
             IGNORE; 0 keeps all (Uni-UVPT), 0.66 is Generalize then Adapt's.
+        left_out: images without a batch, which are IGNORE everywhere.
 
     Raises:
         ConfigError: the folder holds something already, which stays as it is.
@@ -59,6 +61,9 @@ def label_images(
     shown = time.monotonic()
     make = PseudoLabelStore.create
     with make(folder, identity, with_confidence=discard > 0, durable=False) as store, context:
+        for index in left_out:
+            nothing = np.full(identity.sizes[index], IGNORE, np.uint8)
+            store.write(Patch(index, nothing, np.zeros_like(nothing) if discard else None))
         for done, batch in enumerate(batches):
             probability = model.inference(model, batch["image"].to(device)).float().softmax(dim=1)
             confidence, label = (part.cpu() for part in probability.max(dim=1))
@@ -87,7 +92,8 @@ def _discard(store: PseudoLabelStore, threshold: Tensor) -> None:
 
     Those at the threshold stay, so that a class of one confidence does not vanish.
     """
-    limit = np.nan_to_num(threshold.numpy() * LEVELS, nan=0.0).astype(np.uint8)
+    limit = np.zeros(IGNORE + 1, np.uint8)
+    limit[: len(threshold)] = np.nan_to_num(threshold.numpy() * LEVELS, nan=0.0)
     for index in range(len(store)):
         label, confidence = store.read(index)
         assert confidence is not None

@@ -10,7 +10,6 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from sfseg.networks.key_maps import (
     segmenter_names,
     unwrapped,
 )
+from sfseg.networks.weight_files import local_file, patterns, require_intact, require_usable
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +46,18 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     plain containers are decoded: a file cannot execute code.
 
     Raises:
-        ConfigError: the file is missing, damaged or holds something else.
+        ConfigError: the file is missing, an address, damaged or holds something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"weights must be a file, got {path}; check the path")
+    path = local_file(path, "weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        require_intact(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as cause:
         raise ConfigError(_unsafe_or_damaged(path, cause)) from cause
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as cause:
+    # A damaged file fails in any of its readers, each with an exception of its own.
+    except Exception as cause:
         raise ConfigError(
             f"weights must be a readable file, got {path}, which is damaged or incomplete "
             f"({_first_line(cause)}); copy or download it again"
@@ -74,9 +74,11 @@ def load_strictly(module: nn.Module, tensors: Tensors, *, source: str) -> None:
         source: where they come from, for the message.
 
     Raises:
-        ConfigError: covers all keys that are missing, unexpected or of another shape.
+        ConfigError: covers all keys that are missing, unexpected or of another shape, and tensors
+            that are not finite.
     """
     require_same_keys(module.state_dict(), tensors, source=source)
+    require_usable(tensors, source=source)
     module.load_state_dict(tensors)
 
 
@@ -169,16 +171,6 @@ def require_same_keys(
         )
 
 
-def patterns(keys: Sequence[str]) -> str:
-    """All keys in few words: those that differ in their numbers become one, with its count."""
-    alike: dict[str, list[str]] = {}
-    for key in keys:
-        alike.setdefault(re.sub(r"\d+", "#", key), []).append(key)
-    return ", ".join(
-        f"{pattern} ({len(same)})" if len(same) > 1 else same[0] for pattern, same in alike.items()
-    )
-
-
 def _require_some_of(expected: Tensors, tensors: Tensors, *, source: str, raw: Tensors) -> None:
     if expected and not expected.keys() & tensors.keys():
         raise ConfigError(
@@ -218,6 +210,7 @@ def _fill(
     }
     expected = {key: value for key, value in module.state_dict().items() if key not in own}
     require_same_keys(expected, tensors, source=source, raw=raw)
+    require_usable(tensors, source=source)
     module.load_state_dict({**own, **tensors})
     left = ", ".join(f"{count} {reason}" for reason, count in aside.items() if count) or "nothing"
     stay = f"; not in the file and left at their start: {patterns(list(own))}" if own else ""

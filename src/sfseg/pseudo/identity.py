@@ -105,7 +105,10 @@ class Identity:
         gained = [name for name in self.names if name not in there]
         text = f"{len(stored)} images, here are {len(self.names)}"
         if not lost and not gained:
-            k = next(k for k, name in enumerate(stored) if name != self.names[k])
+            moved = [k for k, name in enumerate(stored) if name != self.names[k]]
+            if not moved:
+                return f"{text} of the same names, but {RECORD} says otherwise: it is damaged"
+            k = moved[0]
             return f"{text} in another order: number {k} was {stored[k]}, is {self.names[k]}"
         for verb, names in (("gone", lost), ("new", gained)):
             if names:
@@ -125,7 +128,7 @@ def _damage(folder: Path) -> Iterator[None]:
     """Errors of reading a store's records, named as damage to it."""
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"the pseudo-labels in {folder} are damaged: {error!r}; delete the folder to make "
             "them again",

@@ -156,7 +156,8 @@ def test_one_process_works_in_a_run_folder(zygote: Zygote) -> None:
 def test_two_runs_at_once_train_their_source_model_once(zygote: Zygote, tmp_path: Path) -> None:
     cache = zygote.log.parent / "cache"
     with Zygote(tmp_path, SFSEG_CACHE=str(cache)) as other, ThreadPoolExecutor(2) as pool:
-        arguments = command("uniuvpt", "trainer.max_steps=1", "source_model.steps=12")
+        assert other.train("--cfg", "job")[0] == 0, "it has started"
+        arguments = command("uniuvpt", "trainer.max_steps=1", "source_model.steps=30")
         runs = [pool.submit(z.train, *arguments, "hydra.run.dir=shared") for z in (zygote, other)]
         assert [run.result()[0] for run in runs] == [0, 0], other.log.read_text()[-3000:]
         said = zygote.log.read_text() + other.log.read_text()

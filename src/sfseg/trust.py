@@ -6,11 +6,13 @@ reach: the list below holds what a configuration needs, no more. Settings of ``h
 Hydra's own business; it instantiates its launchers and callbacks before any task begins.
 """
 
+import importlib
 import importlib.util
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FunctionType
@@ -44,6 +46,18 @@ FUNCTIONS = (
 SINGLE = {"lightning.pytorch.Trainer": "lightning.pytorch.trainer.trainer"}
 """Single classes and the modules that define them."""
 
+_ARRAYS = frozenset({"_reconstruct", "scalar"})
+DATA: Mapping[str, frozenset[str]] = {
+    "numpy": frozenset({"dtype", "ndarray"}),
+    "numpy._core.multiarray": _ARRAYS,
+    "numpy.core.multiarray": _ARRAYS,
+    "argparse": frozenset({"Namespace"}),
+    "collections": frozenset({"Counter", "OrderedDict", "defaultdict", "deque"}),
+    "datetime": frozenset({"date", "datetime", "timedelta", "timezone"}),
+    "pathlib": frozenset({"Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath"}),
+}
+"""Objects that other programs keep beside their tensors, and that only hold values."""
+
 UNDEFINED = "it is no class or function that is defined in a module that may be named"
 
 _given: ContextVar[tuple[str, ...]] = ContextVar("trusted modules", default=())
@@ -51,10 +65,11 @@ _given: ContextVar[tuple[str, ...]] = ContextVar("trusted modules", default=())
 
 @contextmanager
 def trusting(names: Sequence[str]) -> Iterator[None]:
-    """Let configurations name objects of more modules meanwhile.
+    """Let configurations name objects of more modules meanwhile, and weight files hold some.
 
     Args:
-        names: packages, modules or single objects, each with all that is below it.
+        names: packages, modules or single objects, each with all that is below it; a file of
+            weights may hold those of ``DATA`` beside its tensors.
 
     Raises:
         ConfigError: no dotted names of Python.
@@ -66,9 +81,46 @@ def trusting(names: Sequence[str]) -> Iterator[None]:
             )
     token = _given.set(tuple(names))
     try:
-        yield
+        with _in_weight_files(names):
+            yield
     finally:
         _given.reset(token)
+
+
+@contextmanager
+def _in_weight_files(names: Sequence[str]) -> Iterator[None]:
+    """Let ``torch.load`` build these objects, which it otherwise refuses.
+
+    Raises:
+        ConfigError: this version of its library has no such object.
+    """
+    data = [name for name in names if is_data(name)]
+    if not data:
+        yield
+        return
+    from torch.serialization import safe_globals
+
+    found: list[Any] = []
+    for name in data:
+        module, _, attribute = name.rpartition(".")
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of names that a library has moved
+                found.append((getattr(importlib.import_module(module), attribute), name))
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"trust={name} cannot be found: {error}; check the name") from error
+    if "numpy.dtype" in data:
+        # Its instances are of classes that no file names.
+        import numpy as np
+
+        found += [getattr(np.dtypes, name) for name in np.dtypes.__all__]
+    with safe_globals(found):
+        yield
+
+
+def is_data(name: str) -> bool:
+    """Whether trust in an object may extend to weight files that hold it: none can do a thing."""
+    module, _, attribute = name.rpartition(".")
+    return module in DATA and attribute in DATA[module]
 
 
 def on_command_line(words: Sequence[str]) -> list[str]:

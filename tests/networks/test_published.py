@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from sfseg.networks import mit
 from sfseg.networks.build import build_segmenter
 from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.pyramid import TimmPyramid
+from sfseg.trust import trusting
 
 SWIN = "swin_tiny_patch4_window7_224"
 NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
@@ -492,6 +494,31 @@ def test_record_of_numbers_beside_the_tensors_and_the_way_out(tmp_path: Path) ->
     out = tmp_path / "tensors.pth"
     torch.save({"state_dict": torch.load(path, weights_only=False)["state_dict"]}, out)
     build(name="mit_b0", checkpoint=str(out))
+
+
+def test_trust_lets_numbers_be_read_and_nothing_that_does_things(tmp_path: Path) -> None:
+    record = {"best": np.float64(0.5), "curve": np.arange(3.0), "when": datetime.now(UTC)}
+    path = saved(tmp_path / "best.pth", mit_tensors(), record=record)
+    with pytest.raises(ConfigError) as raised:
+        build(name="mit_b0", checkpoint=path)
+    held = re.search(r"executed to be read \((.*?)\)", str(raised.value))
+    assert held
+    with trusting(held[1].split(", ")):
+        build(name="mit_b0", checkpoint=path)
+    with pytest.raises(ConfigError):
+        build(name="mit_b0", checkpoint=path)
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    path = saved(tmp_path / "evil.pth", mit_tensors(), hooks=Payload())
+    with (
+        trusting(["posix.system", "os.system", "os", "posix"]),
+        pytest.raises(ConfigError, match="nothing was executed"),
+    ):
+        build(name="mit_b0", checkpoint=path)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_another_number_of_classes(tmp_path: Path) -> None:

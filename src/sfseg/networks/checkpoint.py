@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from sfseg.errors import ConfigError
 from sfseg.networks.key_maps import (
@@ -243,10 +244,14 @@ def _unsafe_or_damaged(path: Path, cause: UnpicklingError) -> str:
     if not refused and not is_zipfile(path):
         reason, way_out = "which is damaged or no weight file", "copy or download it again"
     else:
-        held = f" ({refused[1]})" if refused else ""
+        names = sorted(get_unsafe_globals_in_checkpoint(path)) if is_zipfile(path) else []
+        held = ", ".join(names) or (refused[1] if refused else "")
+        held = f" ({held})" if held else ""
         reason = f"which also holds objects that would have to be executed to be read{held}"
         way_out = (
-            "if you trust its authors, save the tensors alone in an environment of its own: "
+            "if you trust its authors, name what is plain data there, such as numpy's arrays, on "
+            "the command line (trust=[numpy.dtype,...]), or save the tensors alone in an "
+            "environment of its own: "
             'torch.save({"state_dict": torch.load(f, weights_only=False)["state_dict"]}, out)'
         )
     return f"weights must hold tensors only, got {path}, {reason}; nothing was executed; {way_out}"

@@ -1,6 +1,8 @@
-# Every target sets up what it needs; VENV=<folder> puts the environment elsewhere.
+# Every target sets up what it needs; VENV=<folder> puts the environment elsewhere, JOBS=<n> tests
+# on more processes.
 VENV ?= .venv
 PYTHON ?= python3
+JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.sfseg-installed
 
@@ -22,10 +24,10 @@ demo: install ## Train a source model on drawn streets of a game and adapt it to
 	$(BIN)/sfseg-train task_name=demo method=uniuvpt
 
 test: install lint types ## Lint, types and the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: install ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -s
 
 lint: install ## Check style and format
 	$(BIN)/ruff check .

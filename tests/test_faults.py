@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEBUG, Cli
+from test_train import equal, weights
 
 CLASSES = "classes: [road, car, sky]\n"
 FOLDER = [
@@ -40,6 +41,14 @@ def mine(tmp_path: Path) -> Path:
 def test_own_folder_trains(cli: Cli, mine: Path) -> None:
     done = cli("sfseg-train", *FOLDER)
     assert done.code == 0, done.output
+
+
+def test_a_cache_changes_no_weight(cli: Cli, mine: Path) -> None:
+    for cache in ("none", "memmap"):
+        done = cli("sfseg-train", *FOLDER, f"data.cache={cache}", f"hydra.run.dir={cache}")
+        assert done.code == 0, done.output
+    assert "cache" in done.output
+    assert equal(*(weights(done.folder / cache) for cache in ("none", "memmap")))
 
 
 def test_a_batch_may_be_larger_than_the_set(cli: Cli, mine: Path) -> None:
@@ -127,7 +136,7 @@ def test_a_file_that_breaks_in_a_loader_process_is_named(cli: Cli, mine: Path) -
     assert "sfseg: mine/source/images/train/1.png is truncated" in done.output
 
 
-@pytest.mark.parametrize("method", ["gta", "uniuvpt"])
+@pytest.mark.parametrize("method", [pytest.param("gta", marks=pytest.mark.slow), "uniuvpt"])
 def test_scenes_that_cannot_be_used_are_left_out_on_request(
     cli: Cli, mine: Path, method: str
 ) -> None:

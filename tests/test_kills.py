@@ -35,6 +35,12 @@ OWN = {"run.json", "train.log", "hparams.yaml"}
 """Files that tell one run from another."""
 
 
+def in_two_suites(methods: list[str]) -> list[Any]:
+    """The hardest in every run of the suite, the others in the slow one."""
+    slow = pytest.mark.slow
+    return [m if m in HARDEST else pytest.param(m, marks=slow) for m in methods]
+
+
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     folder = tmp_path_factory.mktemp("kills")
@@ -109,7 +115,7 @@ def require_same_run(mine: Path, theirs: Path) -> None:
     assert not list(theirs.rglob("*.partial")) and not list(theirs.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("method", sorted({*METHODS, "adversarial"}))
+@pytest.mark.parametrize("method", in_two_suites(sorted({*METHODS, "adversarial"})))
 def test_a_killed_run_ends_as_one_that_was_not(zygote: Zygote, method: str) -> None:
     arguments = command(method)
     reference, seconds = whole(zygote, f"{method}-whole", arguments)

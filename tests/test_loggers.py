@@ -88,24 +88,6 @@ def test_a_new_logger_deletes_nothing(tmp_path):
     assert content(tmp_path) == expected + b",,,10,0.5,,,\r\n"
 
 
-def test_training_that_goes_on_in_its_folder_has_the_same_bytes(cli, tmp_path):
-    settings = [
-        *DEBUG, "eval_every=2", "trainer.max_steps=6", "callbacks.checkpoint.filename=step4",
-        "callbacks.checkpoint.every_n_train_steps=4",
-    ]  # fmt: skip
-    cli("sfseg-train", *settings, "hydra.run.dir=whole")
-    (tmp_path / "rest" / "csv").mkdir(parents=True)
-    (tmp_path / "rest" / "csv" / "metrics.csv").write_bytes(content(tmp_path / "whole"))
-    # After four steps: the last row is the evaluation's, of step 3.
-    table(tmp_path / "rest").resume_from(3)
-    assert content(tmp_path / "rest") != content(tmp_path / "whole")
-    done = cli(
-        "sfseg-train", *settings, "ckpt_path=whole/checkpoints/step4.ckpt", "hydra.run.dir=rest"
-    )
-    assert done.code == 0, done.output
-    assert content(tmp_path / "rest") == content(tmp_path / "whole")
-
-
 @pytest.mark.parametrize("resumes", [False, True])
 def test_half_a_line_is_dropped_wherever_it_was_cut(tmp_path, resumes):
     expected = uninterrupted(tmp_path)

@@ -153,6 +153,7 @@ def test_one_process_works_in_a_run_folder(zygote: Zygote) -> None:
     assert f"is being written by process {os.getpid()}" in zygote.log.read_text()[-1500:]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_train_their_source_model_once(zygote: Zygote, tmp_path: Path) -> None:
     cache = zygote.log.parent / "cache"
     with Zygote(tmp_path, SFSEG_CACHE=str(cache)) as other, ThreadPoolExecutor(2) as pool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_kills import METHODS, command, require_equal, require_same_run, state
+from test_kills import METHODS, command, in_two_suites, require_equal, require_same_run, state
 from zygote import Zygote
 
 TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
@@ -33,7 +33,7 @@ def source_model(zygote: Zygote, method: str) -> None:
     shutil.rmtree(zygote.log.parent / "prepared")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", in_two_suites(METHODS))
 def test_losses_and_gradients_are_those_of_one_process(zygote: Zygote, method: str) -> None:
     source_model(zygote, method)
     keep = [
@@ -103,7 +103,9 @@ def bomb(folder: str, what: str, step: int) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("what", "ended"), [("SIGKILL", 6), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("what", "ended"), [("SIGKILL", 6), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)]
+)
 def test_what_ends_one_of_two_processes_ends_both_and_changes_nothing(
     zygote: Zygote, what: str, ended: int
 ) -> None:

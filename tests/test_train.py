@@ -87,7 +87,6 @@ def test_no_seed_draws_one_and_records_it(cli: Cli) -> None:
     "change",
     [
         ["data.num_workers=0"],
-        ["data.num_workers=1", "data.cache=memmap"],
         ["eval_every=1", "trainer.limit_val_batches=1"],
         ["checkpoint.every_steps=1", "checkpoint.every_minutes=0.001"],
         ["~callbacks.panels", "~callbacks.progress", "logger=none"],

@@ -316,7 +316,7 @@ def test_the_command_ends_with_code_4_and_names_term_and_files(
     install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     done = cli(
-        "sfseg-train", "--config-dir", "conf", *DEBUG, "method=spoilt",
+        "sfseg-train", "--config-dir", "conf", *DEBUG, "method=spoilt", "trust=[spoilt]",
         f"trainer.detect_anomaly={anomalies}",
     )  # fmt: skip
     assert done.code == 4 and "Traceback" not in done.output, done.output
@@ -328,7 +328,7 @@ def test_the_command_goes_on_where_steps_may_be_skipped(cli, tmp_path, monkeypat
     install(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     done = cli(
-        "sfseg-train", "--config-dir", "conf", *DEBUG, "method=spoilt",
+        "sfseg-train", "--config-dir", "conf", *DEBUG, "method=spoilt", "trust=[spoilt]",
         "callbacks.finite.on_nonfinite=skip",
     )  # fmt: skip
     assert done.code == 0 and "step skipped, 1 of at most 10" in done.output, done.output
@@ -344,7 +344,7 @@ def test_all_processes_decide_alike(tmp_path, policy):
     settings = [setting for setting in DEBUG if not setting.startswith("trainer")]
     done = subprocess.run(
         [sys.executable, "-m", "sfseg.train", "--config-dir", "conf", *settings, "method=spoilt",
-         "trainer=ddp_cpu", "trainer.max_steps=3", "trainer.precision=32-true",
+         "trust=[spoilt]", "trainer=ddp_cpu", "trainer.max_steps=3", "trainer.precision=32-true",
          f"callbacks.finite.on_nonfinite={policy}"],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False, timeout=300,

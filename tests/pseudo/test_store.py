@@ -170,7 +170,7 @@ def test_loader_workers_read_and_a_pickled_writer_is_a_reader(tmp_path):
 def test_the_last_two_commits_can_be_returned_to(tmp_path):
     sizes = SIZES["different"]
     states, commits = [], []
-    with filled(tmp_path / "s", sizes) as store:
+    with filled(tmp_path / "s", sizes, keep=2) as store:
         for generation in range(5):
             commits.append(store.commit())
             states.append(content(store))
@@ -411,7 +411,7 @@ def test_changes_around_a_patch_do_not_pass_for_its_image(tmp_path):
 
 def test_a_journal_kept_too_long_is_no_way_back(tmp_path):
     """A crash of the machine may bring back files that were deleted."""
-    with filled(tmp_path / "s") as store:
+    with filled(tmp_path / "s", keep=2) as store:
         path = tmp_path / "s" / "undo" / "000000000.log"
         first, content = store.last, path.read_bytes()
         for k in range(3):

@@ -119,6 +119,8 @@ def test_a_finished_run_is_left_alone(zygote: Zygote, reference: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in reference.rglob("*") if p.suffix != ".log"}
     record = json.loads((reference / "run.json").read_text())
     assert record["finished"]["metric"] > 0 and record["restarts"] == []
+    run(zygote, "reference", "train", "SIGKILL", 99, "resume=auto", "seed=3", code=2)
+    assert "seed: 0 there, 3 here" in zygote.log.read_text()[-500:]
 
 
 def test_the_same_command_finds_its_run(zygote: Zygote) -> None:
@@ -139,6 +141,13 @@ def test_other_settings_are_refused_and_named(zygote: Zygote) -> None:
     run(zygote, "half", "train", "SIGTERM", 2, "resume=auto", "method.lr=0.5", code=2)
     message = zygote.log.read_text()[-1000:]
     assert "method.lr: ${backbone.lr} there, 0.5 here" in message
+
+
+def test_settings_may_change_before_the_first_checkpoint(zygote: Zygote) -> None:
+    case = ("begun", "train", "SIGKILL", 1)
+    run(zygote, *case, code=-signal.SIGKILL)
+    folder = run(zygote, *case, "resume=auto", "method.lr=0.5", code=0)
+    assert "lr: 0.5" in (folder / ".hydra" / "config.yaml").read_text()
 
 
 def test_one_process_works_in_a_run_folder(zygote: Zygote) -> None:

@@ -3,8 +3,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sfseg.errors import ConfigError
-from sfseg.runs import HYDRA, RECORD
+from sfseg.runs import HYDRA, RECORD, require_same
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +78,17 @@ def check_resume(cfg: DictConfig) -> None:
         )
 
 
-def where_it_stopped(cfg: DictConfig, folder: Path) -> str | None:
+def where_it_stopped(cfg: DictConfig, folder: Path, config: Mapping[str, Any]) -> str | None:
     """The checkpoint that a run goes on from: its newest, or what the command says at first.
 
     Raises:
-        ConfigError: it has some, and all are damaged.
+        ConfigError: it has some, and all are damaged, or its settings were others.
     """
     from sfseg.checkpoint_files import newest
 
     found = newest(folder / CHECKPOINTS)
+    if found is not None:
+        require_same(folder, config)
     start = cfg.ckpt_path if found is None else str(found)
     log.info("going on with %s from %s", folder, start or "its beginning")
     return start
@@ -99,3 +102,13 @@ def tidy(folder: Path) -> None:
     remove_partial(folder / CHECKPOINTS)
     if newest(folder / CHECKPOINTS) is None:
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def last_logged(cfg: DictConfig) -> int:
+    """The step up to which the run has logged what its checkpoint knows; -1 without one."""
+    from sfseg.checkpoints import read_checkpoint
+
+    if cfg.ckpt_path is None:
+        return -1
+    # Lightning logs the n-th step as n - 1, and the source model's scores before it as 0.
+    return max(int(read_checkpoint(cfg.ckpt_path)["global_step"]) - 1, 0)

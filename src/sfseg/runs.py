@@ -45,8 +45,7 @@ def claim(
         config: as composed, interpolations unresolved.
         overrides: of the command line.
         resolved: as composed, with values.
-        resume: the folder may hold this very run, which then goes on; its record gets one more
-            start.
+        resume: the folder may hold this run, which then goes on; its record gets one more start.
 
     Returns:
         What keeps other processes out until it is released.
@@ -70,7 +69,6 @@ def claim(
         lock = WriterLock(folder / LOCK)
         before = read_record(folder) if resume else None
         if before is not None:
-            require_same(folder, config)
             record = {**before, "restarts": [*before.get("restarts", []), start]}
         elif (folder / RECORD).exists():
             raise ConfigError(
@@ -78,9 +76,8 @@ def claim(
                 "hydra.run.dir, go on with that run with resume=auto and its own command, or "
                 "continue a checkpoint of it with ckpt_path=<file> in a new folder"
             )
-        else:
-            for name, document in documents.items():
-                _write(folder / HYDRA / f"{name}.yaml", yaml.safe_dump(document, sort_keys=False))
+        for name, document in documents.items():
+            _write(folder / HYDRA / f"{name}.yaml", yaml.safe_dump(document, sort_keys=False))
         # Last: a folder without a record holds nothing that a run could go on with.
         _write(folder / RECORD, json.dumps(record, indent=2))
     except BaseException as error:

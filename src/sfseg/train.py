@@ -18,11 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config import build, command, overrides, plain
 from sfseg.errors import ConfigError, LostProcessError
-from sfseg.resume import CHECKPOINTS, check_resume, in_its_folder, tidy, where_it_stopped
+from sfseg.resume import (
+    CHECKPOINTS,
+    check_resume,
+    in_its_folder,
+    last_logged,
+    tidy,
+    where_it_stopped,
+)
 from sfseg.runs import FINISHED, claim, finish, is_first_process, read_record, require_same
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
 
     from sfseg.data.module import AdaptationData
@@ -48,20 +55,20 @@ def train(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     check_resume(cfg)
     record = read_record(folder) if cfg.resume == "auto" else None
-    if record is not None and FINISHED in record:
-        log.info("%s is complete: nothing is left to do; its tables are there", folder)
-        return cast("float | None", record[FINISHED]["metric"])
     if cfg.seed is None:
         cfg.seed = drawn_seed() if record is None else record["seed"]
     quiet_lightning()
     refuse_parallel_sweep(cfg)
     config, resolved = plain(cfg, resolve=False), plain(cfg, resolve=True)
+    if record is not None and FINISHED in record:
+        require_same(folder, config)
+        log.info("%s is complete: nothing is left to do; its tables are there", folder)
+        return cast("float | None", record[FINISHED]["metric"])
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
     if record is not None:
-        require_same(folder, config)
-        cfg.ckpt_path = where_it_stopped(cfg, folder)
+        cfg.ckpt_path = where_it_stopped(cfg, folder, config)
     data = build(cfg.data.module)
     source = source_model.find(cfg) if is_source_free(cfg) else None
     method = build_method(cfg, data, source)
@@ -144,12 +151,11 @@ def fit(
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     content = Provenance(config, data.labels.to_dict())
-    callbacks = [build(node) for node in cfg.callbacks.values() if node is not None]
     plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
     trainer: Trainer = build(
         cfg.trainer,
         logger=loggers or False,
-        callbacks=[content, *callbacks],
+        callbacks=[content, *built_callbacks(cfg)],
         plugins=[*plugins, CheckpointFiles()],
     )
     log_config(loggers, cfg, method)
@@ -167,16 +173,6 @@ def fit(
     if is_first_process():
         log.info("run folder: %s", folder)
     return logged_metric(trainer, cfg.optimized_metric)
-
-
-def last_logged(cfg: DictConfig) -> int:
-    """The step up to which the run has logged what its checkpoint knows; -1 without one."""
-    from sfseg.checkpoints import read_checkpoint
-
-    if cfg.ckpt_path is None:
-        return -1
-    # Lightning logs the n-th step as n - 1, and the source model's scores before it as 0.
-    return max(int(read_checkpoint(cfg.ckpt_path)["global_step"]) - 1, 0)
 
 
 @contextmanager
@@ -220,8 +216,14 @@ def check(cfg: DictConfig, method: "Method") -> None:
         raise ConfigError(
             f"pseudo_labels.discard must be a share in [0, 1), got {cfg.pseudo_labels.discard}"
         )
-    # Built once to see that it can be: Lightning asks again when training starts.
+    # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     method.configure_optimizers()
+    built_callbacks(cfg)
+
+
+def built_callbacks(cfg: DictConfig) -> "list[Callback]":
+    """Those of the configuration; null takes one out."""
+    return [build(node) for node in cfg.callbacks.values() if node is not None]
 
 
 def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":

@@ -160,3 +160,10 @@ def test_records_of_a_run_hold_no_secrets(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert not [path for path in holders if b"s3cr3t" in path.read_bytes()]
     # Elsewhere the value is what it is.
     assert OmegaConf.create({"a": "${oc.env:MY_API_KEY}"}).a == "s3cr3t"
+
+
+def test_a_module_that_fails_to_import_says_why(mine: Path) -> None:
+    (mine / "mymethod.py").write_text("import nowhere\n")
+    words = ["--config-dir", "myconf", "method=entropy", "trust=[mymethod]", *DEBUG]
+    code, output = run(mine, "sfseg-train", *words)
+    assert code == 2 and "No module named 'nowhere'" in output

@@ -32,3 +32,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, survive a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -21,7 +21,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
-from sfseg.atomic import write_whole
+from sfseg.atomic import sync, write_whole
 from sfseg.errors import ConfigError, NumericError, OutputError
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class CheckpointFiles(CheckpointIO):
                 if path.exists():
                     path.replace(path.with_name(PREVIOUS))
                 partial.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
             finally:
                 with suppress(OSError):
                     partial.unlink()
@@ -238,15 +238,6 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     kept = dict(list(manifest.items())[-REMEMBERED:])
     text = json.dumps({"checkpoints": kept}, indent=2)
     write_whole(folder / MANIFEST, lambda file: file.write(text.encode()))
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a crash of the machine."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

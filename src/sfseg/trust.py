@@ -222,7 +222,7 @@ def _refusal(target: Any, *, is_built: bool) -> str:
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        return f"it cannot be found ({error})" if is_built else ""
+        return f"it cannot be found ({_import_error(module) or error})" if is_built else ""
     # A path through an object, such as a module that another one has imported, leads anywhere.
     is_direct = module in sys.modules and not name.startswith("_")
     home = str(getattr(found, "__module__", ""))
@@ -231,6 +231,15 @@ def _refusal(target: Any, *, is_built: bool) -> str:
     if not (is_direct and is_known and isinstance(found, (type, FunctionType))):
         return UNDEFINED
     return ""
+
+
+def _import_error(module: str) -> ImportError | None:
+    """Why a module that is there cannot be imported, which the search for a name in it hides."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return error
+    return None
 
 
 def _leads_through_object(module: str) -> bool:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sfseg.atomic import sync
 from sfseg.errors import ConfigError
 from sfseg.lock import WriterLock
-from sfseg.pseudo.files import allocate, disk_errors, sync
+from sfseg.pseudo.files import allocate, disk_errors
 from sfseg.pseudo.identity import NAMES, RECORD, SIZES, Identity, read_record
 from sfseg.pseudo.reader import PLANES, ROW, ROWS
 

@@ -18,9 +18,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.atomic import sync
 from sfseg.errors import ConfigError, DataError
 from sfseg.lock import WriterLock
-from sfseg.pseudo.files import disk_errors, sync, write_at
+from sfseg.pseudo.files import disk_errors, write_at
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.journal import Commit, Undo, UndoLog
 from sfseg.pseudo.making import LOCK, UNDO, make_folder

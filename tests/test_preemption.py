@@ -1,5 +1,6 @@
 """What takes a run its machine or its disk: exit codes, the checkpoint, and how it goes on."""
 
+import csv
 import json
 import os
 import signal
@@ -174,3 +175,17 @@ def test_two_runs_at_once_train_their_source_model_once(zygote: Zygote, tmp_path
     assert "being written by process" in said and "trained by another process meanwhile" in said
     folders = (zygote.log.parent / "shared", tmp_path / "shared")
     require_equal(*(state(folder)["state_dict"] for folder in folders))
+
+
+@pytest.mark.slow
+def test_a_continued_run_stays_one_run_of_wandb(zygote: Zygote) -> None:
+    case = ("dashboard", "train", "SIGTERM", 3, "logger=wandb")
+    folder = run(zygote, *case, code=143)
+    first = (folder / "wandb_id.txt").read_text()
+    run(zygote, *case, "resume=auto", code=0)
+    assert (folder / "wandb_id.txt").read_text() == first
+    parts = [path.name.rsplit("-", 1)[1] for path in (folder / "wandb").glob("offline-run-*")]
+    assert parts == [first.strip()] * 2
+    rows = list(csv.DictReader((folder / "csv" / "metrics.csv").read_text().splitlines()))
+    steps_of_losses = [int(row["step"]) for row in rows if row["train/loss"]]
+    assert steps_of_losses == list(range(6))

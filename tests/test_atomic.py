@@ -1,6 +1,6 @@
 import pytest
 
-from sfseg.atomic import write_whole
+from sfseg.atomic import remove_partial, write_whole
 
 
 def test_a_file_appears_with_its_folder(tmp_path):
@@ -41,3 +41,13 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(OSError, match="a"):
         write_whole(tmp_path / "a" / "b.bin", lambda file: file.write(b""))
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / "a.txt", tmp_path / "b" / ".hidden", tmp_path / "b" / "x.partial"]
+    left = [tmp_path / "b" / ".c.0.partial", tmp_path / ".d.partial" / "inside"]
+    for path in (*kept, *left):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    remove_partial(tmp_path)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sfseg import checkpoint_files
+from sfseg.atomic import remove_partial
 from sfseg.checkpoint_files import (
     LAST,
     MANIFEST,
@@ -16,7 +17,6 @@ from sfseg.checkpoint_files import (
     CheckpointFiles,
     digest,
     newest,
-    remove_partial,
     require_whole,
     verify,
 )

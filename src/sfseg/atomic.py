@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, whoever else writes or dies meanwhile."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,3 +42,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writers have left at any depth; for the one process that writes there."""
+    for path in sorted(folder.rglob(".*.partial")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -195,12 +195,6 @@ def require_finite(tensors: Mapping[str, Any]) -> None:
         )
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed writers have left; only for the one process that writes there."""
-    for path in folder.glob(".*.partial"):
-        path.unlink()
-
-
 def digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sfseg.atomic import remove_partial
 from sfseg.errors import ConfigError
 from sfseg.runs import HYDRA, RECORD, require_same
 
@@ -96,10 +97,10 @@ def where_it_stopped(cfg: DictConfig, folder: Path, config: Mapping[str, Any]) -
 
 def tidy(folder: Path) -> None:
     """Remove what a killed process has left in its folder and no checkpoint knows."""
-    from sfseg.checkpoint_files import newest, remove_partial
+    from sfseg.checkpoint_files import newest
     from sfseg.preparation import FOLDER
 
-    remove_partial(folder / CHECKPOINTS)
+    remove_partial(folder)
     if newest(folder / CHECKPOINTS) is None:
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sfseg.atomic import remove_partial
 from sfseg.config import build, plain
 from sfseg.errors import ConfigError
 from sfseg.lock import WriterLock
@@ -84,7 +85,7 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
     from sfseg.callbacks.finite import FiniteGuard
     from sfseg.callbacks.progress import ProgressReport
     from sfseg.callbacks.provenance import Provenance
-    from sfseg.checkpoint_files import CheckpointFiles, newest, remove_partial
+    from sfseg.checkpoint_files import CheckpointFiles, newest
     from sfseg.checkpoints import check_resumable
 
     seed_everything(cfg.seed, verbose=False)
@@ -111,7 +112,7 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
         default_root_dir=str(path.parent),
         limit_val_batches=0,
     )
-    remove_partial(unfinished)
+    remove_partial(path.parent)
     start = newest(unfinished)
     if start is not None:
         log.info("source model: going on from step %d", check_resumable(start, method))

@@ -24,17 +24,19 @@ def test_memory_files_and_processes_stay_what_they_are(tmp_path: Path) -> None:
     seen = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [line["step"] for line in seen] == list(range(100, 2001, 100))
     resident = [line["resident"] for line in seen]
-    # The first steps fill what later ones use again.
-    start, end = resident[4], max(resident[5:])
+    # The first steps, and the first evaluation, fill what later ones use again.
+    start, end = resident[5], max(resident[6:])
     print(  # noqa: T201
-        f"2,000 steps in {seconds:.0f} s: {start / 2**20:.0f} MiB at step 500, later at most "
-        f"{end / 2**20:.0f}; files {[line['files'] for line in seen][4::5]}, shared "
-        f"{[line['shared'] for line in seen][4::5]}"
+        f"2,000 steps in {seconds:.0f} s: {start / 2**20:.0f} MiB at step 600, later at most "
+        f"{end / 2**20:.0f}; files {[line['files'] for line in seen][5::5]}, shared "
+        f"{[line['shared'] for line in seen][5::5]}"
     )
     assert end <= 1.03 * start
     for what in ("files", "shared", "children"):
-        held = [line[what] for line in seen[4:]]
-        assert max(held) <= held[0] + 2, (what, held)
+        held = [line[what] for line in seen[5:]]
+        # Of shared memory, batches on their way take some.
+        assert max(held) <= held[0] + (16 if what == "shared" else 2), (what, held)
+        assert what != "shared" or held[-1] <= held[0] + 2
 
 
 @pytest.mark.slow

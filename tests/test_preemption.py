@@ -125,8 +125,12 @@ def test_a_finished_run_is_left_alone(zygote: Zygote, reference: Path) -> None:
 
 
 def test_the_same_command_finds_its_run(zygote: Zygote) -> None:
-    arguments = [*command("source_only"), "resume=auto"]
-    code, _ = zygote.train(*arguments, kill_after=1.5)
+    arguments = [
+        *command("source_only"), "resume=auto", "+callbacks.bomb._target_=bomb.Bomb",
+        "+callbacks.bomb.marker=found.marker", "+callbacks.bomb.moment=train",
+        "+callbacks.bomb.step=3",
+    ]  # fmt: skip
+    code, _ = zygote.train(*arguments)
     (first,) = (zygote.log.parent / "logs" / "train" / "runs").glob("*/run.json")
     assert code == -signal.SIGKILL
     code, _ = zygote.train(*arguments)

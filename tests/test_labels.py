@@ -166,3 +166,8 @@ def test_some_classes_of_a_label_space_keep_names_colours_and_subsets():
     )
     assert CROSS_CITY.palette[12] == CITYSCAPES.palette[18]
     assert set(CROSS_CITY.subsets) == {"mIoU", "mIoU13"}
+
+
+def test_a_missing_folder_of_classes_is_said_to_be_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"nor does the folder .*nowhere, check data\.root"):
+        load_label_space(tmp_path / "nowhere" / "classes.yaml")

@@ -161,9 +161,11 @@ def load_label_space(source: str | Path) -> LabelSpace:
         return BUILT_IN[str(source)]
     path = Path(source)
     if not path.is_file():
+        is_lost = path.parent != Path() and not path.parent.is_dir()
+        hint = f"; nor does the folder {path.parent}, check data.root" if is_lost else ""
         raise ValueError(
             f"classes must be one of {sorted(BUILT_IN)} or a YAML file with a list 'classes', "
-            f"got {str(source)!r}, which does not exist"
+            f"got {str(source)!r}, which does not exist{hint}"
         )
     values = read_classes(path)
     names = [str(name) for name in values["classes"]]

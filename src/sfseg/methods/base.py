@@ -63,9 +63,10 @@ class Method(Evaluation):
     """Base of all methods: a subclass writes ``training_step`` and little else.
 
     ``iteration`` is the number of the current training batch, from 1; unlike Lightning's
-    ``global_step`` it does not depend on how many optimisers step. ``terms`` are the parts of its
-    loss by name, for messages. ``is_skipped`` says at the end of a training batch that its step was
-    left out, see :class:`sfseg.callbacks.finite.FiniteGuard`: nothing may be learnt from it.
+    ``global_step`` it does not depend on how many optimisers step. ``terms`` are the parts of the
+    loss at hand by name, for messages; ``logged`` those of all losses of the iteration.
+    ``is_skipped`` says at the end of a training batch that its step was left out, see
+    :class:`sfseg.callbacks.finite.FiniteGuard`: nothing may be learnt from it.
     """
 
     def __init__(self, **shared: Unpack[Shared]) -> None:
@@ -79,6 +80,7 @@ class Method(Evaluation):
         self.shared = shared
         self.iteration = 0
         self.terms: dict[str, Tensor] = {}
+        self.logged: dict[str, Tensor] = {}
         self.is_skipped = False
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -113,8 +115,12 @@ class Method(Evaluation):
         return [first, *others]
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of a loss's weighted terms, in their order; keeps them as ``terms``."""
+        """The sum of a loss's weighted terms, in their order; keeps them as ``terms``.
+
+        A method with several losses calls it before each backward pass, with names of their own.
+        """
         self.terms = {name: term.detach() for name, term in terms.items()}
+        self.logged |= self.terms
         return reduce(add, terms.values())
 
     def undo_step(self) -> Callable[[], None]:
@@ -126,7 +132,7 @@ class Method(Evaluation):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.iteration += 1
-        self.terms, self.is_skipped = {}, False
+        self.terms, self.logged, self.is_skipped = {}, {}, False
         # Dropout is a function of the iteration too: a resumed run, or one that validates
         # more often, draws the same.
         torch.manual_seed(
@@ -137,7 +143,8 @@ class Method(Evaluation):
         # One call of `log` costs a third of a millisecond whether or not it reaches a logger.
         if self.iteration % self.shared["log_every"] == 0:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.log_dict({"train/loss": outputs["loss"], "train/lr": rate})
+            parts = {f"train/{name}": term for name, term in self.logged.items()}
+            self.log_dict({"train/loss": outputs["loss"], "train/lr": rate, **parts})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["iteration"] = self.iteration
@@ -151,4 +158,3 @@ class Method(Evaluation):
 
 def _nothing() -> None:
     """Where there is nothing to do."""
-    """There is nothing to take back."""

@@ -51,10 +51,9 @@ class GtA(Method):
             lovasz_softmax(head, label) + self.entropy_weight * robust_entropy(head)
             for head in logits
         ]
-        self.terms = {f"head_{k}": loss.detach() for k, loss in enumerate(losses)}
         confidence, prediction = logits[-1].detach().float().softmax(dim=1).max(dim=1)
         return {
-            "loss": torch.stack(losses).sum(),
+            "loss": self.total({f"head_{k}": loss for k, loss in enumerate(losses)}),
             "prediction": prediction.to(torch.uint8),
             "confidence": confidence.clamp(0, 1),
         }

@@ -23,9 +23,14 @@ from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.optim import count_parameters
 from sfseg.source_model import recipe_of
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, TrainingBatch
 
 FOLDER = CONF / "experiment"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
+]
 FILES = sorted(p for p in FOLDER.rglob("*.yaml") if not p.name.startswith("_"))
 NAMES = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FILES]
 
@@ -61,8 +66,9 @@ def test_it_and_its_source_model_train_a_step(name: str) -> None:
     cfg = composed(name)
     for recipe in (cfg, recipe_of(cfg)):
         method = around(lambda cfg, num_classes: TINY(num_classes=num_classes), recipe)
-        method.trainer = cast(Trainer, SimpleNamespace(world_size=1, global_rank=0))
-        take_step(method, size=(32, 32))
+        if method.automatic_optimization:
+            method.trainer = cast(Trainer, SimpleNamespace(world_size=1, global_rank=0))
+        take_step(method, size=(32, 32) if method.automatic_optimization else (64, 64))
 
 
 def around(network: Callable[[DictConfig, int], Segmenter], cfg: DictConfig) -> Method:
@@ -72,10 +78,12 @@ def around(network: Callable[[DictConfig, int], Segmenter], cfg: DictConfig) -> 
     built = network(cfg, labels.num_classes)
     if cfg.method.source_adapter is not None:
         built = build(cfg.method.source_adapter)(built)
+    student = {"student": network(cfg, labels.num_classes)} if "transfer_only" in cfg.method else {}
     method: Method = build(cfg.method)(
+        **student,
         network=built,
         labels=labels,
-        eval_domains=["target"],
+        eval_domains=["target", "source"] if "source_eval" in cfg.method.needs else ["target"],
         inference=build(cfg.evaluation),
     )
     assert cfg.optimized_metric in method.metric_names()
@@ -90,7 +98,6 @@ def own_network(cfg: DictConfig, num_classes: int) -> Segmenter:
 
 def take_step(method: Method, size: Sequence[int]) -> None:
     """One step on images without a label, of which all that trains gets a gradient."""
-    optimizer = method.configure_optimizers()["optimizer"]
     image = torch.zeros(2, 3, *size, dtype=torch.uint8)
     label = torch.full((2, *size), IGNORE, dtype=torch.uint8)
     scenes = {
@@ -100,9 +107,25 @@ def take_step(method: Method, size: Sequence[int]) -> None:
         "index": torch.arange(2),
         "geometry": torch.tensor([[*size, *size, 0, 0, *size, 0]] * 2),
     }
-    method.training_step({"source": scenes, "target": scenes}, 0)["loss"].backward()
-    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    batch = {"source": scenes, "target": scenes}
+    if method.automatic_optimization:
+        optimizers = [method.configure_optimizers()["optimizer"]]
+        method.training_step(batch, 0)["loss"].backward()
+    else:
+        optimizers = stepped(method, batch).optimizers
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    trained = [p for group in groups for p in group["params"] if p.requires_grad]
     assert trained and all(p.grad is not None for p in trained)
+
+
+def stepped(method: Method, batch: TrainingBatch) -> Trainer:
+    """The trainer of a step of a method that steps its optimisers itself."""
+    trainer = Trainer(
+        max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(method, torch.utils.data.DataLoader([batch], batch_size=None, collate_fn=dict))
+    return trainer
 
 
 @pytest.mark.parametrize(

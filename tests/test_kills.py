@@ -28,10 +28,10 @@ CORRECTING = [
     "callbacks.early_learning.threshold=1e-6", "callbacks.label_correction.quantile=0.5",
     "callbacks.label_correction.open_for=2.0",
 ]  # fmt: skip
-SETTINGS = {"uniuvpt": CORRECTING}
+SETTINGS = {"uniuvpt": [*CORRECTING, "select=label_free"]}
 HARDEST = ("source_only", "uniuvpt", "adversarial")
 METHODS = sorted(p.stem for p in (CONF / "method").glob("[!_]*.yaml"))
-OWN = {"run.json", "train.log", "hparams.yaml"}
+OWN = {"run.json", "train.log", "hparams.yaml", "cost.json"}
 """Files that tell one run from another."""
 
 
@@ -93,6 +93,16 @@ def state(run: Path) -> dict[str, Any]:
     return content
 
 
+def selected(run: Path) -> dict[str, Any]:
+    """Weights other than the last, where a run keeps some."""
+    path = run / "checkpoints" / "selected.ckpt"
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    content["sfseg"]["config"]["callbacks"].pop("bomb", None)
+    return content
+
+
 def outputs(run: Path) -> dict[str, bytes]:
     """Tables, curves, pictures, logged numbers and pseudo-labels."""
     files = (p for p in run.rglob("*") if p.is_file() and p.name not in OWN)
@@ -109,6 +119,7 @@ def outputs(run: Path) -> dict[str, bytes]:
 
 def require_same_run(mine: Path, theirs: Path) -> None:
     require_equal(state(mine), state(theirs))
+    require_equal(selected(mine), selected(theirs))
     here, there = outputs(mine), outputs(theirs)
     assert here.keys() == there.keys()
     assert [name for name in here if here[name] != there[name]] == []
@@ -129,6 +140,7 @@ def test_a_killed_run_ends_as_one_that_was_not(zygote: Zygote, method: str) -> N
     assert code == 0, zygote.log.read_text()[-3000:]
     forget_source_models(zygote)
     require_same_run(reference, reference.with_name(cut))
+    assert bool(selected(reference)) == ("select=label_free" in arguments)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from sfseg.sweep import SweepTable, read_jobs, sweep_table
+from sfseg.sweep import SweepTable, essential, read_jobs, sweep_table
 
 
 def results(target, source=None):
@@ -14,6 +14,17 @@ def results(target, source=None):
         domain: {"summary": {"mIoU": value, "pixel_accuracy": 0.9}, "IoU": {"road": value}}
         for domain, value in domains.items()
     }
+
+
+def adapted(before, after, **cost):
+    document = results(after)
+    document["target"]["source_only"] = results(before)["target"]
+    return {**document, "cost": cost} if cost else document
+
+
+def cells(table, column):
+    header, rows = table
+    return [row[header.index(column)] for row in rows]
 
 
 def write_job(folder, number, overrides, scores):
@@ -119,3 +130,54 @@ def test_a_sweep_without_results_writes_nothing(tmp_path):
     write_job(tmp_path, 0, ["lr=0"], None)
     finish(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_the_spread_of_a_gain_is_that_of_the_seeds_own_gains():
+    pairs = [(0.40, 0.45), (0.60, 0.67), (0.20, 0.26)]
+    table = sweep_table(
+        [([f"seed={k}"], adapted(before, after)) for k, (before, after) in enumerate(pairs)]
+    )
+    assert cells(table, "source-only mIoU") == ["40.00 +- 20.00"]
+    # Gains of 5, 7 and 6; each side spreads by 20.
+    assert cells(table, "gain mIoU") == ["+6.00 +- 1.00"]
+
+
+def test_methods_that_adapt_and_those_that_do_not_share_a_table():
+    jobs = [(["method=a"], results(0.5, 0.7)), (["method=b"], adapted(0.5, 0.4))]
+    table = sweep_table(jobs)
+    assert cells(table, "source-only mIoU") == ["-", "50.00"]
+    assert cells(table, "gain mIoU") == ["-", "-10.00"]
+    assert cells(table, "target mIoU") == ["50.00", "40.00"]
+
+
+def test_costs_are_means_over_seeds(tmp_path):
+    for seed, minutes in enumerate((2.0, 3.0)):
+        write_job(tmp_path, seed, ["method=a", f"seed={seed}"], results(0.5))
+        cost = {"minutes": minutes, "peak_memory_mib": 1000.4, "trainable_parameters": 1234567}
+        (tmp_path / str(seed) / "cost.json").write_text(json.dumps(cost))
+    write_job(tmp_path, 2, ["method=b", "seed=0"], results(0.5))
+    table = sweep_table(read_jobs(tmp_path))
+    assert cells(table, "minutes") == ["2.5", "-"]
+    assert cells(table, "peak MiB") == ["1,000", "-"]
+    assert cells(table, "trainable") == ["1,234,567", "-"]
+
+
+def test_a_table_says_where_weights_were_selected_with_labels():
+    oracle = results(0.5)
+    oracle["target"]["selection"] = {"mode": "oracle", "step": 3}
+    table = sweep_table([(["select=oracle"], oracle), (["select=last"], results(0.4))])
+    assert cells(table, "selected") == ["oracle", "last"]
+    assert "selected" not in sweep_table([(["seed=0"], results(0.4))])[0]
+
+
+def test_a_terminal_shows_the_essential_columns():
+    header = [
+        "job", "runs", "target mIoU", "target mIoU16", "target pixel_accuracy",
+        "source-only mIoU", "gain mIoU", "minutes", "peak MiB", "trainable", "selected",
+    ]  # fmt: skip
+    assert [header[k] for k in essential(header)] == [
+        "job", "runs", "target mIoU", "source-only mIoU", "gain mIoU", "minutes", "trainable",
+        "selected",
+    ]  # fmt: skip
+    plain = ["job", "runs", "target mIoU", "target mIoU16", "target mean_accuracy", "minutes"]
+    assert [plain[k] for k in essential(plain)] == [*plain[:4], "minutes"]

@@ -40,6 +40,11 @@ def test_mean_and_spread(shares, text):
     assert mean_spread(shares) == text
 
 
+def test_the_sign_of_a_mean_is_shown_not_that_of_its_spread():
+    assert mean_spread([0.01, 0.03], signed=True) == "+2.00 +- 1.41"
+    assert mean_spread([-0.01], signed=True) == "-1.00"
+
+
 @pytest.mark.parametrize("shares", [[math.nan, 0.5], [0.5, math.nan], [math.nan, math.nan]])
 def test_spread_of_undefined_scores_is_a_dash(shares):
     assert "-" in mean_spread(shares)

@@ -107,6 +107,40 @@ def test_what_must_not_change_training(cli: Cli, change: list[str]) -> None:
     assert equal(weights(done.folder / "plain"), weights(done.folder / "changed"))
 
 
+def test_scores_without_labels_and_selection_change_no_training(cli: Cli) -> None:
+    adapt = [*DEBUG, "method=uniuvpt", "~callbacks.panels", "callbacks.early_learning.every=99",
+             "callbacks.early_learning.window=99"]  # fmt: skip
+    cli("sfseg-train", *adapt, "~callbacks.label_free_score", "hydra.run.dir=plain")
+    done = cli("sfseg-train", *adapt, "select=oracle", "eval_every=1", "hydra.run.dir=scored")
+    assert done.code == 0, done.output
+    assert equal(weights(done.folder / "plain"), weights(done.folder / "scored"))
+    run = done.folder / "scored"
+    scored = list(csv.DictReader((run / "label_free.csv").read_text().splitlines()))
+    assert [row["step"] for row in scored] == ["0", "1", "2", "3"]
+    best = max(scored, key=lambda row: float(row["target_mIoU"]))
+    note = f"checkpoint selected with the target's labels (oracle), step {best['step']}"
+    assert (run / "results.md").read_text().endswith(f"\n\n{note}\n")
+    target = json.loads((run / "results.json").read_text())["target"]
+    assert target["selection"] == {"mode": "oracle", "step": int(best["step"])}
+    assert target["protocol"].endswith(note)
+    assert float(best["target_mIoU"]) == pytest.approx(target["summary"]["mIoU"], rel=1e-5)
+    assert json.loads((run / "cost.json").read_text())["steps"] == 3
+    again = cli(
+        "sfseg-eval", f"ckpt_path={run}/checkpoints/selected.ckpt", "hydra.run.dir=again",
+        "trainer=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=2",
+    )  # fmt: skip
+    assert again.code == 0, again.output
+    found = json.loads((done.folder / "again" / "results.json").read_text())["target"]
+    assert found["summary"] == target["summary"]
+
+
+def test_selection_without_labels_needs_a_method_that_adapts(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "select=label_free")
+    assert done.code == 2 and "Traceback" not in done.output
+    assert "select=label_free needs a method that trains on images of the target" in done.output
+    assert not list(done.folder.rglob("run.json"))
+
+
 def test_resumed_run_equals_an_uninterrupted_one(cli: Cli) -> None:
     steps = ["trainer.max_steps=4", "method.schedule.steps=4"]
     cli("sfseg-train", *DEBUG, *steps, "hydra.run.dir=whole")

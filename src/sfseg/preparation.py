@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sfseg.labels import LabelSpace
     from sfseg.methods.base import Method
     from sfseg.methods.evaluation import Evaluation
+    from sfseg.methods.labelling import Selection
     from sfseg.networks.segmenter import Segmenter
     from sfseg.pseudo.identity import Identity
 
@@ -53,6 +54,11 @@ def network_of(cfg: DictConfig, labels: "LabelSpace", source: Path | None) -> "S
         )
     load_segmenter(network, source)
     return network
+
+
+def student_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]":
+    """The new network of a method that teaches one, with the backbone's own weights; or none."""
+    return {"student": network_of(cfg, labels, None)} if cfg.method.get("transfer_only") else {}
 
 
 def prepare(
@@ -127,7 +133,7 @@ def make_labels(
     data: "AdaptationData",
 ) -> None:
     """A store of pseudo-labels: as another run left it, or of the source model."""
-    from sfseg.methods.labelling import label_images
+    from sfseg.methods.labelling import label_images, select_labels
     from sfseg.pseudo.making import copy_store
     from sfseg.pseudo.reader import PseudoLabels
 
@@ -140,17 +146,35 @@ def make_labels(
         copy_store(given, place)
         log.info("pseudo-labels: %s, continued from %s", place, given)
         return
-    label_images(
-        evaluation,
-        data.labelling_dataloader(),
-        place,
-        identity,
-        device=trainer.strategy.root_device,
-        context=trainer.precision_plugin.forward_context(),
-        discard=cfg.pseudo_labels.discard,
-        left_out=data.left_out["target_train"].indices,
-    )
+    selection = label_selection_of(cfg)
+    common: dict[str, Any] = {
+        "device": trainer.strategy.root_device,
+        "context": trainer.precision_plugin.forward_context(),
+        "left_out": data.left_out["target_train"].indices,
+    }
+    if selection.rule == "confident":
+        evaluation.inference = selection.protocol(evaluation.inference)
+        batches = data.labelling_dataloader()
+        label_images(evaluation, batches, place, identity, discard=selection.discard, **common)
+    else:
+        load = data.labelling_dataloader
+        select_labels(evaluation, load, place, identity, selection, **common)
     log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
+
+
+def label_selection_of(cfg: DictConfig) -> "Selection":
+    """Which pixels the source model labels.
+
+    Raises:
+        ConfigError: an unknown rule, or a share out of its range.
+    """
+    from sfseg.methods.labelling import Selection
+
+    settings = {key: value for key, value in cfg.pseudo_labels.items() if key != "start_from"}
+    try:
+        return Selection(**settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def given_labels(cfg: DictConfig) -> Path | None:

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 WITHOUT_EFFECT = {"compile", "channels_last", "gradient_checkpointing", "recompute_prompts"}
 """Settings of the backbone that change its speed, not its weights."""
-UNUSED = {"needs", "log_every"}
+UNUSED = {"needs", "log_every", "plan"}
+"""Settings of the method that do not either; of its plan, steps and batch size do."""
 WAIT = 1.0
 """Seconds between two looks at a folder in which another process trains."""
 
@@ -175,6 +176,7 @@ def ingredients(cfg: DictConfig) -> dict[str, Any]:
         "backbone": _without(plain(recipe.backbone, resolve=True), WITHOUT_EFFECT),
         "method": _without(plain(recipe.method, resolve=True), UNUSED),
         "steps": recipe.trainer.max_steps,
+        "batch_size": recipe.method.plan.batch_size,
         "seed": recipe.seed,
         "precision": recipe.trainer.precision,
     }

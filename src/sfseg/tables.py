@@ -55,13 +55,12 @@ def percent(share: float, *, signed: bool = False) -> str:
     return "-" if math.isnan(share) else f"{100 * share:{'+' if signed else ''}.2f}"
 
 
-def mean_spread(shares: Sequence[float]) -> str:
+def mean_spread(shares: Sequence[float], *, signed: bool = False) -> str:
     """Mean and sample standard deviation in percent, as ``61.20 +- 0.45``; ``-`` if any is NaN."""
     if any(math.isnan(share) for share in shares):
         return "-"
-    if len(shares) < 2:
-        return percent(shares[0])
-    return f"{percent(statistics.fmean(shares))} +- {percent(statistics.stdev(shares))}"
+    mean = percent(statistics.fmean(shares), signed=signed)
+    return mean if len(shares) < 2 else f"{mean} +- {percent(statistics.stdev(shares))}"
 
 
 def to_csv(header: Sequence[str], rows: Rows) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sfseg.config import build, command, overrides, plain
 from sfseg.errors import ConfigError, LostProcessError
@@ -27,6 +26,7 @@ from sfseg.resume import (
     where_it_stopped,
 )
 from sfseg.runs import FINISHED, claim, finish, is_first_process, read_record, require_same
+from sfseg.sweep import refuse_parallel_sweep
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -145,6 +145,7 @@ def fit(
 ) -> float | None:
     """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
     from sfseg.callbacks.provenance import Provenance
+    from sfseg.callbacks.selection import selection_of
     from sfseg.checkpoint_files import LAST, CheckpointFiles
     from sfseg.loggers import MetricsCsv
     from sfseg.preparation import prepare
@@ -169,6 +170,8 @@ def fit(
         trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         if not cfg.trainer.get("fast_dev_run"):
             trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
+        if (selection := selection_of(trainer)) is not None:
+            selection.conclude(trainer, method, data)
         trainer.validate(method, datamodule=data, verbose=False)
     if is_first_process():
         log.info("run folder: %s", folder)
@@ -202,8 +205,9 @@ def check(cfg: DictConfig, method: "Method") -> None:
 
     Raises:
         ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out or the amount of training does not fit.
+            pseudo-labels to leave out, the selection or the amount of training does not fit.
     """
+    from sfseg.callbacks.selection import Selection
     from sfseg.checkpoints import check_resumable
 
     if cfg.ckpt_path is not None:
@@ -218,7 +222,9 @@ def check(cfg: DictConfig, method: "Method") -> None:
         )
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     method.configure_optimizers()
-    built_callbacks(cfg)
+    for callback in built_callbacks(cfg):
+        if isinstance(callback, Selection):
+            callback.require(method)
 
 
 def built_callbacks(cfg: DictConfig) -> "list[Callback]":
@@ -237,12 +243,13 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
     Raises:
         ConfigError: the method refuses a setting, or the source model is another network.
     """
-    from sfseg.preparation import network_of
+    from sfseg.preparation import network_of, student_of
 
     network = network_of(cfg, data.labels, source)
     inference = build(cfg.evaluation)
     try:
         method: Method = build(cfg.method)(
+            **student_of(cfg, data.labels),
             network=network,
             labels=data.labels,
             eval_domains=data.eval_domains,
@@ -269,28 +276,6 @@ def warn_if_done(steps: int, max_steps: int) -> None:
             "raise trainer.max_steps to go on",
             steps,
             max_steps,
-        )
-
-
-def refuse_parallel_sweep(cfg: DictConfig) -> None:
-    """Several devices a job and ``-m`` do not go together in one process.
-
-    Lightning starts the other ranks by running the whole command again, sweep included.
-
-    Raises:
-        ConfigError: with the way out.
-    """
-    devices = cfg.trainer.get("devices", 1)
-    several = str(devices) not in {"1", "auto"} and not (
-        OmegaConf.is_list(devices) and len(devices) == 1
-    )
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and several and "submitit" not in hydra.launcher._target_:
-        raise ConfigError(
-            f"-m with trainer.devices={devices} would start every rank's own sweep; use one "
-            "device per job (trainer.devices=1, with hydra/launcher=joblib for several at "
-            "once), or one job per process: for s in 0 1 2; do sfseg-train seed=$s ...; done, "
-            "or hydra/launcher=submitit_slurm"
         )
 
 

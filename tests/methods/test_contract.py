@@ -14,7 +14,7 @@ from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.inference import Inference
-from sfseg.preparation import network_of
+from sfseg.preparation import network_of, student_of
 from sfseg.types import IGNORE, Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
@@ -59,7 +59,11 @@ def make(name: str) -> Method:
     torch.manual_seed(0)
     network = network_of(cfg, CITYSCAPES, None)
     method: Method = build(cfg.method)(
-        network=network, labels=CITYSCAPES, eval_domains=["target"], inference=Inference()
+        **student_of(cfg, CITYSCAPES),
+        network=network,
+        labels=CITYSCAPES,
+        eval_domains=["target"],
+        inference=Inference(),
     )
     return method
 
@@ -188,7 +192,9 @@ def test_state_dict_reproduces_the_step(method: Method, request: pytest.FixtureR
     other = make(request.node.callspec.params["method"])
     other.load_state_dict(method.state_dict())
     losses = []
-    other.iteration = method.iteration
+    checkpoint: dict[str, Any] = {}
+    method.on_save_checkpoint(checkpoint)
+    other.on_load_checkpoint(checkpoint)
     for copy in (method, other):
         copy.train()
         torch.manual_seed(3)

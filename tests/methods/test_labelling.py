@@ -6,16 +6,21 @@ import logging
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
+from sfseg.config import CONF
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.methods import labelling
 from sfseg.methods.evaluation import Evaluation
-from sfseg.methods.labelling import label_images
+from sfseg.methods.labelling import Selection, label_images, relabel, select_labels
 from sfseg.ops.inference import Inference
+from sfseg.preparation import label_selection_of
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.reader import PseudoLabels
+from sfseg.pseudo.store import PseudoLabelStore
 from sfseg.types import IGNORE
 
 CLASSES = 4
@@ -181,3 +186,154 @@ def test_it_says_how_far_it_is(tmp_path, caplog, monkeypatch):
         labelled(tmp_path / "s")
     assert "pseudo-labels: 1 of 3 images" in caplog.text
     assert "pseudo-labels: 3 of 3 images" in caplog.text
+
+
+# Selected labels, in two passes
+
+
+def selected(folder, selection, network=None, batches=images, **options):
+    """Labels of a new store, and the network that made them."""
+    network = network or Colours()
+    select_labels(
+        model(network), batches, folder, identity(), selection, device=CPU,
+        context=contextlib.nullcontext(), **options,
+    )  # fmt: skip
+    store = PseudoLabels(folder, identity())
+    assert not store.has_confidence
+    return [store.read(k).label for k in range(len(store))], network
+
+
+def probabilities(**protocol):
+    evaluation = model(**protocol).eval()
+    with torch.no_grad():
+        for batch in images():
+            logits = evaluation.inference(evaluation, batch["image"])
+            yield logits.softmax(dim=1)[0].numpy()
+
+
+def limits(portion, **protocol):
+    """The n-th largest confidence of each class over all images, n = floor(portion * pixels)."""
+    flat = np.concatenate([p.reshape(CLASSES, -1) for p in probabilities(**protocol)], axis=1)
+    best, confidence = flat.argmax(axis=0), flat.max(axis=0)
+    found = np.ones(CLASSES, np.float32)
+    for k in range(CLASSES):
+        mine = np.sort(confidence[best == k])[::-1]
+        if (rank := int(np.floor(portion * len(mine)))) > 0:
+            found[k] = mine[rank - 1]
+    return found
+
+
+def naive(rule, portion, **protocol):
+    limit = limits(portion, **protocol)
+    for chances in probabilities(**protocol):
+        confidence, best = chances.max(axis=0), chances.argmax(axis=0)
+        taken = confidence >= limit[best]
+        if rule == "cbst":
+            ratio = chances / limit[:, None, None]
+            best, taken = ratio.argmax(axis=0), ratio.max(axis=0) >= 1
+        if rule == "ld" and (rank := int(portion * confidence.size)) > 0:
+            taken |= confidence >= np.sort(confidence.ravel())[::-1][rank - 1]
+        yield np.where(taken, best, IGNORE)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("portion", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("rule", ["cbst", "ld", "confident"])
+def test_selected_labels_are_those_of_the_formulas(tmp_path, rule, portion, flip):
+    selection = Selection(rule, discard=1 - portion, portion=portion, flip=flip)
+    labels, network = selected(tmp_path / "s", selection)
+    assert network.calls == 2 * len(SIZES) * (1 + flip)
+    different = sum(
+        (label != expected).sum()
+        for label, expected in zip(labels, naive(rule, portion, flip=flip), strict=True)
+    )
+    # Those between a threshold and the histogram's.
+    assert different <= 1
+    kept = np.concatenate([label.ravel() for label in labels])
+    assert set(kept) == {0, 1, 2, IGNORE}
+
+
+def test_selected_labels_grow_and_images_left_out_have_none(tmp_path):
+    some = Selection("cbst", portion=0.2)
+    more = some.grown(0.3, largest=0.4)
+    assert more == Selection("cbst", portion=0.4) and some.portion == 0.2
+    before, _ = selected(tmp_path / "a", some, left_out=[])
+    after, _ = selected(tmp_path / "b", more)
+    for a, b in zip(before, after, strict=True):
+        assert ((a != IGNORE) <= (b != IGNORE)).all()
+    rest, _ = selected(tmp_path / "c", some, batches=lambda: list(images())[1:], left_out=[0])
+    assert (rest[0] == IGNORE).all() and (rest[1] != IGNORE).any()
+
+
+@pytest.mark.parametrize("with_confidence", [False, True])
+def test_relabelling_replaces_labels_that_can_be_taken_back(tmp_path, with_confidence):
+    labelled(tmp_path / "s", discard=0.5 if with_confidence else 0.0)
+    network = Colours(factor=-1 / 40)
+    network.train()
+    network.dropout.eval()
+    evaluation = model(network)
+    with PseudoLabelStore(tmp_path / "s", identity()) as store:
+        first, old = store.commit(), [store.read(k).label for k in range(3)]
+        share = relabel(evaluation, images, store, Selection("cbst", portion=0.3))
+        new = [store.read(k).label for k in range(3)]
+        assert all((a != b).any() for a, b in zip(old, new, strict=True))
+        pixels = np.concatenate([label.ravel() for label in new])
+        assert share == pytest.approx((pixels != IGNORE).mean())
+        assert store.commit() != first
+        store.restore(first)
+        for k, label in enumerate(old):
+            np.testing.assert_array_equal(store.read(k).label, label)
+    # As it was before, part by part.
+    assert network.training and not network.dropout.training
+    assert network.weight.grad is None and network.weight.requires_grad
+
+
+def test_relabelling_runs_in_its_context_and_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    seen = []
+
+    class Watching(Colours):
+        def forward(self, image):
+            seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), self.training))
+            return super().forward(image)
+
+    monkeypatch.setattr(labelling, "REPORT_SECONDS", -1.0)
+    with caplog.at_level(logging.INFO):
+        select_labels(
+            model(Watching()), images, tmp_path / "s", identity(), Selection("cbst"), device=CPU,
+            context=torch.autocast("cpu", torch.bfloat16),
+        )  # fmt: skip
+    assert seen == [(True, False, False)] * 6
+    assert "thresholds of pseudo-labels: 3 of 3 images" in caplog.messages
+    assert "pseudo-labels: 3 of 3 images" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "best"}, "rule must be one of confident, cbst, ld, got 'best'"),
+        ({"discard": 1.0}, r"discard must be in \[0, 1\), got 1.0"),
+        ({"discard": float("nan")}, r"discard must be in \[0, 1\), got nan"),
+        ({"portion": 0.0}, r"portion must be in \(0, 1\], got 0.0"),
+        ({"portion": 1.1}, r"portion must be in \(0, 1\], got 1.1"),
+    ],
+)
+def test_a_selection_out_of_range_is_refused(options, message):
+    with pytest.raises(ValueError, match=rf"pseudo_labels\.{message}"):
+        Selection(**options)
+    cfg = OmegaConf.create({"pseudo_labels": {"start_from": None, **options}})
+    with pytest.raises(ConfigError, match=rf"^pseudo_labels\.{message}"):
+        label_selection_of(cfg)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("gta", Selection(discard=0.66)),
+        ("urma", Selection("cbst", portion=0.2, flip=True)),
+        ("ld", Selection("ld", portion=0.1)),
+    ],
+)
+def test_methods_say_how_the_source_model_labels(method, expected):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"method={method}"])
+    assert label_selection_of(cfg) == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sfseg.ops.entropy import normalized_entropy, robust_entropy
+from sfseg.ops.entropy import entropy, normalized_entropy, robust_entropy
 
 
 def case(num_classes=5, shape=(2, 4, 3), spread=3.0, seed=0):
@@ -16,12 +16,12 @@ def case(num_classes=5, shape=(2, 4, 3), spread=3.0, seed=0):
 def by_hand(logits):
     """-sum p log p / log K, pixel by pixel in double precision."""
     scores = logits.detach().double().numpy()
-    entropy = np.zeros((scores.shape[0], *scores.shape[2:]))
-    for b, y, x in np.ndindex(*entropy.shape):
+    fraction = np.zeros((scores.shape[0], *scores.shape[2:]))
+    for b, y, x in np.ndindex(*fraction.shape):
         weight = [math.exp(s - scores[b, :, y, x].max()) for s in scores[b, :, y, x]]
         chances = [w / sum(weight) for w in weight]
-        entropy[b, y, x] = -sum(p * math.log(p) for p in chances if p > 0) / math.log(len(chances))
-    return entropy
+        fraction[b, y, x] = -sum(p * math.log(p) for p in chances if p > 0) / math.log(len(chances))
+    return fraction
 
 
 @pytest.mark.parametrize("num_classes", [2, 13, 16, 19, 254])
@@ -30,6 +30,13 @@ def test_values_by_hand(num_classes):
     np.testing.assert_allclose(
         normalized_entropy(logits).detach(), by_hand(logits), rtol=1e-5, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("num_classes", [2, 19])
+def test_values_in_nats_by_hand(num_classes):
+    logits = case(num_classes)
+    expected = by_hand(logits) * math.log(num_classes)
+    np.testing.assert_allclose(entropy(logits).detach(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_classes", [2, 13, 19, 254])
@@ -43,8 +50,8 @@ def test_ignorance_is_one_and_certainty_zero(num_classes):
 @pytest.mark.parametrize("spread", [0, 1e-4, 1, 100, 1e4, 1e30])
 def test_it_stays_in_range_with_a_finite_gradient(spread):
     logits = case(19, (1, 40, 40), spread)
-    entropy = normalized_entropy(logits)
-    assert entropy.min() >= 0 and entropy.max() <= 1
+    fraction = normalized_entropy(logits)
+    assert fraction.min() >= 0 and fraction.max() <= 1
     robust_entropy(logits).backward()
     assert torch.isfinite(logits.grad).all()
 
@@ -81,5 +88,6 @@ def test_half_precision_is_computed_in_single():
 
 
 def test_one_class_is_refused():
-    with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        normalized_entropy(torch.zeros(1, 1, 2, 2))
+    for measure in (entropy, normalized_entropy):
+        with pytest.raises(ValueError, match="at least 2 classes, got 1"):
+            measure(torch.zeros(1, 1, 2, 2))

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from sfseg import tables
+from sfseg.callbacks.selection import Selection, selection_of
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scored, Scores
 from sfseg.optim import count_parameters
@@ -18,7 +19,8 @@ class Results(Callback):
     """Writes and shows the scores of the evaluation that follows training.
 
     ``results.json`` holds the protocol and the scores as shares in [0, 1]; ``results.csv`` and
-    ``results.md`` the per-class table in percent.
+    ``results.md`` the per-class table in percent. Where the weights are not the last, all but the
+    CSV file say how they were selected.
 
     Args:
         folder: the run folder.
@@ -39,12 +41,15 @@ class Results(Callback):
         header, rows = tables.per_class(scores, labels, module.source_scores)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "results.csv").write_text(tables.to_csv(header, rows))
-        (self.folder / "results.md").write_text(tables.to_markdown(header, rows))
-        (self.folder / "results.json").write_text(
-            json.dumps(summary(scores, labels, module.protocol, module.source_scores), indent=2)
-        )
+        selection = selection_of(trainer)
+        note = "" if selection is None else selection.note
+        text = tables.to_markdown(header, rows) + (f"\n{note}\n" if note else "")
+        (self.folder / "results.md").write_text(text)
+        protocol = f"{module.protocol}, {note}" if note else module.protocol
+        document = summary(scores, labels, protocol, module.source_scores, selection)
+        (self.folder / "results.json").write_text(json.dumps(document, indent=2))
         total, trainable = count_parameters(pl_module.parameters())
-        title = f"{self.title}\n{module.protocol}"
+        title = f"{self.title}\n{protocol}"
         if module.source_scores:
             title += f"\n{trainable:,} of {total:,} parameters trained"
         tables.show(title, header, rows)
@@ -58,6 +63,7 @@ def summary(
     labels: LabelSpace,
     protocol: str,
     source_scores: dict[str, Scores],
+    selection: Selection | None = None,
 ) -> dict[str, Any]:
     """All scores as JSON types; NaN becomes null, so that any reader accepts the file."""
     document = {
@@ -65,6 +71,9 @@ def summary(
     }
     for domain, s in source_scores.items():
         document[domain]["source_only"] = _as_json(s, labels)
+    if selection is not None and selection.note:
+        for part in document.values():
+            part["selection"] = {"mode": selection.mode, "step": selection.step}
     return document
 
 

@@ -30,7 +30,9 @@ from sfseg.pseudo.store import PseudoLabelStore
 log = logging.getLogger(__name__)
 
 DEFAULT_CHECKS = Checks()
-NEEDS = ("source", "target", "target_labels", "pseudo_labels", "source_model")
+NEEDS = (
+    "source", "source_eval", "target", "target_labels", "pseudo_labels", "source_model"
+)  # fmt: skip
 
 
 class TargetImages(NamedTuple):
@@ -51,8 +53,9 @@ class AdaptationData(LightningDataModule):
     Args:
         labels: the task's label space.
         needs: what the method asks for: ``source``, ``target``, ``target_labels``, and
-            ``pseudo_labels`` of the target, see :meth:`serve_pseudo_labels`; a ``source_model``
-            is not theirs to serve.
+            ``pseudo_labels`` of the target, see :meth:`serve_pseudo_labels`; ``source_eval``, to
+            be judged on the source without training on it; a ``source_model`` is not theirs to
+            serve.
         scenes: what opens each set: ``source_train``, ``target_train``, ``target_eval``, on
             which the method is judged, and ``source_eval``, evaluated when the source is
             served; None where there is none.
@@ -95,7 +98,8 @@ class AdaptationData(LightningDataModule):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}, got {number}")
         wanted = ["target_eval"]
-        wanted += ["source_train", "source_eval"] if "source" in needs else []
+        wanted += ["source_train"] if "source" in needs else []
+        wanted += ["source_eval"] if {"source", "source_eval"} & set(needs) else []
         wanted += ["target_train"] if {"target", "target_labels"} & set(needs) else []
         self.factories: dict[str, ScenesFactory] = {}
         for name in wanted:

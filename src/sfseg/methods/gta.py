@@ -6,6 +6,7 @@ import torch
 
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
+from sfseg.methods.checks import require_weights
 from sfseg.networks.multi_head import LeaveOneOutSegmenter
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
@@ -31,8 +32,7 @@ class GtA(Method):
 
     def __init__(self, *, entropy_weight: float = 5e-3, **shared: Unpack[Shared]) -> None:
         super().__init__(**shared)
-        if entropy_weight < 0:
-            raise ValueError(f"entropy_weight must not be negative, got {entropy_weight}")
+        require_weights(entropy_weight=entropy_weight)
         if not isinstance(self.network, LeaveOneOutSegmenter):
             raise ConfigError(
                 "the network must have leave-one-out heads, got a plain "

@@ -1,14 +1,15 @@
 """Uni-UVPT (Ma et al., NeurIPS 2023): a frozen source model whose prompts learn from itself."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Unpack, cast, get_args
+from collections.abc import Sequence
+from typing import Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfseg.errors import ConfigError
-from sfseg.methods.base import Method, Shared
+from sfseg.methods.base import Shared
+from sfseg.methods.checks import require_options, require_weights
+from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.networks.prompt_adapter import Variant
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
@@ -19,16 +20,15 @@ from sfseg.ops.consistency import (
     released_feature_consistency,
     released_prediction_consistency,
 )
-from sfseg.ops.elr import TemporalEnsemble, elr_regularizer
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
-from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
+from sfseg.types import IGNORE, StepOutput, TrainingBatch
 
 Correction = Literal["online", "offline", "elr", "none"]
 RELEASED_SCALES = 3
 
 
-class UniUVPT(Method):
+class UniUVPT(EarlyLearningMethod):
     """Prompts and head learn from pseudo-labels and from the agreement of three scales.
 
     The loss is Lovasz-softmax and entropy on the image itself, beta times the divergence of its
@@ -44,8 +44,8 @@ class UniUVPT(Method):
         beta: weight of the prediction consistency, likewise.
         normalize: of :func:`sfseg.ops.consistency.feature_consistency`.
         entropy_weight: of the robust entropy.
-        elr_weight: of the regulariser that ``correction=elr`` adds, whose values are the choice
-            of this library: the published code names the option and has none of it.
+        elr_weight: of the regulariser that ``correction=elr`` adds; see
+            :class:`EarlyLearningMethod`.
         elr_momentum: of its running means of predictions.
         **shared: see :class:`Shared`.
 
@@ -53,6 +53,8 @@ class UniUVPT(Method):
         ValueError: an unknown variant or correction, scales without 1 or not three of them for
             ``release``, negative weights.
     """
+
+    elr_setting = "method.correction=elr"
 
     def __init__(
         self,
@@ -68,24 +70,20 @@ class UniUVPT(Method):
         elr_momentum: float = 0.7,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(**shared)
-        for name, value, options in (
-            ("variant", variant, get_args(Variant)),
-            ("correction", correction, get_args(Correction)),
-            ("normalize", normalize, get_args(Normalize)),
-        ):
-            if value not in options:
-                raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        super().__init__(
+            elr_weight=elr_weight,
+            elr_momentum=elr_momentum,
+            is_regularized=correction == "elr",
+            **shared,
+        )
+        require_options(
+            variant=(variant, Variant),
+            correction=(correction, Correction),
+            normalize=(normalize, Normalize),
+        )
         if 1.0 not in scales or min(scales) <= 0:
             raise ValueError(f"scales must be positive and one of them 1, got {list(scales)}")
-        for name, weight in (
-            ("alpha", alpha),
-            ("beta", beta),
-            ("entropy_weight", entropy_weight),
-            ("elr_weight", elr_weight),
-        ):
-            if weight < 0:
-                raise ValueError(f"{name} must not be negative, got {weight}")
+        require_weights(alpha=alpha, beta=beta, entropy_weight=entropy_weight)
         if variant == "release" and len(scales) != RELEASED_SCALES:
             raise ValueError(
                 f"scales must be {RELEASED_SCALES} for variant=release, which learns a weight of "
@@ -95,8 +93,6 @@ class UniUVPT(Method):
         self.scales, self.reference = tuple(scales), list(scales).index(1.0)
         self.alpha, self.beta, self.entropy_weight = alpha, beta, entropy_weight
         self.normalize: Normalize = normalize
-        self.elr_weight = elr_weight
-        self.ensemble = TemporalEnsemble(elr_momentum)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
@@ -114,7 +110,7 @@ class UniUVPT(Method):
             stages = [self._feature_consistency(views) for views in zip(*features, strict=True)]
             terms["features"] = self.alpha * torch.stack(stages).sum()
         if self.correction == "elr":
-            terms["elr"] = self.elr_weight * self._early_learning(target, own)
+            terms["elr"] = self.early_learning(target, own)
         with torch.no_grad():
             confidence, prediction = log_mixture(logits, self._mixing()).exp().max(dim=1)
         return {
@@ -147,35 +143,6 @@ class UniUVPT(Method):
         if self.variant == "paper":
             return feature_consistency(views, reference=self.reference, normalize=self.normalize)
         return released_feature_consistency(views, reference=self.reference)
-
-    def _early_learning(self, target: Batch, logits: Tensor) -> Tensor:
-        """The regulariser, of targets that this step has already moved."""
-        seen = [target["index"], target["geometry"], logits.detach().float().softmax(dim=1)]
-        if self.trainer.world_size > 1:
-            # An image may come to another process in the next pass.
-            seen = [part.flatten(0, 1) for part in cast(list[Tensor], self.all_gather(seen))]
-        self.ensemble.update(seen[0], seen[1], seen[2])
-        kept = self.ensemble.read(target["index"], target["geometry"], logits)
-        return elr_regularizer(logits, kept)
-
-    def undo_step(self) -> Callable[[], None]:
-        before = self.ensemble.state_dict()
-        return lambda: self.ensemble.load_state_dict(before)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.correction == "elr":
-            checkpoint["ensemble"] = self.ensemble.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if self.correction == "elr":
-            if "ensemble" not in checkpoint:
-                raise ConfigError(
-                    "the checkpoint is of a run without method.correction=elr, which cannot go on "
-                    "with it; continue it with the correction it had, or start anew"
-                )
-            self.ensemble.load_state_dict(checkpoint["ensemble"])
 
     def _mixing(self) -> Tensor | None:
         """Logits of the scales' weights, which the published code has and the paper has not."""

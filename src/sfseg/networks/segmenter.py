@@ -96,11 +96,17 @@ class Segmenter(nn.Module):
         return maps
 
     def forward(
-        self, image: Shaped[Tensor, "B 3 H W"], *, levels: bool = False, adapted: bool = False
+        self,
+        image: Shaped[Tensor, "B 3 H W"],
+        *,
+        levels: bool = False,
+        adapted: bool = False,
+        with_maps: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, list[Tensor]]:
         """Logits (B, K, H, W) at the size of the image.
 
-        With ``levels`` of both heads, with ``adapted`` as :meth:`forward_adapted`.
+        With ``levels`` of both heads, with ``adapted`` as :meth:`forward_adapted`, ``with_maps``
+        beside the backbone's maps of the padded image, finest first.
         """
         if adapted:
             prompted = cast(PromptsStages, self.backbone)
@@ -108,6 +114,8 @@ class Segmenter(nn.Module):
             return self._enlarge(self.head(maps), image), inputs
         maps = self.features(image)
         logits = self._enlarge(self.head(maps), image)
+        if with_maps:
+            return logits, maps
         if not levels:
             return logits
         auxiliary: Tensor = cast(nn.Module, self.aux_head)([maps[self.aux_level]])

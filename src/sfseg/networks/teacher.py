@@ -1,19 +1,20 @@
-"""A copy of a network that follows it slowly, as teachers of self-training do."""
+"""Copies of a network: one that stays as it is, one that follows slowly."""
 
 from copy import deepcopy
+from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 
-class Teacher(nn.Module):
-    """A network's moving average (Tarvainen and Valpola, NeurIPS 2017), always in eval mode.
+class Frozen(nn.Module):
+    """A network as it is now: never trained, always in eval mode, kept in checkpoints.
 
-    Its weights are parameters that do not train; checkpoints keep them.
+    Gradients pass through it to its input.
 
     Args:
-        network: copied as it is now.
+        network: copied.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -21,15 +22,28 @@ class Teacher(nn.Module):
         self.network = deepcopy(network).requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Teacher":
+    def train(self, mode: bool = True) -> "Frozen":
         """Stays in eval mode whatever is asked for."""
         return super().train(False)
 
+    def forward(self, image: Shaped[Tensor, "B 3 H W"], **options: Any) -> Any:
+        """What the network says."""
+        return self.network(image, **options)
+
+
+class Teacher(Frozen):
+    """A network's moving average (Tarvainen and Valpola, NeurIPS 2017), as self-training has it.
+
+    Its weights are parameters that do not train, and nothing is propagated through it.
+
+    Args:
+        network: copied as it is now.
+    """
+
     @torch.no_grad()
-    def forward(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B K H W"]:
-        """Logits of the average."""
-        logits: Tensor = self.network(image)
-        return logits
+    def forward(self, image: Shaped[Tensor, "B 3 H W"], **options: Any) -> Any:
+        """Logits (B, K, H, W) of the average."""
+        return super().forward(image, **options)
 
     @torch.no_grad()
     def follow(self, network: nn.Module, momentum: float) -> None:

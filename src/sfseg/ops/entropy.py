@@ -1,4 +1,4 @@
-"""Entropy of predictions, as a fraction of what full ignorance has."""
+"""Entropy of predictions, in nats and as a fraction of what full ignorance has."""
 
 import math
 
@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def normalized_entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
-    """Entropy of every pixel's prediction over ln K: 0 is certain, 1 is uniform.
+def entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """-sum_c p_c ln p_c of every pixel's prediction, in [0, ln K] but for rounding.
 
     Value and gradient stay finite where probabilities underflow.
 
@@ -18,8 +18,17 @@ def normalized_entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W
     if num_classes < 2:
         raise ValueError(f"logits must have at least 2 classes, got {num_classes}")
     log_probability = logits.float().log_softmax(dim=1)
-    entropy = -(log_probability.exp() * log_probability).sum(dim=1)
-    return (entropy / math.log(num_classes)).clamp(0, 1)  # rounding goes beyond by 1e-7
+    return -(log_probability.exp() * log_probability).sum(dim=1)
+
+
+def normalized_entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """:func:`entropy` over ln K: 0 is certain, 1 is uniform.
+
+    Raises:
+        ValueError: see there.
+    """
+    normalized = entropy(logits) / math.log(logits.shape[1])
+    return normalized.clamp(0, 1)  # rounding goes beyond by 1e-7
 
 
 def robust_entropy(logits: Float[Tensor, "B K H W"], *, exponent: float = 2.0) -> Float[Tensor, ""]:

@@ -1,0 +1,321 @@
+"""Scores of the model on images of the target without their labels, during training."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from sfseg.atomic import write_whole
+from sfseg.errors import DataError
+from sfseg.labels import LabelSpace
+from sfseg.metrics import Scores
+from sfseg.ops.entropy import normalized_entropy
+from sfseg.ops.inference import Inference, label_map
+from sfseg.ops.label_free import (
+    agreement,
+    agreement_counts,
+    class_shares,
+    classwise_agreement,
+    second_view,
+    soft_neighbourhood_density,
+)
+from sfseg.randomness import generator
+from sfseg.tables import to_csv
+
+log = logging.getLogger(__name__)
+
+Score = Literal["combined", "agreement", "snd", "entropy"]
+SCORES: tuple[Score, ...] = get_args(Score)
+PREDICTED = 1e-3
+"""Share of pixels above which a class counts as predicted."""
+HEADER = ("step", "iteration", *SCORES, "classes", "vanished", "has_collapsed", "target_mIoU")
+
+
+class Adapting(Protocol):
+    """What the callbacks of this kind read from a method."""
+
+    labels: LabelSpace
+    inference: Inference
+    scores: dict[str, Scores]
+    source_scores: dict[str, Scores]
+    eval_domains: tuple[str, ...]
+    stage: str
+    iteration: int
+    shared: Any
+
+
+@dataclass
+class Measurement:
+    """What was found at one step.
+
+    step: optimiser steps done.
+    iteration: of training.
+    scores: by :data:`Score`.
+    classes: how many were predicted.
+    vanished: ids of those that were at the start and are not any more.
+    has_collapsed: whether fewer than half of those of the start are left.
+    miou: by the target's labels, in [0, 1]; NaN where there are none.
+    """
+
+    step: int
+    iteration: int
+    scores: dict[str, float]
+    classes: int
+    vanished: list[int]
+    has_collapsed: bool
+    miou: float = math.nan
+
+
+@dataclass
+class Predicted:
+    """Sums over images, and values of each.
+
+    counts: (K, K), see :func:`sfseg.ops.label_free.agreement_counts`.
+    """
+
+    counts: Tensor
+    images: list[int] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    snd: list[float] = field(default_factory=list)
+
+
+class LabelFreeScore(Callback):
+    """Scores the model on unlabelled training images of the target, and warns when it collapses.
+
+    At every evaluation and before the first step, two views of some images (as they are, and
+    mirrored and darker) are predicted whole:
+
+    * ``entropy`` is the mean normalised entropy of the first view's pixels; lower is better;
+    * ``snd`` is the soft neighbourhood density of some of an image's pixels, mean over images;
+    * ``agreement`` is the share of pixels that have the same class in both views;
+    * ``combined`` is the IoU of both views, mean over the classes that the source model predicts.
+
+    By the first three nothing is better than one class for all pixels, where self-training leads
+    when it fails; by ``combined`` a class that has vanished counts as 0. It has no weights to tune.
+    It cannot see an error that all views share, and takes the source model's word for which
+    classes occur.
+
+    The scores are logged as ``label_free/<name>`` and kept in ``label_free.csv``. The mIoU beside
+    them there is for those who ask what they were worth; nothing is done with it. Training is not
+    disturbed: its weights are those without this callback. Methods that do not train on unlabelled
+    images of the target are not scored.
+
+    Args:
+        folder: of the run.
+        images: how many, evenly spread over the target's training images.
+        pixels: of an image, for the density.
+        score: by which a checkpoint is selected, see :class:`sfseg.callbacks.selection.Selection`.
+
+    Raises:
+        ValueError: no images, fewer than two pixels, an unknown score.
+    """
+
+    def __init__(
+        self, folder: str, images: int = 32, pixels: int = 256, score: Score = "combined"
+    ) -> None:
+        if images < 1:
+            raise ValueError(
+                f"images must be at least 1, got {images}; ~callbacks.label_free_score is off"
+            )
+        if pixels < 2:
+            raise ValueError(f"pixels must be at least 2, got {pixels}")
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        self.path = Path(folder) / "label_free.csv"
+        self.images, self.pixels, self.score = images, pixels, score
+        self.measurements: list[Measurement] = []
+        self._reference: list[int] = []
+        self._chosen: list[int] = []
+
+    def goodness(self, step: int) -> float:
+        """The score to select by after a step, higher is better; NaN where it was not measured."""
+        found = self._at(step)
+        if found is None:
+            return math.nan
+        return found.scores[self.score] * (-1 if self.score == "entropy" else 1)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.measurements or not self._is_due(trainer, pl_module):
+            return
+        logged = self._measure(trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
+        self._complete(trainer, pl_module, cast(Adapting, pl_module).source_scores)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here, not when evaluation ends: averaged weights are still in their place.
+        if self._is_due(trainer, pl_module):
+            pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = self._at(trainer.global_step)
+        if found is not None and math.isnan(found.miou) and is_adapting(pl_module):
+            self._complete(trainer, pl_module, cast(Adapting, pl_module).scores)
+
+    def _is_due(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        is_trial = trainer.sanity_checking or cast(Any, trainer).fast_dev_run
+        return not is_trial and is_adapting(pl_module) and self._at(trainer.global_step) is None
+
+    def _at(self, step: int) -> Measurement | None:
+        return next((m for m in self.measurements if m.step == step), None)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Add a measurement, found by the first process and known to all; returns what to log."""
+        predicted: Predicted | None = None
+        if trainer.is_global_zero:
+            context = trainer.precision_plugin.forward_context()
+            with isolate_rng(), _evaluating(pl_module), torch.no_grad(), context:
+                predicted = self._predict(trainer, pl_module)
+        predicted = trainer.strategy.broadcast(predicted)
+        assert predicted is not None
+        self._chosen = predicted.images
+        method = cast(Adapting, pl_module)
+        found = self._judge(predicted, method, trainer.global_step)
+        had_collapsed = bool(self.measurements) and self.measurements[-1].has_collapsed
+        if found.has_collapsed and not had_collapsed and trainer.is_global_zero:
+            self._warn(found, method.labels)
+        self.measurements.append(found)
+        return {f"label_free/{name}": value for name, value in found.scores.items()}
+
+    def _predict(self, trainer: Trainer, pl_module: LightningModule) -> Predicted:
+        method = cast(Adapting, pl_module)
+        # Without its further views: an average with the mirror image always agrees with it.
+        predict = replace(method.inference, scales=(1.0,), flip=False)
+        classes = method.labels.num_classes
+        found = Predicted(torch.zeros(classes, classes, dtype=torch.int64))
+        for index, image in self._pictures(trainer):
+            image = image.to(pl_module.device)
+            logits = predict(pl_module, image).float()
+            other = predict(pl_module, second_view(image)).float().flip(-1)
+            size = (image.shape[-2], image.shape[-1])
+            labels = (label_map(logits, size), label_map(other, size))
+            found.counts += agreement_counts(*labels, num_classes=classes).cpu()
+            found.entropy.append(float(normalized_entropy(logits).mean()))
+            found.snd.append(float(soft_neighbourhood_density(self._some(logits, index))))
+            found.images.append(index)
+        if not found.images:
+            raise DataError("label-free score: none of the chosen target images can be read")
+        return found
+
+    def _pictures(self, trainer: Trainer) -> Iterator[tuple[int, Tensor]]:
+        """Numbers and images (1, 3, H, W); an image that cannot be read is left out for good."""
+        loader = cast(Any, trainer).datamodule.labelling_dataloader()
+        chosen = self._chosen
+        if not chosen:
+            usable = loader.sampler.indices
+            places = np.linspace(0, len(usable) - 1, min(self.images, len(usable)))
+            chosen = [usable[k] for k in places.round().astype(int)]
+        for index in chosen:
+            try:
+                image = loader.dataset[(0, index)]["image"]
+            except DataError as error:
+                log.warning("label-free score: an image is left out from now on: %s", error)
+                continue
+            yield index, image[None]
+
+    def _some(self, logits: Tensor, index: int) -> Tensor:
+        """Probabilities (N, K) of some pixels of an image, the same ones at every step."""
+        flat = logits[0].flatten(1).T  # (H W, K)
+        rng = generator(0, 0, index, "label-free score")
+        places = rng.choice(len(flat), size=min(self.pixels, len(flat)), replace=False)
+        return flat[torch.from_numpy(places).to(flat.device)].softmax(dim=1)
+
+    def _judge(self, predicted: Predicted, method: Adapting, step: int) -> Measurement:
+        present = class_shares(predicted.counts) > PREDICTED
+        ids = torch.arange(len(present))
+        has_source_model = "source_model" in method.shared["needs"]
+        if not self._reference:
+            # Of a network that knows nothing yet, predictions say nothing: any class may occur.
+            self._reference = (ids[present] if has_source_model else ids).tolist()
+        reference = torch.isin(ids, torch.tensor(self._reference))
+        vanished: list[int] = ids[reference & ~present].tolist()
+        return Measurement(
+            step=step,
+            iteration=method.iteration,
+            scores={
+                "combined": float(classwise_agreement(predicted.counts, reference)),
+                "agreement": float(agreement(predicted.counts)),
+                "snd": sum(predicted.snd) / len(predicted.snd),
+                "entropy": sum(predicted.entropy) / len(predicted.entropy),
+            },
+            classes=int(present.sum()),
+            vanished=vanished,
+            has_collapsed=has_source_model and 2 * len(vanished) > len(self._reference),
+        )
+
+    def _warn(self, found: Measurement, labels: LabelSpace) -> None:
+        log.warning(
+            "collapse: of %d classes that the model predicted at first, %d are left at step %d; "
+            "vanished: %s. Lower the learning rate, or keep an earlier state with "
+            "select=label_free",
+            len(self._reference),
+            len(self._reference) - len(found.vanished),
+            found.step,
+            ", ".join(labels.classes[k] for k in found.vanished),
+        )
+
+    def _complete(
+        self, trainer: Trainer, pl_module: LightningModule, scores: dict[str, Scores]
+    ) -> None:
+        """Note the mIoU of the last measurement, where there is one, and write the file."""
+        found, method = self.measurements[-1], cast(Adapting, pl_module)
+        found.miou = target_miou(method, scores)
+        if trainer.is_global_zero:
+            rows = [_row(m, method.labels) for m in self.measurements]
+            text = to_csv(HEADER, rows)
+            write_whole(self.path, lambda file: file.write(text.encode()))
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.measurements:
+            return {}
+        return {
+            "measurements": [asdict(m) for m in self.measurements],
+            "reference": self._reference,
+            "images": self._chosen,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.measurements = [Measurement(**kept) for kept in state_dict["measurements"]]
+        self._reference = state_dict["reference"]
+        self._chosen = state_dict["images"]
+
+
+def is_adapting(module: LightningModule) -> bool:
+    """Whether it is a method that trains on images of the target without their labels."""
+    return "target" in getattr(module, "shared", {}).get("needs", ())
+
+
+def target_miou(method: Adapting, scores: dict[str, Scores]) -> float:
+    """Of the target, in [0, 1]; NaN where it was not evaluated or has no labels."""
+    target = scores.get(method.eval_domains[0])
+    return math.nan if target is None else target.miou["mIoU"]
+
+
+def _row(m: Measurement, labels: LabelSpace) -> list[str]:
+    names = ";".join(labels.classes[k] for k in m.vanished)
+    scores = [f"{m.scores[name]:.6g}" for name in SCORES]
+    miou = "" if math.isnan(m.miou) else f"{m.miou:.6g}"
+    return [
+        str(m.step), str(m.iteration), *scores, str(m.classes), names, str(m.has_collapsed), miou
+    ]  # fmt: skip
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """In eval mode; afterwards each part is in its own again."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,271 @@
+"""CPSL (Li et al., CVPR 2022, arXiv:2203.15202) without a source: only the head trains."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Literal, Unpack, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from sfseg.errors import ConfigError
+from sfseg.methods.base import Method, Shared
+from sfseg.methods.checks import require_at_least, require_options, require_positive, require_shares
+from sfseg.networks.classifier_input import classifier_of, classify, without_padding
+from sfseg.networks.segmenter import Segmenter
+from sfseg.networks.teacher import Frozen, Teacher
+from sfseg.ops.losses import cross_entropy
+from sfseg.ops.masking import strong_view
+from sfseg.ops.pixels import at_positions, random_positions
+from sfseg.ops.prototypes import class_sums, cosine_scores, prototype_consistency, rectified_label
+from sfseg.ops.sinkhorn import sinkhorn, soft_cross_entropy
+from sfseg.ops.symmetric import symmetric_cross_entropy
+from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
+
+log = logging.getLogger(__name__)
+LabelLoss = Literal["cross_entropy", "symmetric"]
+
+
+class CPSL(Method):
+    """Class prototypes rectify the source model's labels, and pixels are assigned to them evenly.
+
+    The first stage of class-balanced pixel-level self-labelling, as the rows of Uni-UVPT's tables
+    have it: the backbone is frozen and exactly one head trains. Features are what the head's
+    classifier gets, so that they move with the head. Prototypes start as the target's class means
+    under the source model, taken in one pass before the first step, which also gives the classes'
+    shares; without a data module, or for a class that is never predicted, as the classifier's
+    weights. They are K * C parameters beside the network, which do not count as the head's.
+
+    A label is argmax of softmax(cosine / temperature) times the source model's probability, with
+    prototypes and features of moving averages. That probability is computed for the crop by a
+    frozen copy of the head, since pseudo-labels are kept as class ids: these say only where there
+    is a label. The strong view of the consistency has other colours, but the same pixels.
+
+    Of the paper are left out what needs a source (its cross-entropy and CutMix), stages 2 and 3
+    (distillation into self-supervised weights), and of its code the second self-labelling, by the
+    average's logits, and the contrastive loss of weight 1e-3. There a queue is used once it is
+    full, here from the first step on; there its features meet prototypes whose length varies.
+
+    Args:
+        label_loss: ``cross_entropy``, or ``symmetric``: 0.1 of it and 1 of its reverse.
+        consistency_weight: of the divergence of weak and strong view over prototypes.
+        labelling_weight: of the self-labelling; 0 leaves prototypes as they start.
+        pixels: of each image that are assigned to prototypes.
+        queue: features of earlier iterations that are assigned with them; 65,536 in the paper.
+        temperature: of all softmaxes over cosines.
+        epsilon: see :func:`sfseg.ops.sinkhorn.sinkhorn`; likewise ``iterations``.
+        iterations: of Sinkhorn's algorithm.
+        momentum: of the moving averages of head and prototypes; 0.999 in the paper.
+        prototype_lr_factor: of the prototypes' learning rate; as the head's in the code.
+        colour: strength of :func:`sfseg.ops.masking.strong_view`.
+        **shared: see :class:`Shared`.
+
+    Raises:
+        ConfigError: the backbone trains, or the head has nothing before its classifier.
+        ValueError: an unknown loss, or a number out of its range.
+    """
+
+    queue: Tensor
+    queued: Tensor
+    averages: Tensor
+    share: Tensor
+    has_started: Tensor
+
+    def __init__(
+        self,
+        *,
+        label_loss: LabelLoss = "cross_entropy",
+        consistency_weight: float = 5.0,
+        labelling_weight: float = 0.1,
+        pixels: int = 256,
+        queue: int = 65536,
+        temperature: float = 0.08,
+        epsilon: float = 0.05,
+        iterations: int = 3,
+        momentum: float = 0.999,
+        prototype_lr_factor: float = 1.0,
+        colour: float = 0.5,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(**shared)
+        require_options(label_loss=(label_loss, LabelLoss))
+        require_at_least(
+            0, consistency_weight=consistency_weight, labelling_weight=labelling_weight
+        )
+        require_at_least(0, queue=queue, colour=colour)
+        require_at_least(1, pixels=pixels, iterations=iterations)
+        require_positive(
+            temperature=temperature, epsilon=epsilon, prototype_lr_factor=prototype_lr_factor
+        )
+        require_shares(momentum=momentum)
+        network = cast(Segmenter, self.network)
+        classifier = classifier_of(network.head)
+        _require_trained_features(network)
+        if network.aux_head is not None:
+            network.freeze("aux_head")
+        self.label_loss, self.pixels, self.colour = label_loss, pixels, colour
+        self.consistency_weight, self.labelling_weight = consistency_weight, labelling_weight
+        self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
+        self.momentum, self.prototype_lr_factor = momentum, prototype_lr_factor
+        self.source, self.teacher = Frozen(network.head), Teacher(network.head)
+        directions = F.normalize(classifier.weight.detach().sum(dim=(2, 3)), dim=1)  # (K, C)
+        self.prototypes = nn.Parameter(directions, requires_grad=bool(labelling_weight))
+        self.register_buffer("averages", directions.clone())
+        self.register_buffer("share", torch.full_like(directions[:, 0], 1 / len(directions)))
+        self.register_buffer("has_started", torch.tensor(False))
+        self.register_buffer("queue", directions.new_zeros(queue, directions.shape[1]))
+        self.register_buffer("queued", torch.tensor(0))
+        self._fresh: Tensor | None = None
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Prototypes get a group of their own, without weight decay: their length is no matter."""
+        if not self.labelling_weight:
+            return super().configure_optimizers()
+        own = {
+            "params": [self.prototypes],
+            "lr": self.shared["lr"] * self.prototype_lr_factor,
+            "weight_decay": 0.0,
+        }
+        make = self.shared["optimizer"]
+        self.shared["optimizer"] = lambda groups: make([*groups, own])
+        try:
+            return super().configure_optimizers()
+        finally:
+            self.shared["optimizer"] = make
+
+    def on_train_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        batches = getattr(data, "labelling_dataloader", None)
+        if self.has_started or batches is None:
+            return
+        means, counts = self._class_means(batches())
+        # Processes have computed the same but for rounding, which would stay with them.
+        means, counts = self.trainer.strategy.broadcast((means.cpu(), counts.cpu()))
+        seen = (counts > 0)[:, None].to(self.device)
+        with torch.no_grad():
+            self.prototypes.copy_(torch.where(seen, means.to(self.device), self.prototypes))
+            self.averages.copy_(self.prototypes)
+            self.share.copy_(counts / counts.sum())
+        self.has_started.fill_(True)
+        log.info("prototypes: of %d classes that the source model predicts", int(seen.sum()))
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on images of the target and their pseudo-labels."""
+        network, target = cast(Segmenter, self.network), batch["target"]
+        image = target["image"].float() / 255
+        with torch.no_grad():
+            maps = network.features(image)
+            _, features = classify(self.teacher.network, maps)
+            goal = cosine_scores(features, self.averages)
+            label = self._label(goal, maps, target)
+        scores, features = classify(network.head, maps)
+        logits = network._enlarge(scores, image).float()
+        learn = cross_entropy if self.label_loss == "cross_entropy" else symmetric_cross_entropy
+        terms = {"labels": learn(logits, label)}
+        if self.consistency_weight:
+            with torch.no_grad():
+                maps = network.features(strong_view(image, strength=self.colour))
+            strong = cosine_scores(classify(network.head, maps)[1], self.averages)
+            views = (without_padding(part, image, network) for part in (strong, goal))
+            distance = prototype_consistency(*views, temperature=self.temperature)
+            terms["consistency"] = self.consistency_weight * distance
+        if self.labelling_weight:
+            own = without_padding(features, image, network)
+            terms["self_labelling"] = self.labelling_weight * self._self_labelling(own)
+        confidence, prediction = logits.detach().softmax(dim=1).max(dim=1)
+        return {
+            "loss": self.total(terms),
+            "prediction": prediction.to(torch.uint8),
+            "confidence": confidence.clamp(0, 1),
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.is_skipped:
+            return
+        if self._fresh is not None:
+            self._enqueue(self._fresh)
+        if self.iteration % self.trainer.accumulate_grad_batches == 0:
+            self.teacher.follow(cast(Segmenter, self.network).head, self.momentum)
+            self.averages.lerp_(self.prototypes.detach(), 1 - self.momentum)
+
+    @torch.no_grad()
+    def _class_means(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        """Directions (K, C) of the classes' mean features, and their numbers of pixels."""
+        network = cast(Segmenter, self.network)
+        total, count = torch.zeros_like(self.averages), torch.zeros_like(self.share).long()
+        with self.trainer.precision_plugin.forward_context():
+            for batch in batches:
+                image = batch["image"].to(self.device)
+                logits, features = classify(self.source.network, network.features(image))
+                label = F.interpolate(logits, features.shape[-2:], mode="bilinear").argmax(dim=1)
+                shown = without_padding(features, image, network)
+                rows, columns = shown.shape[-2:]
+                sums, counts = class_sums(
+                    shown, label[:, :rows, :columns], num_classes=len(self.share)
+                )
+                total += sums
+                count += counts
+        return F.normalize(total, dim=1), count
+
+    def _label(self, goal: Tensor, maps: list[Tensor], target: Batch) -> Tensor:
+        """Rectified class ids (B, H, W), IGNORE where the pseudo-labels have none."""
+        network, image = cast(Segmenter, self.network), target["image"]
+        soft = network._enlarge(self.source.network(maps), image)
+        scores = network._enlarge(goal, image)
+        label = rectified_label(scores, soft, temperature=self.temperature)
+        return label.masked_fill(target["pseudo_label"] == IGNORE, IGNORE)
+
+    def _self_labelling(self, features: Tensor) -> Tensor:
+        """Cross-entropy of drawn pixels against what Sinkhorn's algorithm assigns to them."""
+        batch, _, height, width = features.shape
+        places = random_positions(batch, height * width, count=self.pixels, device=features.device)
+        drawn = F.normalize(at_positions(features, places).float(), dim=2)  # (B, n, C)
+        self._fresh = drawn.detach().flatten(0, 1)
+        with torch.autocast(features.device.type, enabled=False):
+            directions = F.normalize(self.prototypes, dim=1).T
+            scores = drawn @ directions
+            kept = self.queue[: int(self.queued)] @ directions.detach()
+        assigned = [
+            sinkhorn(
+                torch.cat([kept, own]), self.share, epsilon=self.epsilon, iterations=self.iterations
+            )[len(kept) :]
+            for own in scores.detach()
+        ]
+        return soft_cross_entropy(scores, torch.stack(assigned), temperature=self.temperature)
+
+    @torch.no_grad()
+    def _enqueue(self, fresh: Tensor) -> None:
+        """Put features of all processes in place of the oldest."""
+        if self.trainer.world_size > 1:
+            fresh = cast(Tensor, self.all_gather(fresh)).flatten(0, 1)
+        size = len(self.queue)
+        kept = torch.cat([fresh, self.queue[: int(self.queued)]])[:size]
+        self.queue[: len(kept)] = kept
+        self.queued.fill_(len(kept))
+
+
+def _require_trained_features(network: Segmenter) -> None:
+    """Refuse a network in which not the head alone makes features.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    if any(parameter.requires_grad for parameter in network.backbone.parameters()):
+        raise ConfigError(
+            "the backbone must be frozen for cpsl, which trains the head alone, but it trains; set "
+            "method.adapter._target_=sfseg.networks.adapters.heads_only"
+        )
+    scoring = {
+        parameter
+        for module in network.head.modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels == network.num_classes
+        for parameter in module.parameters()
+    }
+    if not any(p.requires_grad and p not in scoring for p in network.head.parameters()):
+        raise ConfigError(
+            "the head must have layers before its classifier for cpsl, whose features they make, "
+            f"got {type(network.head).__name__}; choose another with backbone/head, such as "
+            "daformer"
+        )

@@ -1,0 +1,199 @@
+"""HCL: historical contrastive learning (Huang et al., NeurIPS 2021, arXiv:2110.03374)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfseg.errors import ConfigError
+from sfseg.methods.base import Method, Shared
+from sfseg.methods.checks import require_at_least, require_positive, require_shares
+from sfseg.networks.classifier_input import classifier_input, classifier_of, without_padding
+from sfseg.networks.segmenter import Segmenter
+from sfseg.networks.teacher import Teacher
+from sfseg.ops.contrastive import (
+    historical_agreement,
+    historical_contrast,
+    of_pixels,
+    pixel_counts,
+    reliability,
+    weighted_cross_entropy,
+)
+from sfseg.ops.masking import strong_view
+from sfseg.ops.pixels import at_positions, random_positions
+from sfseg.types import Batch, StepOutput, TrainingBatch
+
+MEMORY = 0.9
+"""Of the weights of absent classes, per iteration."""
+
+
+class View(NamedTuple):
+    """What a network says of images.
+
+    logits: (B, K, H, W) of the head and, if asked for, of the auxiliary head.
+    features: (B, C, h, w) that the head's classifier gets.
+    """
+
+    logits: list[Tensor]
+    features: Tensor
+
+
+class HCL(Method):
+    """What a model believed before is compared with what it believes now, by category and instance.
+
+    Pseudo-labels train the student the more, the more its moving average agrees with a historical
+    copy (HCCD); and features of the student are drawn to the average's features of pixels with the
+    same label (HCID). Both are as in the published code: the divergence is KL(historical ||
+    average), and :func:`sfseg.ops.contrastive.historical_contrast` is its form of the other.
+
+    The student sees distorted colours, the average and the historical copy the image itself, pixel
+    for pixel. In the code the student's crop has another scale, and consistency and loss belong to
+    pixels that do not quite match. Features are what the head's classifier gets, there those of a
+    projector on the last map but one; pairs are those of pixels drawn from each image, there of
+    all. Which classes are rare is counted in each image, there in the batch. The code's
+    ``only-hard-label`` is read but never used: all pixels train.
+
+    Args:
+        aux_weight: of the same loss on the auxiliary head; 0.5 in the code, 0 without such a head.
+        contrast_weight: of the instance discrimination; 0 leaves it out.
+        temperature: of its softmax.
+        pixels: of each image that are compared with each other.
+        momentum: of the moving average.
+        refresh: iterations after which the student overwrites average and historical copy; until
+            the first time the latter is the source model. 0: never.
+        class_balance: weigh rare and absent classes.
+        rare_weight: of a class with few pixels in an image; also of one that no image of the batch
+            has, as a moving average over batches that multiplies the former.
+        rare_share: of an image's pixels below which a class is rare; 64^2 of a crop in the code.
+        colour: strength of :func:`sfseg.ops.masking.strong_view`; 0 leaves the colours.
+        **shared: see :class:`Shared`.
+
+    Raises:
+        ConfigError: there is no auxiliary head to train, or no classifier to take features from.
+        ValueError: a number out of its range.
+    """
+
+    absence: Tensor
+
+    def __init__(
+        self,
+        *,
+        aux_weight: float = 0.0,
+        contrast_weight: float = 0.5,
+        temperature: float = 0.07,
+        pixels: int = 256,
+        momentum: float = 0.996,
+        refresh: int = 300,
+        class_balance: bool = True,
+        rare_weight: float = 7.0,
+        rare_share: float = 1 / 32,
+        colour: float = 0.2,
+        **shared: Unpack[Shared],
+    ) -> None:
+        super().__init__(**shared)
+        require_at_least(0, aux_weight=aux_weight, contrast_weight=contrast_weight, colour=colour)
+        require_at_least(0, refresh=refresh, rare_weight=rare_weight)
+        require_at_least(2, pixels=pixels)
+        require_shares(momentum=momentum, rare_share=rare_share)
+        require_positive(temperature=temperature)
+        network = cast(Segmenter, self.network)
+        if aux_weight and network.aux_head is None:
+            raise ConfigError(
+                f"aux_weight must be 0 for a network without an auxiliary head, got {aux_weight}; "
+                "choose backbone=resnet101_deeplabv2_multi or set backbone.aux"
+            )
+        if network.aux_head is not None and not aux_weight:
+            network.freeze("aux_head")
+        if contrast_weight:
+            classifier_of(network.head)
+        self.aux_weight, self.contrast_weight = aux_weight, contrast_weight
+        self.temperature, self.pixels = temperature, pixels
+        self.momentum, self.refresh, self.colour = momentum, refresh, colour
+        self.class_balance = class_balance
+        self.rare_weight, self.rare_share = rare_weight, rare_share
+        self.teacher, self.historical = Teacher(network), Teacher(network)
+        self.register_buffer("absence", torch.ones(self.labels.num_classes))
+        self._counts: Tensor | None = None
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on images of the target and their pseudo-labels."""
+        target = batch["target"]
+        image, label = target["image"].float() / 255, target["pseudo_label"]
+        with torch.no_grad():
+            average = self._view(self.teacher.network, image)
+            before = self._view(self.historical.network, image)
+        own = self._view(self.network, self._distorted(image))
+        weight = self._class_weight(label)
+        losses = [
+            weighted_cross_entropy(mine, label, weight * historical_agreement(now, then))
+            for mine, now, then in zip(own.logits, average.logits, before.logits, strict=True)
+        ]
+        terms = {"labels": losses[0]}
+        if self.aux_weight:
+            terms["auxiliary"] = self.aux_weight * losses[1]
+        if self.contrast_weight:
+            terms["contrast"] = self.contrast_weight * self._contrast(own, average, target)
+        confidence, prediction = own.logits[0].detach().softmax(dim=1).max(dim=1)
+        return {
+            "loss": self.total(terms),
+            "prediction": prediction.to(torch.uint8),
+            "confidence": confidence.clamp(0, 1),
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.is_skipped:
+            return
+        if self._counts is not None:
+            counts = self.trainer.strategy.reduce(self._counts, reduce_op="sum")
+            weight = torch.where(cast(Tensor, counts) == 0, self.rare_weight, 1.0)
+            self.absence.lerp_(weight, 1 - MEMORY)
+        if self.iteration % self.trainer.accumulate_grad_batches == 0:
+            self.teacher.follow(self.network, self.momentum)
+        if self.refresh and self.iteration % self.refresh == 0:
+            self.teacher.follow(self.network, 0.0)
+            self.historical.follow(self.network, 0.0)
+
+    def _view(self, module: torch.nn.Module, image: Tensor) -> View:
+        network = cast(Segmenter, module)
+        if not self.contrast_weight:
+            # Called, so that a compiled network is not passed by.
+            seen = network(image, levels=True) if self.aux_weight else (network(image),)
+            return View([logits.float() for logits in seen], image)
+        look: Callable[..., Any] = network.forward
+        with classifier_input(network.head) as features:
+            seen = look(image, levels=True) if self.aux_weight else (look(image),)
+        shown = without_padding(features[-1], image, network)
+        return View([logits.float() for logits in seen], shown)
+
+    def _distorted(self, image: Tensor) -> Tensor:
+        return strong_view(image, strength=self.colour) if self.colour else image
+
+    def _class_weight(self, label: Tensor) -> Tensor:
+        """Weight (B, H, W) of every pixel by its class."""
+        if not self.class_balance:
+            return torch.ones_like(label, dtype=torch.float32)
+        counts = pixel_counts(label, num_classes=len(self.absence))
+        self._counts = counts.sum(dim=0).float()
+        is_rare = counts < self.rare_share * label[0].numel()
+        # Of the batches before: the shares of this one may be known to other processes only.
+        return of_pixels(torch.where(is_rare, self.rare_weight, 1.0) * self.absence, label)
+
+    def _contrast(self, own: View, average: View, target: Batch) -> Tensor:
+        """The instance discrimination among pixels drawn from each image."""
+        size = own.features.shape[-2:]
+        places = random_positions(
+            len(own.features), size.numel(), count=self.pixels, device=own.features.device
+        )
+        trusted = reliability(average.logits[0])[:, None]
+        label = F.interpolate(target["pseudo_label"][:, None].float(), size, mode="nearest")
+        weight = F.interpolate(trusted, size, mode="bilinear", align_corners=False)
+        return historical_contrast(
+            at_positions(own.features, places),
+            at_positions(average.features, places),
+            at_positions(label, places)[..., 0].long(),
+            at_positions(weight, places)[..., 0],
+            temperature=self.temperature,
+        )

@@ -1,0 +1,109 @@
+"""Self-training in rounds: the network labels the target anew, surer of itself each time."""
+
+import logging
+from typing import Any, Protocol, Unpack, cast
+
+from torch.utils.data import DataLoader
+
+from sfseg.methods.base import Method, Shared
+from sfseg.methods.labelling import Selection, relabel
+from sfseg.networks.segmenter import Segmenter
+from sfseg.pseudo.reader import PseudoLabels
+from sfseg.pseudo.store import PseudoLabelStore
+
+log = logging.getLogger(__name__)
+
+
+class Labelled(Protocol):
+    """What a self-training method asks of the DataModule."""
+
+    pseudo_labels: PseudoLabels | None
+
+    def labelling_dataloader(self) -> DataLoader[Any]: ...
+
+
+class Rounds(Shared):
+    """Constructor arguments of every method that trains in rounds.
+
+    selection: of the pixels that get a label in the first round; it is also how the source model
+        has labelled them.
+    rounds: of equal length; before each but the first, all images are labelled anew.
+    steps: optimiser steps of all rounds.
+    portion_step: by how much the selection's portion grows from round to round.
+    portion_max: the largest portion.
+    """
+
+    selection: Selection
+    rounds: int
+    steps: int
+    portion_step: float
+    portion_max: float
+
+
+class SelfTraining(Method):
+    """Base of methods that learn labels of their own making, round after round.
+
+    At the end of a round, after the step of its last batch, the network as it is then labels every
+    training image of the target; the next batch is the first to be served these labels, and a
+    checkpoint between both belongs to them. Nothing is kept of a round but its number, which
+    follows from the iteration. A run with fewer steps than rounds leaves some out. A trainer
+    without a DataModule has no labels that could be replaced.
+
+    An auxiliary head, which these methods do not need, is frozen.
+
+    Args:
+        **arguments: see :class:`Rounds`.
+
+    Raises:
+        ValueError: no round, a portion that shrinks, or a largest one below the first or above 1.
+    """
+
+    def __init__(self, **arguments: Unpack[Rounds]) -> None:
+        own = Rounds.__annotations__.keys() - Shared.__annotations__.keys()
+        shared = {name: value for name, value in arguments.items() if name not in own}
+        super().__init__(**cast(Shared, shared))
+        rounds, step = arguments["rounds"], arguments["portion_step"]
+        first, largest = arguments["selection"].portion, arguments["portion_max"]
+        if rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {rounds}")
+        if step < 0:
+            raise ValueError(f"portion_step must not be negative, got {step}")
+        if not first <= largest <= 1:
+            raise ValueError(
+                f"portion_max must be at least the first round's portion, {first}, and at most 1, "
+                f"got {largest}"
+            )
+        self.selection = arguments["selection"]
+        self.rounds, self.steps = rounds, arguments["steps"]
+        self.portion_step, self.portion_max = step, largest
+        if isinstance(self.network, Segmenter) and self.network.aux_head is not None:
+            self.network.freeze("aux_head")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        number = self._beginning_round()
+        if number is not None:
+            self._relabel(number)
+
+    def _beginning_round(self) -> int | None:
+        """The round, counted from 0, that begins with the next batch; None inside of rounds."""
+        step, rest = divmod(self.iteration, self.trainer.accumulate_grad_batches)
+        before, after = ((s * self.rounds) // self.steps for s in (step - 1, step))
+        return after if rest == 0 and before < after < self.rounds else None
+
+    def _relabel(self, number: int) -> None:
+        data = cast("Labelled | None", getattr(self.trainer, "datamodule", None))
+        if data is None:
+            log.warning("pseudo-labels: there is no DataModule, whose labels would be replaced")
+            return
+        if self.trainer.is_global_zero:
+            assert isinstance(data.pseudo_labels, PseudoLabelStore), "the writing process"
+            selection = self.selection.grown(number * self.portion_step, largest=self.portion_max)
+            context = self.trainer.precision_plugin.forward_context()
+            share = relabel(
+                self, data.labelling_dataloader, data.pseudo_labels, selection, context=context
+            )
+            log.info("pseudo-labels: round %d of %d, %.1f %% of the pixels have one",
+                     number + 1, self.rounds, 100 * share)  # fmt: skip
+        # The next step of any process reads what was written.
+        self.trainer.strategy.barrier("pseudo-labels")

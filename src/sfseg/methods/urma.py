@@ -1,0 +1,77 @@
+"""URMA: uncertainty reduction for model adaptation (Sivaprasad and Fleuret, CVPR 2021)."""
+
+from typing import Unpack
+
+import torch
+
+from sfseg.errors import ConfigError
+from sfseg.methods.rounds import Rounds, SelfTraining
+from sfseg.networks.auxiliary_decoders import AuxiliarySegmenter
+from sfseg.ops.entropy import normalized_entropy
+from sfseg.ops.losses import cross_entropy
+from sfseg.ops.uncertainty import decoder_disagreement
+from sfseg.types import StepOutput, TrainingBatch
+
+
+class URMA(SelfTraining):
+    """Features on which decoders agree that see them with channels dropped.
+
+    Disagreement stands for the uncertainty of the model on the target. Auxiliary decoders start
+    from random weights and learn from the main one, whose labels are chosen as in CBST. The
+    diversity term of the published code, which its authors advise against, is left out.
+
+    Args:
+        entropy_weight: of the mean entropy, as a fraction of ln K.
+        uncertainty_weight: of the disagreement; 0.1 in the published code.
+        freeze_classifier: keep the source model's head as it is, as the paper means; false lets
+            it train like the auxiliary decoders, as the published code does whatever its option
+            says.
+        **arguments: see :class:`sfseg.methods.rounds.Rounds`; the network must have auxiliary
+            decoders.
+
+    Raises:
+        ConfigError: the network has none.
+        ValueError: a negative weight, or see :class:`SelfTraining`.
+    """
+
+    def __init__(
+        self,
+        *,
+        entropy_weight: float = 1.0,
+        uncertainty_weight: float = 0.1,
+        freeze_classifier: bool = True,
+        **arguments: Unpack[Rounds],
+    ) -> None:
+        super().__init__(**arguments)
+        for name, weight in (
+            ("entropy_weight", entropy_weight),
+            ("uncertainty_weight", uncertainty_weight),
+        ):
+            if weight < 0:
+                raise ValueError(f"{name} must not be negative, got {weight}")
+        if not isinstance(self.network, AuxiliarySegmenter):
+            raise ConfigError(
+                "the network must have auxiliary decoders, got a plain "
+                f"{type(self.network).__name__}; set method.adapter as in conf/method/urma.yaml"
+            )
+        if freeze_classifier:
+            self.network.freeze("head")
+        self.entropy_weight, self.uncertainty_weight = entropy_weight, uncertainty_weight
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on images of the target and their pseudo-labels."""
+        network = self.network
+        assert isinstance(network, AuxiliarySegmenter)
+        logits, auxiliary = network.forward_auxiliary(batch["target"]["image"])
+        terms = {
+            "cross_entropy": cross_entropy(logits, batch["target"]["pseudo_label"]),
+            "uncertainty": self.uncertainty_weight * decoder_disagreement(auxiliary, logits),
+        }
+        if self.entropy_weight:
+            terms["entropy"] = self.entropy_weight * normalized_entropy(logits).mean()
+        confidence, prediction = logits.detach().float().softmax(dim=1).max(dim=1)
+        return {
+            "loss": self.total(terms),
+            "prediction": prediction.to(torch.uint8),
+            "confidence": confidence.clamp(0, 1),
+        }

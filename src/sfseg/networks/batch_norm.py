@@ -1,0 +1,98 @@
+"""Statistics of batch normalisation, taken anew from other images."""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sfseg.errors import ConfigError
+from sfseg.networks.segmenter import Segmenter
+
+
+def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Batch normalisation with running statistics, in the order of the network's modules."""
+    # Looked up each time: Lightning may replace them by synchronised ones.
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+
+
+def require_moving_statistics(network: Segmenter, method: str) -> None:
+    """Refuse a backbone whose statistics are to stay as they are.
+
+    Raises:
+        ConfigError: names the method and the setting.
+    """
+    if network.batch_norm in ("frozen_statistics", "frozen"):
+        raise ConfigError(
+            f"backbone.batch_norm must be train or frozen_affine for {method}, whose statistics "
+            f"are the target's, got {network.batch_norm}"
+        )
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Put batch normalisation in train mode and all else, such as dropout, in eval mode."""
+    network.eval()
+    for norm in tracking_norms(network):
+        norm.train()
+
+
+def reestimate(
+    network: Segmenter, image: Shaped[Tensor, "B 3 H W"], *, momentum: float
+) -> Float[Tensor, "B K H W"]:
+    """Move all running statistics towards those of a batch: r <- (1 - m) r + m b.
+
+    Every layer normalises with the statistics of the batch, so that the next one's are those of
+    target features too. Of several processes b are the statistics of all their images. No gradient
+    is taken; the network stays as :func:`use_batch_statistics` puts it.
+
+    Args:
+        network: changed in place.
+        image: the batch.
+        momentum: m in [0, 1].
+
+    Returns:
+        Logits by the statistics of the process's own batch.
+    """
+    use_batch_statistics(network)
+    norms = tracking_norms(network)
+    before, momenta = _statistics(norms), [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0  # running statistics are then the batch's
+        with torch.no_grad():
+            logits: Tensor = network(image)
+    finally:
+        for norm, usual in zip(norms, momenta, strict=True):
+            norm.momentum = usual
+    mean, variance = _of_all_processes(*_statistics(norms))
+    sizes = [norm.num_features for norm in norms]
+    moved = (old.lerp(new, momentum) for old, new in zip(before, (mean, variance), strict=True))
+    means, variances = (torch.split(flat, sizes) for flat in moved)
+    for norm, of_mean, of_variance in zip(norms, means, variances, strict=True):
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(of_mean)
+        norm.running_var.copy_(of_variance)
+    return logits
+
+
+def _statistics(norms: list[_BatchNorm]) -> tuple[Tensor, Tensor]:
+    """Running means and variances of all layers, one after the other; copies."""
+    means, variances = zip(*((norm.running_mean, norm.running_var) for norm in norms), strict=True)
+    return torch.cat(means), torch.cat(variances)
+
+
+def _of_all_processes(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return mean, variance
+    common = _average(mean)
+    return common, _average(variance + (mean - common).square())
+
+
+def _average(value: Tensor) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

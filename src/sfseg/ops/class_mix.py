@@ -1,0 +1,54 @@
+"""ClassMix (Olsson et al., WACV 2021): all pixels of some classes go from one image to another."""
+
+import torch
+from jaxtyping import Bool, Float, Integer, Shaped
+from torch import Tensor
+
+
+def class_mask(
+    label: Integer[Tensor, "B H W"],
+    *,
+    num_classes: int,
+    weight: Float[Tensor, " K"] | None = None,
+) -> Bool[Tensor, "B H W"]:
+    """The pixels of half of the classes that an image has, drawn for every image by itself.
+
+    Half of an odd number is rounded up as in DACS, so that an image of one class is taken whole.
+    Draws from torch's global generator on the labels' device.
+
+    Args:
+        label: class ids; those that are no class, such as IGNORE, are never taken.
+        num_classes: K.
+        weight: positive; a class is drawn in proportion to it among those not drawn yet. None
+            draws all alike.
+    """
+    batch = len(label)
+    ids = label.flatten(1).long().clamp(max=num_classes)  # (B, H * W); K is no class
+    present = torch.zeros(batch, num_classes + 1, dtype=torch.bool, device=label.device)
+    present = present.scatter_(1, ids, True)[:, :num_classes]
+    # Of independent exponential waiting times, the next to end is a class in proportion to its
+    # rate: a draw without replacement.
+    waiting = torch.empty(batch, num_classes, device=label.device).exponential_()
+    if weight is not None:
+        waiting = waiting / weight
+    place = waiting.masked_fill(~present, torch.inf).argsort(dim=1).argsort(dim=1)
+    drawn = present & (place < (present.sum(dim=1, keepdim=True) + 1) // 2)
+    drawn = torch.cat([drawn, torch.zeros_like(drawn[:, :1])], dim=1)
+    return drawn.gather(1, ids).view(label.shape)
+
+
+def paste(
+    values: Shaped[Tensor, "B ... H W"], taken: Bool[Tensor, "B H W"]
+) -> Shaped[Tensor, "B ... H W"]:
+    """Every image with the taken pixels of the one before it, the first with those of the last.
+
+    An image that is alone in its batch stays as it is.
+
+    Args:
+        values: images (B, C, H, W) or maps (B, H, W).
+        taken: pixels that an image gives to the next one.
+    """
+    pasted = taken.roll(1, dims=0)
+    if values.ndim > taken.ndim:
+        pasted = pasted[:, None]
+    return torch.where(pasted, values.roll(1, dims=0), values)

@@ -1,0 +1,112 @@
+"""Views that are harder for a student than for its teacher: other colours, hidden blocks.
+
+All draw from torch's global generator on the images' device, for every image by itself.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+Images = Float[Tensor, "B 3 H W"]
+
+LUMA = (0.299, 0.587, 0.114)
+SIGMA = (0.15, 1.15)
+"""Of the blur, in pixels; DACS draws from this range for crops of 512."""
+RADIUS = 4
+"""Of the blur's kernel, 3.5 of the largest sigma."""
+
+
+def block_mask(
+    image: Shaped[Tensor, "B C H W"], *, ratio: float, block: int
+) -> Bool[Tensor, "B 1 H W"]:
+    """Which pixels of an image stay visible: squares from the top left, each hidden by chance.
+
+    Equation 2 of masked image consistency (Hoyer et al., MIC, CVPR 2023).
+
+    Args:
+        image: for its size alone.
+        ratio: probability of a square to be hidden, in [0, 1]; 0.7 in MIC.
+        block: side of a square in pixels; 64 in MIC for crops of 1024, 32 for 512.
+
+    Raises:
+        ValueError: a ratio outside [0, 1], or a block below 1.
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio must be in [0, 1], got {ratio}")
+    if block < 1:
+        raise ValueError(f"block must be at least 1 pixel, got {block}")
+    height, width = image.shape[-2:]
+    rows, columns = -(-height // block), -(-width // block)
+    kept = torch.rand(len(image), 1, rows, columns, device=image.device) >= ratio
+    blocks = kept.repeat_interleave(block, dim=2).repeat_interleave(block, dim=3)
+    return blocks[..., :height, :width]
+
+
+@torch.no_grad()
+def strong_view(
+    image: Images, *, strength: float, probability: float = 0.8, blur_probability: float = 0.5
+) -> Images:
+    """Brightness, contrast and saturation scaled at random, then a slight blur, as in DACS.
+
+    Without the shift of the hue that DACS also has.
+
+    Args:
+        image: RGB in [0, 1].
+        strength: largest relative change of each; 0.2 in DACS, 0.5 in DT-ST.
+        probability: share of the images whose colours change.
+        blur_probability: share of the images that are blurred.
+    """
+    change = torch.rand(3, len(image), device=image.device).mul(2).sub(1) * strength
+    changed = torch.rand(len(image), device=image.device) < probability
+    coloured = scale_colours(image, *(1 + change * changed).unbind())
+    least, most = SIGMA
+    sigma = least + (most - least) * torch.rand(len(image), device=image.device)
+    blurred = torch.rand(len(image), device=image.device) < blur_probability
+    return blur(coloured, sigma * blurred)
+
+
+def scale_colours(
+    image: Images,
+    brightness: Float[Tensor, " B"],
+    contrast: Float[Tensor, " B"],
+    saturation: Float[Tensor, " B"],
+) -> Images:
+    """Scale saturation about a pixel's grey, contrast about the mean grey, then brightness.
+
+    Args:
+        image: RGB in [0, 1]; what leaves this range is cut off.
+        brightness: factor for each image; 1 changes nothing. Likewise the others.
+        contrast: the same.
+        saturation: the same.
+    """
+    brightness, contrast, saturation = (
+        factor[:, None, None, None] for factor in (brightness, contrast, saturation)
+    )
+    # Sums, not matrix products, which autocast would compute in half precision.
+    luma = torch.tensor(LUMA, device=image.device)[:, None, None]
+    grey = (image * luma).sum(dim=1, keepdim=True)
+    mean = grey.mean(dim=(2, 3), keepdim=True)
+    coloured = saturation * image + (1 - saturation) * grey
+    return (brightness * (contrast * coloured + (1 - contrast) * mean)).clamp(0, 1)
+
+
+def blur(image: Images, sigma: Float[Tensor, " B"]) -> Images:
+    """Gaussian blur; border pixels are continued outside.
+
+    Args:
+        image: RGB.
+        sigma: deviation for each image in pixels, up to 1.15; 0 leaves an image as it is.
+    """
+    offset = torch.arange(-RADIUS, RADIUS + 1, device=image.device)
+    width = sigma.clamp_min(1e-3)[:, None]
+    kernel = (-offset.square() / (2 * width.square())).exp()
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (B, taps)
+    for axis in (2, 3):
+        margin = (RADIUS, RADIUS, 0, 0) if axis == 3 else (0, 0, RADIUS, RADIUS)
+        padded = F.pad(image, margin, mode="replicate")
+        size = image.shape[axis]
+        image = torch.zeros_like(image)
+        for start, tap in enumerate(kernel.unbind(dim=1)):
+            image = image.addcmul(padded.narrow(axis, start, size), tap[:, None, None, None])
+    return image

@@ -1,0 +1,82 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+
+from sfseg.ops.class_mix import class_mask, paste
+from sfseg.types import IGNORE
+
+CLASSES = 6
+
+
+def labels(batch=40, size=(5, 7), seed=0):
+    rng = np.random.default_rng(seed)
+    label = np.full((batch, *size), IGNORE, np.uint8)
+    for image in label:
+        some = rng.permutation([*range(CLASSES), IGNORE])[: rng.integers(1, CLASSES + 2)]
+        image[...] = rng.choice(some, size)
+    return torch.from_numpy(label)
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.1, 1.0, 2.0, 3.0, 50.0, 1e3])])
+def test_half_of_an_images_classes_are_taken_whole(weight):
+    label = labels()
+    torch.manual_seed(0)
+    taken = class_mask(label, num_classes=CLASSES, weight=weight)
+    assert taken.shape == label.shape
+    for own, mask in zip(label, taken, strict=True):
+        present = sorted(set(own.unique().tolist()) - {IGNORE})
+        whole = [k for k in present if mask[own == k].all()]
+        none = [k for k in present if not mask[own == k].any()]
+        assert len(whole) == -(-len(present) // 2) and len(whole) + len(none) == len(present)
+        assert not mask[own == IGNORE].any()
+
+
+def test_one_class_is_taken_and_no_class_is_not():
+    label = torch.stack([torch.full((2, 3), k) for k in (0, CLASSES - 1, IGNORE)]).to(torch.uint8)
+    taken = class_mask(label, num_classes=CLASSES)
+    assert taken.flatten(1).all(dim=1).tolist() == [True, True, False]
+    assert not taken[2].any()
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 6.0]])
+def test_a_class_is_drawn_in_proportion_to_its_weight(weight):
+    """How often a class is among the two of three, summed over all orders of drawing."""
+    rate = np.ones(3) if weight is None else np.array(weight)
+    expected = np.zeros(3)
+    for order in permutations(range(3)):
+        chance = rate[order[0]] / rate.sum() * rate[order[1]] / rate[list(order[1:])].sum()
+        expected[list(order[:2])] += chance
+    label = torch.arange(3).expand(20_000, 1, 3)
+    torch.manual_seed(1)
+    given = None if weight is None else torch.tensor(weight)
+    found = class_mask(label, num_classes=3, weight=given).float().mean(dim=0)[0]
+    np.testing.assert_allclose(found, expected, atol=0.015)
+
+
+def test_the_draw_follows_the_global_generator_and_differs_between_images():
+    label = torch.arange(4).expand(16, 1, 4)
+    draws = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        draws.append(class_mask(label, num_classes=4))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert len(draws[0].flatten(1).unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("channels", [None, 3])
+def test_pasting_is_that_of_a_loop_over_pixels(batch, channels):
+    rng = np.random.default_rng(batch)
+    shape = (batch, 4, 3) if channels is None else (batch, channels, 4, 3)
+    values = rng.integers(0, 256, shape, dtype=np.uint8)
+    taken = rng.random((batch, 4, 3)) < 0.5
+    expected = values.copy()
+    for k, y, x in np.ndindex(taken.shape):
+        if taken[k, y, x]:
+            expected[(k + 1) % batch, ..., y, x] = values[k, ..., y, x]
+    pasted = paste(torch.from_numpy(values), torch.from_numpy(taken))
+    assert pasted.dtype == torch.uint8
+    np.testing.assert_array_equal(pasted, expected)
+    assert (batch > 1) == (not np.array_equal(expected, values))

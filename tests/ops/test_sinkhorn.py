@@ -1,0 +1,73 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sfseg.ops.sinkhorn import sinkhorn, soft_cross_entropy
+
+
+def case(samples=30, classes=4, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    share = torch.rand(classes, generator=rng) + 0.1
+    return torch.rand(samples, classes, generator=rng) * 2 - 1, share / share.sum()
+
+
+def by_hand(scores, share, epsilon, iterations):
+    """Rows and columns scaled in turn, without logarithms, in double precision."""
+    kernel = np.exp(scores.double().numpy() / epsilon)
+    for _ in range(iterations):
+        kernel = kernel / kernel.sum(axis=0, keepdims=True) * share.double().numpy()
+        kernel = kernel / kernel.sum(axis=1, keepdims=True)
+    return torch.as_tensor(kernel).float()
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 50])
+@pytest.mark.parametrize("epsilon", [0.05, 1.0])
+def test_values_by_hand(epsilon, iterations):
+    scores, share = case()
+    assigned = sinkhorn(scores, share, epsilon=epsilon, iterations=iterations)
+    expected = by_hand(scores, share, epsilon, iterations)
+    torch.testing.assert_close(assigned, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_marginals_are_met_in_the_end():
+    scores, share = case(samples=50)
+    assigned = sinkhorn(scores, share, epsilon=0.3, iterations=200)
+    torch.testing.assert_close(assigned.sum(dim=1), torch.ones(50))
+    torch.testing.assert_close(assigned.mean(dim=0), share, rtol=1e-3, atol=1e-4)
+
+
+def test_a_class_without_share_gets_nothing_and_all_is_finite():
+    scores, share = case()
+    share[2] = 0
+    assigned = sinkhorn(100 * scores, share / share.sum())
+    assert not assigned[:, 2].any() and torch.isfinite(assigned).all()
+    torch.testing.assert_close(assigned.sum(dim=1), torch.ones(30))
+
+
+def test_samples_and_classes_can_change_places():
+    scores, share = case()
+    order, classes = torch.randperm(30), torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(
+        sinkhorn(scores[order][:, classes], share[classes]),
+        sinkhorn(scores, share)[order][:, classes],
+    )
+
+
+def test_the_share_decides_where_scores_do_not():
+    _, share = case()
+    assigned = sinkhorn(torch.zeros(5, 4), share, iterations=1)
+    torch.testing.assert_close(assigned, share.expand(5, -1))
+
+
+def test_cross_entropy_by_hand():
+    scores, assignment = case()[0][None], case(seed=1)[0].softmax(dim=1)[None]
+    total = 0.0
+    for own, goal in zip(scores[0].double(), assignment[0].double(), strict=True):
+        powers = [math.exp(score / 0.5) for score in own.tolist()]
+        total -= sum(
+            q * math.log(p / sum(powers)) for p, q in zip(powers, goal.tolist(), strict=True)
+        )
+    loss = soft_cross_entropy(scores, assignment, temperature=0.5)
+    assert float(loss) == pytest.approx(total / 30, rel=1e-5)

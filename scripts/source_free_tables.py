@@ -1,9 +1,9 @@
 """All source-free methods on one task: gain, cost, and what label-free selection is worth.
 
-    python scripts/source_free_tables.py logs/toyscapes --jobs 2
+    python scripts/source_free_tables.py logs/toyscapes eval_every=100 --jobs 2
     python scripts/source_free_tables.py logs/camvid data=camvid_day_to_dusk data.root=<folder>
 
-Settings after the options go to every run. Runs that have finished are not run again and those that
+Settings after the folder go to every run. Runs that have finished are not run again and those that
 were interrupted go on, so it may be stopped and started. Prints markdown: mean and sample standard
 deviation over seeds of the last checkpoint; then, over all checkpoints of all methods, the rank
 correlation of each label-free score with the mIoU, and how much the checkpoint that it picks lies
@@ -172,7 +172,9 @@ def selection(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*", help="of every run, as sfseg-train takes them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -233,7 +233,8 @@ def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path, firs
         (["method.scales=[0.5,2.0]"], "scales must be positive and one of them 1"),
         (["method.adapter.stem=triple"], "stem must be"),
         (["backbone=resnet50", "backbone.pretrained=false"], "must be a Swin, a MiT or tiny"),
-        (["pseudo_labels.discard=1.0"], "pseudo_labels.discard must be a share in [0, 1)"),
+        (["pseudo_labels.discard=1.0"], "pseudo_labels.discard must be in [0, 1), got 1.0"),
+        (["pseudo_labels.rule=best"], "pseudo_labels.rule must be one of confident, cbst, ld"),
         (["~callbacks.early_learning"], "needs callbacks.early_learning before it"),
     ],
 )

@@ -209,6 +209,7 @@ def check(cfg: DictConfig, method: "Method") -> None:
     """
     from sfseg.callbacks.selection import Selection
     from sfseg.checkpoints import check_resumable
+    from sfseg.preparation import label_selection_of
 
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
@@ -216,15 +217,28 @@ def check(cfg: DictConfig, method: "Method") -> None:
     for setting in ("limit_train_batches", "max_epochs"):
         if cfg.trainer.get(setting) == 0:
             raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
-    if not 0 <= cfg.pseudo_labels.discard < 1:
-        raise ConfigError(
-            f"pseudo_labels.discard must be a share in [0, 1), got {cfg.pseudo_labels.discard}"
-        )
+    label_selection_of(cfg)
+    if not method.automatic_optimization:
+        check_manual_optimization(cfg)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     method.configure_optimizers()
     for callback in built_callbacks(cfg):
         if isinstance(callback, Selection):
             callback.require(method)
+
+
+def check_manual_optimization(cfg: DictConfig) -> None:
+    """Refuse what Lightning cannot do for a method that steps several optimisers itself.
+
+    Raises:
+        ConfigError: gradients shall be clipped or added up over batches.
+    """
+    for setting, off in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if cfg.trainer.get(setting, off) != off:
+            raise ConfigError(
+                f"trainer.{setting} must be {'null' if off is None else off} for a method with "
+                f"several optimisers, got {cfg.trainer[setting]}; remove it"
+            )
 
 
 def built_callbacks(cfg: DictConfig) -> "list[Callback]":

@@ -6,11 +6,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from sfseg.atomic import write_whole
 from sfseg.optim import count_parameters
@@ -28,6 +29,8 @@ class Cost(Callback):
     (``memory: cuda``), else the largest resident size of the process (``memory: process``), where
     the system can forget it since training began, else since the process began; evaluations are
     included, loader processes are not.
+
+    Parameters are the network's: neither teachers nor generators count.
 
     All is measured in the process at hand, the first of several: a run that was interrupted and
     went on counts the part since then, as its ``steps`` say.
@@ -65,7 +68,7 @@ class Cost(Callback):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.monotonic() - self._begun - self._pauses
-        total, trainable = count_parameters(pl_module.parameters())
+        total, trainable = count_parameters(cast(nn.Module, pl_module.network).parameters())
         cost = {
             "minutes": seconds / 60,
             "steps": trainer.global_step - self._first_step,

@@ -7,6 +7,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
 
 from sfseg import tables
 from sfseg.callbacks.selection import Selection, selection_of
@@ -48,7 +49,8 @@ class Results(Callback):
         protocol = f"{module.protocol}, {note}" if note else module.protocol
         document = summary(scores, labels, protocol, module.source_scores, selection)
         (self.folder / "results.json").write_text(json.dumps(document, indent=2))
-        total, trainable = count_parameters(pl_module.parameters())
+        # Of what is evaluated: neither teachers nor generators.
+        total, trainable = count_parameters(cast(nn.Module, pl_module.network).parameters())
         title = f"{self.title}\n{protocol}"
         if module.source_scores:
             title += f"\n{trainable:,} of {total:,} parameters trained"

@@ -131,7 +131,9 @@ def test_scores_without_labels_and_selection_change_no_training(cli: Cli) -> Non
     )  # fmt: skip
     assert again.code == 0, again.output
     found = json.loads((done.folder / "again" / "results.json").read_text())["target"]
-    assert found["summary"] == target["summary"]
+    assert found["summary"] == target["summary"] and found["protocol"].endswith(note)
+    more = cli("sfseg-train", *adapt, f"ckpt_path={run}/checkpoints/selected.ckpt")
+    assert more.code == 2 and "holds weights alone, for sfseg-eval" in more.output
 
 
 def test_selection_without_labels_needs_a_method_that_adapts(cli: Cli) -> None:

@@ -40,11 +40,13 @@ class Restored:
     network: in eval mode, on the CPU.
     labels: the label space it was trained for.
     config: the run's configuration, interpolations unresolved.
+    selection: in words, how these weights were chosen where they are not the run's last.
     """
 
     network: nn.Module
     labels: LabelSpace
     config: DictConfig
+    selection: str = ""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -92,9 +94,15 @@ def check_resumable(path: str | Path, method: LightningModule) -> int:
     """Refuse a checkpoint of another model; returns the optimiser steps it has done.
 
     Raises:
-        ConfigError: says which keys differ and, if so, how many classes each side has.
+        ConfigError: says which keys differ and, if so, how many classes each side has; or it
+            holds weights alone.
     """
     content = read_checkpoint(path)
+    if "optimizer_states" not in content:
+        raise ConfigError(
+            f"ckpt_path={path} holds weights alone, for sfseg-eval and sfseg-predict; a run goes "
+            "on from its last.ckpt"
+        )
     tensors: dict[str, Tensor] = content["state_dict"]
     require_same_keys(method.state_dict(), tensors, source=str(path))
     require_usable(tensors, source=str(path))
@@ -125,7 +133,7 @@ def restore(path: str | Path) -> Restored:
         if name.startswith(PREFIX)
     }
     load_strictly(network, tensors, source=str(path))
-    return Restored(network.eval(), labels, config)
+    return Restored(network.eval(), labels, config, str(content.get("selection", "")))
 
 
 def _are_tensors(content: dict[str, Any]) -> bool:

@@ -59,6 +59,8 @@ def evaluate(cfg: DictConfig) -> None:
         inference=build(cfg.evaluation),
     )
     module.protocol = f"{data.protocol}, {module.inference}"
+    if restored.selection:
+        module.protocol += f", {restored.selection}"
     log.info("evaluation: %s", module.protocol)
     trainer: Trainer = build(
         cfg.trainer, logger=False, callbacks=[build(node) for node in cfg.callbacks.values()]

@@ -31,8 +31,12 @@ def world(*, processes=1, step=0, is_first=True):
 
 
 def module():
-    made = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2).requires_grad_(False))
-    made.device = CPU
+    network = torch.nn.Sequential(
+        torch.nn.Linear(3, 2), torch.nn.Linear(2, 2).requires_grad_(False)
+    )
+    teacher = torch.nn.Linear(3, 2)
+    made = torch.nn.ModuleDict({"network": network, "teacher": teacher})
+    made.network, made.device = network, CPU
     return made
 
 

@@ -19,7 +19,6 @@ NO_NORM = ["backbone/head=deeplabv2"]
         (["method=cbst", "pseudo_labels.portion=1.5"], "portion must be in (0, 1], got 1.5"),
         (["method=max_square", "method.multi_level=true"], "backbone.aux must be a head for"),
         (["method=vpt_elr", "backbone=resnet50"], "Swin"),
-        (["select=label_free"], "select=label_free needs a method that trains on images of the"),
         (["select=best"], "select must be one of last, label_free, oracle, got 'best'"),
     ],
 )

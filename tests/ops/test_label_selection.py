@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sfseg.ops.selection import (
-    DOUBT_BINS,
     class_balanced_label,
     confident_label,
-    doubt_histogram,
+    count_doubts,
+    empty_histogram,
     top_thresholds,
     united_label,
 )
@@ -27,9 +27,15 @@ def predictions(seed=0, size=(2, 9, 13), sharpness=4.0):
     return logits.softmax(dim=1)
 
 
+def counted(confidence, label, *, num_classes):
+    histogram = empty_histogram(num_classes)
+    count_doubts(histogram, confidence, label)
+    return histogram
+
+
 def histogram_of(probability):
     confidence, label = probability.max(dim=1)
-    return doubt_histogram(confidence, label, num_classes=CLASSES)
+    return counted(confidence, label, num_classes=CLASSES)
 
 
 def by_sorting(probability, portion):
@@ -61,20 +67,20 @@ def test_shares_hold_where_all_is_nearly_certain(portion):
     doubt = torch.logspace(-6.5, -3, 2000, dtype=torch.float64)
     confidence = (1 - doubt).float()
     label = torch.zeros(2000, dtype=torch.uint8)
-    threshold = top_thresholds(doubt_histogram(confidence, label, num_classes=1), portion)
+    threshold = top_thresholds(counted(confidence, label, num_classes=1), portion)
     assert float((confidence >= threshold[0]).float().mean()) == pytest.approx(portion, abs=0.02)
 
 
 @pytest.mark.parametrize("level", [0.25, 0.5, 1 - 2.0**-24, 1.0])
 def test_a_class_of_one_confidence_is_taken_whole(level):
     confidence = torch.full((5,), level)
-    counts = doubt_histogram(confidence, torch.zeros(5).int(), num_classes=2)
+    counts = counted(confidence, torch.zeros(5).int(), num_classes=2)
     threshold = top_thresholds(counts, 0.3)
     assert (confidence >= threshold[0]).all() and threshold[1] == 1
 
 
 def test_a_portion_of_less_than_one_pixel_takes_certain_ones_alone():
-    counts = doubt_histogram(torch.tensor([0.9, 0.8]), torch.zeros(2).int(), num_classes=1)
+    counts = counted(torch.tensor([0.9, 0.8]), torch.zeros(2).int(), num_classes=1)
     assert top_thresholds(counts, 0.49).item() == 1
     assert top_thresholds(counts, 0.5).item() == pytest.approx(0.9, abs=1e-3)
 
@@ -82,14 +88,14 @@ def test_a_portion_of_less_than_one_pixel_takes_certain_ones_alone():
 def test_histograms_add_up_and_leave_out_what_is_no_class():
     probability = predictions()
     confidence, label = probability.max(dim=1)
-    parts = [doubt_histogram(c, k, num_classes=CLASSES) for c, k in zip(confidence, label)]  # noqa: B905
+    parts = [counted(c, k, num_classes=CLASSES) for c, k in zip(confidence, label)]  # noqa: B905
     whole = histogram_of(probability)
     assert torch.equal(sum(parts), whole)
     assert torch.equal(whole.sum(dim=1), torch.bincount(label.flatten(), minlength=CLASSES))
     void = label.to(torch.uint8)
     void[0] = IGNORE
-    assert torch.equal(doubt_histogram(confidence, void, num_classes=CLASSES), parts[1])
-    broken = doubt_histogram(torch.tensor([torch.nan, 0.0, 1.0]), torch.zeros(3).int(),
+    assert torch.equal(counted(confidence, void, num_classes=CLASSES), parts[1])
+    broken = counted(torch.tensor([torch.nan, 0.0, 1.0]), torch.zeros(3).int(),
                              num_classes=1)  # fmt: skip
     assert broken[0, -1] == 2 and broken[0, 0] == 1
 
@@ -97,7 +103,7 @@ def test_histograms_add_up_and_leave_out_what_is_no_class():
 @pytest.mark.parametrize("portion", [0.0, -0.1, 1.01, float("nan")])
 def test_a_portion_out_of_range_is_refused(portion):
     with pytest.raises(ValueError, match=r"portion must be in \(0, 1\], got"):
-        top_thresholds(torch.zeros(2, DOUBT_BINS, dtype=torch.int64), portion)
+        top_thresholds(empty_histogram(2), portion)
 
 
 THRESHOLD = torch.tensor([0.7, 0.4, 0.3, 1.0])

@@ -16,10 +16,10 @@ from sfseg.methods.evaluation import Evaluation
 from sfseg.ops.confidence import class_quantiles, confidence_histogram
 from sfseg.ops.inference import Inference
 from sfseg.ops.selection import (
-    DOUBT_BINS,
     class_balanced_label,
     confident_label,
-    doubt_histogram,
+    count_doubts,
+    empty_histogram,
     top_thresholds,
     united_label,
 )
@@ -79,7 +79,7 @@ class Selection:
         return replace(inference, flip=True) if self.flip else inference
 
     def thresholds(self, histogram: Tensor) -> Tensor:
-        """Confidence of each class (K,) from a :func:`sfseg.ops.selection.doubt_histogram`."""
+        """Confidence of each class (K,) from :func:`sfseg.ops.selection.count_doubts`."""
         share = 1 - self.discard if self.rule == "confident" else self.portion
         return top_thresholds(histogram, share)
 
@@ -242,10 +242,10 @@ def relabel(
     model.eval()
     labelled = pixels = 0
     with nullcontext() if context is None else context:
-        histogram = torch.zeros(classes, DOUBT_BINS, dtype=torch.int64, device=model.device)
+        histogram = empty_histogram(classes, device=model.device)
         for _, probability in probabilities("thresholds of pseudo-labels"):
             confidence, label = probability.max(dim=1)
-            histogram += doubt_histogram(confidence, label, num_classes=classes)
+            count_doubts(histogram, confidence, label)
         threshold = selection.thresholds(histogram)
         for index, probability in probabilities("pseudo-labels"):
             chosen = selection.labels(probability, threshold)[0].cpu().numpy()

@@ -18,25 +18,32 @@ DOUBT_BINS = (24 << _KEPT_BITS) + 2
 """One for certainty, 24 octaves, and one for no confidence at all."""
 
 
-def doubt_histogram(
-    confidence: Float[Tensor, "*shape"], label: Integer[Tensor, "*shape"], *, num_classes: int
-) -> Integer[Tensor, "K bins"]:
-    """How many pixels of every class lack so much to certainty, the most confident first.
+def empty_histogram(num_classes: int, *, device: torch.device | None = None) -> Tensor:
+    """(K, bins) zeros for :func:`count_doubts`."""
+    return torch.zeros(num_classes, DOUBT_BINS, dtype=torch.int64, device=device)
 
-    Additive over batches; :func:`top_thresholds` reads it.
+
+def count_doubts(
+    histogram: Integer[Tensor, "K bins"],
+    confidence: Float[Tensor, "*shape"],
+    label: Integer[Tensor, "*shape"],
+) -> None:
+    """Add how many pixels of every class lack how much to certainty, the most confident first.
+
+    In place: a histogram is as large as hundreds of images. :func:`top_thresholds` reads it.
 
     Args:
+        histogram: of :func:`empty_histogram`.
         confidence: probability of the predicted class; NaN counts as 0.
         label: predicted class ids; those that are no class, such as IGNORE, are not counted.
-        num_classes: K.
     """
     doubt = (1 - confidence.flatten().float()).nan_to_num_(1.0).clamp_(0, 1)
     # The bits of floats from 0 grow with them.
     bins = (doubt.view(torch.int32) >> _DROPPED_BITS).sub_(_LOWEST - 1).clamp_(min=0)
-    # What is no class goes to one more, which is cut off.
-    code = label.flatten().clamp(max=num_classes).int().mul_(DOUBT_BINS).add_(bins)
-    counts = torch.bincount(code, minlength=(num_classes + 1) * DOUBT_BINS)
-    return counts[: num_classes * DOUBT_BINS].reshape(num_classes, DOUBT_BINS)
+    own = label.flatten()
+    is_class = own < len(histogram)
+    code = (own.int() * DOUBT_BINS + bins)[is_class].long()
+    histogram.view(-1).index_add_(0, code, torch.ones_like(code))
 
 
 def top_thresholds(histogram: Integer[Tensor, "K bins"], portion: float) -> Float[Tensor, " K"]:
@@ -46,7 +53,7 @@ def top_thresholds(histogram: Integer[Tensor, "K bins"], portion: float) -> Floa
     CBST, or less by at most a 4096th of its distance to 1.
 
     Args:
-        histogram: sum of :func:`doubt_histogram`.
+        histogram: filled by :func:`count_doubts`.
         portion: in (0, 1]; 0.2 is the most confident fifth.
 
     Raises:

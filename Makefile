@@ -24,7 +24,7 @@ demo: install ## Train a source model on drawn streets of a game and adapt it to
 	$(BIN)/sfseg-train task_name=demo method=uniuvpt
 
 test: install lint types ## Lint, types and the test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: install ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow -s

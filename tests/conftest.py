@@ -50,6 +50,16 @@ class Done:
 
 
 Cli = Callable[..., Done]
+LONGEST = (
+    "test_kills", "test_ranks", "test_train", "test_adaptation", "test_faults", "test_experiments",
+    "test_contract", "test_preemption", "test_configs", "test_hostile",
+)  # fmt: skip
+"""Files that take longest; begun last, one of them would keep one process waiting for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """What every method in ``conf/method`` must keep; a new one is tested by existing."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sfseg.config import CONF, build
@@ -53,9 +54,14 @@ def batches() -> Recorder:
     return Recorder({"source": batch(0), "target": batch(1)})
 
 
-def make(name: str) -> Method:
+@cache
+def composed(name: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=[f"method={name}", "trainer.max_steps=2"])
+        return compose("train", overrides=[f"method={name}", "trainer.max_steps=2"])
+
+
+def make(name: str) -> Method:
+    cfg = composed(name)
     torch.manual_seed(0)
     network = network_of(cfg, CITYSCAPES, None)
     method: Method = build(cfg.method)(

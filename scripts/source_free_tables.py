@@ -49,6 +49,9 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "sfda_transfer, BNS": ("method=sfda_transfer", "method.beta=0", "method.tau=0"),
     "mean_teacher, masked=1": ("method=mean_teacher", "method.masked=1"),
     "mean_teacher, dynamic_teacher": ("method=mean_teacher", "method.dynamic_teacher=true"),
+    "mean_teacher, mix=none": ("method=mean_teacher", "method.mix=none"),
+    "ld, fixed_norms=false": ("method=ld", "method.fixed_norms=false"),
+    "ld, entropy_weight=0": ("method=ld", "method.entropy_weight=0"),
     "max_square, IW": ("method=max_square", "method.image_weighting=true"),
 }
 HIGHER_IS_BETTER = {"combined": 1, "agreement": 1, "snd": 1, "entropy": -1}

@@ -152,6 +152,37 @@ def test_uniuvpt_tables_read_finished_runs(
     )
 
 
+def test_source_free_tables_read_finished_runs(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    tables = load("source_free_tables")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for name, settings in (tables.ROWS | tables.SWITCHES).items():
+            assert compose("train", overrides=list(settings or (f"method={name}",))).method.lr > 0
+    for seed, after in enumerate((0.44, 0.46)):
+        target = tables.place(tmp_path, "sfda, ipsm=false", seed)
+        target.mkdir(parents=True)
+        scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
+        cost = {"minutes": 1 + seed, "peak_memory_mib": 1000, "trainable_parameters": 5}
+        (target / "results.json").write_text(json.dumps({"target": scores}))
+        (target / "cost.json").write_text(json.dumps(cost))
+        (target / "label_free.csv").write_text(
+            "step,combined,agreement,snd,entropy,target_mIoU\n"
+            f"0,0.5,0.5,1.0,0.3,0.40\n1,0.6,0.4,2.0,0.2,0.48\n2,0.7,0.6,3.0,0.1,{after}\n"
+        )
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
+    tables.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        "| sfda, ipsm=false | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00 | 1.5 | "
+        "1,000 | 5 |"
+    ) in lines
+    combined = next(line for line in lines if line.startswith("| combined"))
+    # It picks the last checkpoint of each run, 4 and 2 below the best.
+    assert combined.endswith("| 0.50 | 3.00 +- 1.41 | 3.00 +- 1.41 |")
+
+
 def test_bench_uniuvpt_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--backbone", "tiny", "--size", "64", "--steps", "1", "--repeats", "1"]
     load("bench_uniuvpt").main([*tiny, "method.adapter.recompute=true"])

@@ -158,9 +158,10 @@ def test_all_three_learn_and_the_source_model_stays() -> None:
     assert all(p.requires_grad for p in method.network.parameters())
 
 
-def test_fakes_leave_running_statistics_alone() -> None:
+@pytest.mark.parametrize("statistics", ["own", "running"])
+def test_fakes_leave_running_statistics_alone(statistics: str) -> None:
     """They are those that the target's images alone would leave."""
-    method, alone = make(), network()
+    method, alone = make(fake_statistics=statistics), network()
     fit(method)
     alone.train()(target())
     mine = dict(method.network.named_buffers())
@@ -255,6 +256,7 @@ def test_drawn_fakes_depend_on_their_noise_alone() -> None:
         ({"dam_temp": 0.0}, "dam_temp must be positive, got 0"),
         ({"fake_scale": 0.0}, "fake_scale must be positive"),
         ({"dam_norm": "l3"}, "dam_norm must be one of l2, none, got 'l3'"),
+        ({"fake_statistics": "target"}, "fake_statistics must be one of own, running"),
         ({"g_mae_transform": "log"}, "g_mae_transform must be one of none, neglog1p"),
         ({"bns_reduction": "sum"}, "bns_reduction must be mean_per_channel or paper_sum"),
         ({"generator_lr": "papre"}, "generator_lr must be positive or 'paper', got 'papre'"),

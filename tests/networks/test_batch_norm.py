@@ -10,6 +10,7 @@ from torch import nn
 from sfseg.errors import ConfigError
 from sfseg.networks import batch_norm
 from sfseg.networks.batch_norm import (
+    own_statistics,
     reestimate,
     require_moving_statistics,
     tracking_norms,
@@ -122,3 +123,19 @@ def test_statistics_that_are_to_stay_are_refused(policy):
         refuse(network(batch_norm=policy))
     for free in ("train", "frozen_affine"):
         refuse(network(batch_norm=free))
+
+
+def test_own_statistics_are_used_and_forgotten():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), nn.BatchNorm2d(2))
+    net[2].eval()
+    before = [b.clone() for b in net.buffers()]
+    x = 3 + torch.randn(4, 2, 5, 5)
+    with own_statistics(net):
+        found = net(x)
+    mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+    own = (x - mean) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(found, own / (1 + 1e-5) ** 0.5, rtol=1e-4, atol=1e-4)
+    assert all(a.equal(b) for a, b in zip(before, net.buffers(), strict=True))
+    assert [m.training for m in net.modules()] == [True, True, True, False]
+    assert net[0].track_running_stats

@@ -1,6 +1,7 @@
 """SFDA (Liu, Zhang and Wang, CVPR 2021, arXiv:2103.16372): a generator replaces the source."""
 
 import logging
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Unpack, cast
 
 import torch
@@ -13,6 +14,7 @@ from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.checks import require_options, require_positive, require_weights
 from sfseg.networks.adversary import SMALLEST, Generator, PatchDiscriminator
+from sfseg.networks.batch_norm import own_statistics
 from sfseg.networks.modes import evaluating, held
 from sfseg.networks.norm_statistics import NormStatistics, Reduction
 from sfseg.networks.segmenter import Segmenter
@@ -33,6 +35,7 @@ from sfseg.types import StepOutput, TrainingBatch
 
 log = logging.getLogger(__name__)
 Transform = Literal["none", "neglog1p"]
+FakeStatistics = Literal["own", "running"]
 PAPER_RATE = 0.1
 """Of Adam, for generator and discriminator, as printed: it saturates 95% of the fakes' pixels."""
 
@@ -55,16 +58,19 @@ class SFDA(Method):
     patches as of easy ones.
 
     Each iteration has three steps, in this order: the generator's, equation (11); the network's,
-    (12) and (16); the discriminator's, (15). The fixed source model and the network read fakes in
-    eval mode, so that no running statistics see them. "Source" and "target model" of the paper are
-    one network. Of (15) the signs are those that its text asks for: the discriminator tells hard
-    from easy patches, the network makes hard ones look easy; means over patches replace the sums.
+    (12) and (16); the discriminator's, (15). No running statistics see fakes. "Source" and "target
+    model" of the paper are one network. Of (15) the signs are those that its text asks for: the
+    discriminator tells hard from easy patches, the network makes hard ones look easy; means over
+    patches replace the sums.
 
     Networks without batch normalisation have no statistics to hold the generator to: the loss is
     left out, and the log says so.
 
     Args:
         fake_scale: size of the fakes relative to the crops of the target.
+        fake_statistics: what the network normalises fakes with: their ``own``, which (4) makes
+            resemble the source's, so that both models agree before anything is learnt; or the
+            ``running`` ones, which are the target's and set both models apart.
         latent: length of the generator's noise.
         alpha: weight of the distance of outputs, (5).
         beta: weight of the distance of dual attention maps, (6).
@@ -99,6 +105,7 @@ class SFDA(Method):
         self,
         *,
         fake_scale: float = 0.5,
+        fake_statistics: FakeStatistics = "own",
         latent: int = 256,
         alpha: float = 1.0,
         beta: float = 0.5,
@@ -131,6 +138,7 @@ class SFDA(Method):
             dam_spatial=(dam_spatial, SpatialProduct),
             mae_on=(mae_on, OutputScale),
             g_mae_transform=(g_mae_transform, Transform),
+            fake_statistics=(fake_statistics, FakeStatistics),
         )
         require_positive(dam_temp=dam_temp, fake_scale=fake_scale)
         self.automatic_optimization = False
@@ -140,7 +148,7 @@ class SFDA(Method):
         self.dam_temp = dam_temp
         self.dam_spatial: SpatialProduct = dam_spatial
         self.mae_on: OutputScale = mae_on
-        self.g_mae_transform = g_mae_transform
+        self.g_mae_transform, self.fake_statistics = g_mae_transform, fake_statistics
         self.transfer_only = transfer_only
         self.patches = patches if ipsm and not transfer_only else 1
         self.source = Frozen(self.network)
@@ -152,7 +160,8 @@ class SFDA(Method):
                     "method.transfer_only=true"
                 )
             self.network = student
-        self._report_statistics()
+        if bns_weight and (shortage := self.statistics.shortage()):
+            log.warning("sfda: %s", shortage)
         height, width = shared["plan"]["target_view"].crop
         self._check_patches(shared["plan"]["batch_size"], (height, width))
         size = (max(1, round(height * fake_scale)), max(1, round(width * fake_scale)))
@@ -215,7 +224,7 @@ class SFDA(Method):
         fake = self.generator(self.generator.noise(images))
         with self.statistics.watch() as distances:
             fixed = self._view(self.source, fake)
-        with held(self.network), evaluating(self.network):
+        with held(self.network), self._reading_fakes():
             mine = self._view(self.network, fake)
         attention = self._attention(fixed.feature)
         apart = output_distance(mine.logits, fixed.logits, of=self.mae_on)
@@ -247,7 +256,7 @@ class SFDA(Method):
             # A new network has no statistics yet: those of fakes are all that it will have.
             mine = self._view(self.network, fake)
         else:
-            with evaluating(self.network):
+            with self._reading_fakes():
                 mine = self._view(self.network, fake)
         attention = self._attention(fixed.feature)
         terms = {
@@ -289,6 +298,12 @@ class SFDA(Method):
             predictions = (model(fake).argmax(dim=1) for model in (self.source, self.network))
             return fake, *predictions
 
+    def _reading_fakes(self) -> AbstractContextManager[None]:
+        """The network's mode for fakes, which no running statistics shall see."""
+        if self.fake_statistics == "own":
+            return own_statistics(self.network)
+        return evaluating(self.network)
+
     def _view(self, model: nn.Module, image: Tensor) -> View:
         logits, maps = model(image, with_maps=True)
         return View(logits, maps[-1])
@@ -303,22 +318,6 @@ class SFDA(Method):
             mine.feature, self._attention(mine.feature), product=self.dam_spatial
         )
         return (of_fixed - of_mine).abs().mean()
-
-    def _report_statistics(self) -> None:
-        layers = self.statistics.layers
-        if not self.bns_weight:
-            return
-        if not layers:
-            log.warning(
-                "sfda: the network has no batch normalisation, whose statistics the generator "
-                "would be held to: L_BNS is left out; choose backbone=resnet50_deeplabv3 for it"
-            )
-        elif not any(name.startswith("network.backbone.") for name in layers):
-            log.warning(
-                "sfda: the backbone has no batch normalisation: L_BNS looks at the head's %d "
-                "layers alone",
-                len(layers),
-            )
 
     def _check_patches(self, images: int, size: tuple[int, int]) -> None:
         if self.patches < 1:

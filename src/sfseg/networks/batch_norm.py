@@ -1,5 +1,8 @@
 """Statistics of batch normalisation, taken anew from other images."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
@@ -7,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfseg.errors import ConfigError
+from sfseg.networks.modes import evaluating
 from sfseg.networks.segmenter import Segmenter
 
 
@@ -38,6 +42,24 @@ def use_batch_statistics(network: nn.Module) -> None:
     network.eval()
     for norm in tracking_norms(network):
         norm.train()
+
+
+@contextmanager
+def own_statistics(network: nn.Module) -> Iterator[None]:
+    """Eval mode, in which batch normalisation uses the statistics of its batch and keeps none.
+
+    Layers that were in eval mode, as frozen ones are, use their running statistics. Afterwards each
+    part of the network is in its own mode again.
+    """
+    moving = [norm for norm in tracking_norms(network) if norm.training]
+    with evaluating(network):
+        for norm in moving:
+            norm.training, norm.track_running_stats = True, False
+        try:
+            yield
+        finally:
+            for norm in moving:
+                norm.track_running_stats = True
 
 
 def reestimate(

@@ -40,6 +40,20 @@ class NormStatistics:
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
 
+    def shortage(self) -> str:
+        """In words, what of a segmenter has no statistics; empty where backbone and head have."""
+        if not self.layers:
+            return (
+                "the network has no batch normalisation, whose statistics the generator would be "
+                "held to: L_BNS is left out; choose backbone=resnet50_deeplabv3 for it"
+            )
+        if any("backbone." in name for name in self.layers):
+            return ""
+        return (
+            "the backbone has no batch normalisation: L_BNS looks at the head's "
+            f"{len(self.layers)} layers alone"
+        )
+
     @contextmanager
     def watch(self) -> Iterator[list[Float[Tensor, ""]]]:
         """Collect the distance of every layer that runs inside."""

@@ -20,7 +20,7 @@ def same_draws() -> None:
 
 
 class Gradients(Callback):
-    """Writes the first step's losses and gradients to ``<folder>/rank<n>.pt``.
+    """Writes losses and gradients of the first optimiser's first step to ``<folder>/rank<n>.pt``.
 
     Args:
         folder: made if need be.
@@ -37,13 +37,14 @@ class Gradients(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        if pl_module.iteration == 1:
+        if pl_module.iteration == 1 and not self.kept["gradients"]:
             self.kept["loss"].append(float(loss))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if pl_module.iteration != 1:
+        # What follows another optimiser's step depends on the mean of all processes' gradients.
+        if pl_module.iteration != 1 or self.kept["gradients"]:
             return
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is not None:

@@ -10,6 +10,8 @@ from zygote import Zygote
 
 TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
        "data.adaptation.batch_size=1", "data.eval_batch_size=1"]  # fmt: skip
+PAIRS = {"sfda": ["data.adaptation.batch_size=2"]}
+"""Methods that compare the images of a process need two there."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_losses_and_gradients_are_those_of_one_process(zygote: Zygote, method: s
     source_model(zygote, method)
     keep = [
         "trainer.max_steps=1", "~callbacks.panels", "+callbacks.keep._target_=gradients.Gradients",
-        f"+callbacks.keep.folder={method}",
+        f"+callbacks.keep.folder={method}", *PAIRS.get(method, ()),
     ]  # fmt: skip
     code, _ = zygote.train(*settings(method), *TWO, *keep, f"hydra.run.dir={method}-two", ranks=2)
     assert code == 0, zygote.log.read_text()[-3000:]

@@ -61,6 +61,16 @@ def student_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]":
     return {"student": network_of(cfg, labels, None)} if cfg.method.get("transfer_only") else {}
 
 
+def strategy_of(cfg: DictConfig, method: "Method") -> dict[str, str]:
+    """Which of Lightning's parallel strategies a method needs, where that is not the one set.
+
+    Each loss of a method with several optimisers reaches a part of its parameters.
+    """
+    if method.automatic_optimization or cfg.trainer.get("strategy") != "ddp":
+        return {}
+    return {"strategy": "ddp_find_unused_parameters_true"}
+
+
 def prepare(
     cfg: DictConfig,
     source: Path,

@@ -148,13 +148,14 @@ def fit(
     from sfseg.callbacks.selection import selection_of
     from sfseg.checkpoint_files import LAST, CheckpointFiles
     from sfseg.loggers import MetricsCsv
-    from sfseg.preparation import prepare
+    from sfseg.preparation import prepare, strategy_of
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     content = Provenance(config, data.labels.to_dict())
     plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
     trainer: Trainer = build(
         cfg.trainer,
+        **strategy_of(cfg, method),
         logger=loggers or False,
         callbacks=[content, *built_callbacks(cfg)],
         plugins=[*plugins, CheckpointFiles()],

@@ -9,7 +9,7 @@ import sfseg
 
 ROOT = Path(sfseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "lock", "nesting"}
+BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "lock", "modes", "nesting"}
 # Layer -> layers of sfseg it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "randomness": set(),
     "atomic": set(),
+    "modes": set(),
     "lock": {"errors"},
     "checkpoint_files": {"atomic", "errors"},
     "ops": BOTTOM,

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfseg.atomic import write_whole
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scores
+from sfseg.modes import evaluating
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.inference import Inference, label_map
 from sfseg.ops.label_free import (
@@ -173,7 +173,7 @@ class LabelFreeScore(Callback):
         predicted: Predicted | None = None
         if trainer.is_global_zero:
             context = trainer.precision_plugin.forward_context()
-            with isolate_rng(), _evaluating(pl_module), torch.no_grad(), context:
+            with isolate_rng(), evaluating(pl_module), torch.no_grad(), context:
                 predicted = self._predict(trainer, pl_module)
         predicted = trainer.strategy.broadcast(predicted)
         assert predicted is not None
@@ -307,15 +307,3 @@ def _row(m: Measurement, labels: LabelSpace) -> list[str]:
     return [
         str(m.step), str(m.iteration), *scores, str(m.classes), names, str(m.has_collapsed), miou
     ]  # fmt: skip
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards each part is in its own again."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sfseg.methods.evaluation import Evaluation
+from sfseg.modes import evaluating
 from sfseg.ops.confidence import class_quantiles, confidence_histogram
 from sfseg.ops.inference import Inference
 from sfseg.ops.selection import (
@@ -238,10 +239,8 @@ def relabel(
                 shown = time.monotonic()
                 log.info("%s: %d of %d images", purpose, done + 1, len(store))
 
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     labelled = pixels = 0
-    with nullcontext() if context is None else context:
+    with evaluating(model), nullcontext() if context is None else context:
         histogram = empty_histogram(classes, device=model.device)
         for _, probability in probabilities("thresholds of pseudo-labels"):
             confidence, label = probability.max(dim=1)
@@ -251,6 +250,4 @@ def relabel(
             chosen = selection.labels(probability, threshold)[0].cpu().numpy()
             store.write(Patch(index, chosen))
             labelled, pixels = labelled + int((chosen != IGNORE).sum()), pixels + chosen.size
-    for module, mode in modes:
-        module.training = mode
     return labelled / max(pixels, 1)

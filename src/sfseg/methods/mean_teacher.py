@@ -14,6 +14,7 @@ from torch import Tensor
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.checks import require_options, require_shares, require_weights
+from sfseg.modes import evaluating
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.class_mix import class_mask, paste
@@ -247,10 +248,8 @@ class MeanTeacher(Method):
     @torch.no_grad()
     def _score(self, image: Tensor, position: Tensor) -> Tensor:
         """Soft neighbourhood density (B,) of the student, in evaluation mode as in DT-ST."""
-        was_training = self.network.training
-        self.network.eval()
-        logits: Tensor = self(image.to(self.device))
-        self.network.train(was_training)
+        with evaluating(self.network):
+            logits: Tensor = self(image.to(self.device))
         rows = logits.float().softmax(dim=1).flatten(2).mT  # (B, H * W, K)
         pairs = zip(rows, position.to(self.device), strict=True)
         return torch.stack([soft_neighbourhood_density(own[chosen]) for own, chosen in pairs])

@@ -13,9 +13,9 @@ from torch.optim import Adam
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.checks import require_options, require_positive, require_weights
+from sfseg.modes import evaluating, held
 from sfseg.networks.adversary import SMALLEST, Generator, PatchDiscriminator
 from sfseg.networks.batch_norm import own_statistics
-from sfseg.networks.modes import evaluating, held
 from sfseg.networks.norm_statistics import NormStatistics, Reduction
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen

@@ -5,7 +5,7 @@ from typing import Any, cast
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from sfseg.networks.multi_head import _drawn_anew
+from sfseg.networks.multi_head import ExtendedSegmenter, drawn_anew
 from sfseg.networks.segmenter import Segmenter
 
 
@@ -28,7 +28,7 @@ class AuxiliaryDecoder(nn.Module):
         return logits
 
 
-class AuxiliarySegmenter(Segmenter):
+class AuxiliarySegmenter(ExtendedSegmenter):
     """A segmenter whose maps are also seen by auxiliary decoders (Sivaprasad and Fleuret, 2021).
 
     Called with an image alone, as in evaluation, it is the segmenter it was made from.
@@ -43,33 +43,18 @@ class AuxiliarySegmenter(Segmenter):
             pretrained layers.
     """
 
+    auxiliary_decoders: nn.ModuleList
+
     def __init__(self, network: Segmenter, *, decoders: int, dropout: float) -> None:
         if decoders < 1:
             raise ValueError(f"decoders must be at least 1, got {decoders}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        if hasattr(network.head, "load_classifier"):
-            raise ValueError(
-                "head must be one that starts from random weights, which can be drawn anew, got "
-                f"{type(network.head).__name__}; choose another with backbone/head"
-            )
-        super().__init__(
-            network.backbone,
-            network.head,
-            aux_head=network.aux_head,
-            aux_level=network.aux_level,
-            align_corners=network.align_corners,
-            batch_norm=network.batch_norm,
-        )
-        self.mean, self.std = network.mean, network.std
-        self._frozen |= network._frozen
-        self.auxiliary_decoders = nn.ModuleList(
-            AuxiliaryDecoder(_drawn_anew(network.head).requires_grad_(), dropout)
+        drawn = nn.ModuleList(
+            AuxiliaryDecoder(drawn_anew(network.head).requires_grad_(), dropout)
             for _ in range(decoders)
         )
-        self.train(network.training)
-        if network._compiled_call_impl is not None:
-            self.compile(dynamic=False)
+        super().__init__(network, auxiliary_decoders=drawn)
 
     def forward(
         self, image: Shaped[Tensor, "B 3 H W"], *, auxiliary: bool = False, **options: Any

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfseg.errors import ConfigError
-from sfseg.networks.modes import evaluating
+from sfseg.modes import evaluating
 from sfseg.networks.segmenter import Segmenter
 
 

@@ -10,7 +10,33 @@ from torch import Tensor, nn
 from sfseg.networks.segmenter import Segmenter
 
 
-class LeaveOneOutSegmenter(Segmenter):
+class ExtendedSegmenter(Segmenter):
+    """A segmenter with the parts of another one, and further ones that look at the same maps.
+
+    Args:
+        network: gives its parts, which both then share.
+        **further: lists of parts, by the names of their tensors.
+    """
+
+    def __init__(self, network: Segmenter, **further: nn.ModuleList) -> None:
+        super().__init__(
+            network.backbone,
+            network.head,
+            aux_head=network.aux_head,
+            aux_level=network.aux_level,
+            align_corners=network.align_corners,
+            batch_norm=network.batch_norm,
+        )
+        self.mean, self.std = network.mean, network.std
+        self._frozen |= network._frozen
+        for name, parts in further.items():
+            self.add_module(name, parts)
+        self.train(network.training)
+        if network._compiled_call_impl is not None:
+            self.compile(dynamic=False)
+
+
+class LeaveOneOutSegmenter(ExtendedSegmenter):
     """A segmenter with further heads that look at the same maps.
 
     Heads are counted with the leave-one-out heads first and the segmenter's own, the global head,
@@ -24,28 +50,13 @@ class LeaveOneOutSegmenter(Segmenter):
         ValueError: there is no further head, or the own one starts from pretrained layers.
     """
 
+    leave_one_out: nn.ModuleList
+
     def __init__(self, network: Segmenter, *, heads: int) -> None:
         if heads < 1:
             raise ValueError(f"heads must be at least 1, beside the global one, got {heads}")
-        if hasattr(network.head, "load_classifier"):
-            raise ValueError(
-                "head must be one that starts from random weights, which can be drawn anew, got "
-                f"{type(network.head).__name__}; choose another with backbone/head"
-            )
-        super().__init__(
-            network.backbone,
-            network.head,
-            aux_head=network.aux_head,
-            aux_level=network.aux_level,
-            align_corners=network.align_corners,
-            batch_norm=network.batch_norm,
-        )
-        self.mean, self.std = network.mean, network.std
-        self._frozen |= network._frozen
-        self.leave_one_out = nn.ModuleList(_drawn_anew(network.head) for _ in range(heads))
-        self.train(network.training)
-        if network._compiled_call_impl is not None:
-            self.compile(dynamic=False)
+        drawn = nn.ModuleList(drawn_anew(network.head) for _ in range(heads))
+        super().__init__(network, leave_one_out=drawn)
 
     @property
     def num_heads(self) -> int:
@@ -89,7 +100,17 @@ def with_leave_one_out(network: Segmenter, *, heads: int = 5) -> LeaveOneOutSegm
     return LeaveOneOutSegmenter(network, heads=heads)
 
 
-def _drawn_anew(head: nn.Module) -> nn.Module:
+def drawn_anew(head: nn.Module) -> nn.Module:
+    """A copy of a head with other random weights.
+
+    Raises:
+        ValueError: the head starts from pretrained layers.
+    """
+    if hasattr(head, "load_classifier"):
+        raise ValueError(
+            "head must be one that starts from random weights, which can be drawn anew, got "
+            f"{type(head).__name__}; choose another with backbone/head"
+        )
     fresh = copy.deepcopy(head)
     # Inner modules first: a head may then correct what its layers do by default.
     for module in reversed(list(fresh.modules())):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfseg.networks.modes import evaluating, held
+from sfseg.modes import evaluating, held
 
 
 def test_held_modules_pass_gradients_on() -> None:

@@ -7,6 +7,7 @@ from operator import add
 from typing import Any, TypedDict, Unpack, cast
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from sfseg.methods.evaluation import Evaluation
 from sfseg.ops.inference import Inference
 from sfseg.optim import Rule, parameter_groups
 from sfseg.randomness import seed32
+from sfseg.types import StepOutput
 
 
 class Shared(TypedDict):
@@ -122,6 +124,22 @@ class Method(Evaluation):
         self.terms = {name: term.detach() for name, term in terms.items()}
         self.logged |= self.terms
         return reduce(add, terms.values())
+
+    def output(
+        self, terms: Mapping[str, Tensor], probability: Float[Tensor, "B K H W"]
+    ) -> StepOutput:
+        """What a step returns that trains on pseudo-labels.
+
+        Args:
+            terms: of the loss, see :meth:`total`.
+            probability: of the classes of the target's images, detached.
+        """
+        confidence, prediction = probability.max(dim=1)
+        return {
+            "loss": self.total(terms),
+            "prediction": prediction.to(torch.uint8),
+            "confidence": confidence.clamp(0, 1),
+        }
 
     def undo_step(self) -> Callable[[], None]:
         """What takes back all that the coming step will change, should it be skipped.

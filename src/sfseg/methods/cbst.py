@@ -2,8 +2,6 @@
 
 from typing import Unpack
 
-import torch
-
 from sfseg.methods.rounds import Rounds, SelfTraining
 from sfseg.ops.confidence_regularization import uniform_divergence
 from sfseg.ops.losses import cross_entropy
@@ -39,9 +37,4 @@ class CBST(SelfTraining):
         terms = {"cross_entropy": cross_entropy(logits, label)}
         if self.mrkld_weight:
             terms["mrkld"] = self.mrkld_weight * uniform_divergence(logits, label)
-        confidence, prediction = logits.detach().float().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        return self.output(terms, logits.detach().float().softmax(dim=1))

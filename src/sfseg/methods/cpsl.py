@@ -173,12 +173,7 @@ class CPSL(Method):
         if self.labelling_weight:
             own = without_padding(features, image, network)
             terms["self_labelling"] = self.labelling_weight * self._self_labelling(own)
-        confidence, prediction = logits.detach().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        return self.output(terms, logits.detach().float().softmax(dim=1))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

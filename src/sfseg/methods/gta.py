@@ -2,8 +2,6 @@
 
 from typing import Unpack
 
-import torch
-
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.checks import require_weights
@@ -51,9 +49,5 @@ class GtA(Method):
             lovasz_softmax(head, label) + self.entropy_weight * robust_entropy(head)
             for head in logits
         ]
-        confidence, prediction = logits[-1].detach().float().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total({f"head_{k}": loss for k, loss in enumerate(losses)}),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        terms = {f"head_{k}": loss for k, loss in enumerate(losses)}
+        return self.output(terms, logits[-1].detach().float().softmax(dim=1))

@@ -135,12 +135,7 @@ class HCL(Method):
             terms["auxiliary"] = self.aux_weight * losses[1]
         if self.contrast_weight:
             terms["contrast"] = self.contrast_weight * self._contrast(own, average, target)
-        confidence, prediction = own.logits[0].detach().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        return self.output(terms, own.logits[0].detach().float().softmax(dim=1))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

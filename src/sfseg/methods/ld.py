@@ -2,7 +2,6 @@
 
 from typing import Unpack
 
-import torch
 from torch import nn
 
 from sfseg.methods.rounds import Rounds, SelfTraining
@@ -66,12 +65,7 @@ class LD(SelfTraining):
         if self.negative_weight:
             rank = negative_rank(self.labels.num_classes, width=self.negative_width)
             terms["negative"] = self.negative_weight * negative_learning(logits, rank)
-        confidence, prediction = logits.detach().float().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        return self.output(terms, logits.detach().float().softmax(dim=1))
 
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm

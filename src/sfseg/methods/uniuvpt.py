@@ -112,12 +112,8 @@ class UniUVPT(EarlyLearningMethod):
         if self.correction == "elr":
             terms["elr"] = self.early_learning(target, own)
         with torch.no_grad():
-            confidence, prediction = log_mixture(logits, self._mixing()).exp().max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+            probability = log_mixture(logits, self._mixing()).exp()
+        return self.output(terms, probability)
 
     def _views(self, image: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Logits at image size, and the adapted features of all stages, of every scale."""

@@ -2,8 +2,6 @@
 
 from typing import Unpack
 
-import torch
-
 from sfseg.errors import ConfigError
 from sfseg.methods.rounds import Rounds, SelfTraining
 from sfseg.networks.auxiliary_decoders import AuxiliarySegmenter
@@ -69,9 +67,4 @@ class URMA(SelfTraining):
         }
         if self.entropy_weight:
             terms["entropy"] = self.entropy_weight * normalized_entropy(logits).mean()
-        confidence, prediction = logits.detach().float().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        return self.output(terms, logits.detach().float().softmax(dim=1))

@@ -6,7 +6,6 @@ Deep visual prompts (Jia et al., ECCV 2022) with early-learning regularisation (
 
 from typing import Literal, Unpack
 
-import torch
 from torch import Tensor
 
 from sfseg.methods.base import Shared
@@ -75,9 +74,4 @@ class VPTELR(EarlyLearningMethod):
             terms["entropy"] = self.entropy_weight * robust_entropy(logits)
         if self.is_regularized:
             terms["elr"] = self.early_learning(target, logits)
-        confidence, prediction = logits.detach().softmax(dim=1).max(dim=1)
-        return {
-            "loss": self.total(terms),
-            "prediction": prediction.to(torch.uint8),
-            "confidence": confidence.clamp(0, 1),
-        }
+        return self.output(terms, logits.detach().float().softmax(dim=1))

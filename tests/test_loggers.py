@@ -171,6 +171,8 @@ def no_key(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    # A process reads W&B's settings once: those of another test would stay.
+    wandb.teardown()
     yield monkeypatch
     wandb.teardown()
 

@@ -37,7 +37,7 @@ MAY_IMPORT = {
 }
 COMMANDS = {
     "train", "evaluate", "predict", "inspection", "config", "sweep", "checkpoints", "source_model",
-    "preparation", "published", "resume", "trust",
+    "preparation", "published", "resume", "trust", "misspelt",
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from sfseg.errors import ConfigError, OutputError, SfsegError
+from sfseg.misspelt import explain
 from sfseg.trust import on_command_line, require_allowed, require_command_line, trusting
 
 _INSTALLED = Path(__file__).parent / "conf"
@@ -76,7 +77,7 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         _fail(str(error).rpartition(name)[2], error.exit_code)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        _fail(error, ConfigError.exit_code)
+        _fail(explain(error, str(CONF), config_name, words) or error, ConfigError.exit_code)
     except OSError as error:
         if error.errno in FULL:
             _fail(f"{error}; make room, then go on with resume=auto", OutputError.exit_code)

@@ -1,0 +1,56 @@
+"""Settings of a command line that do not exist, and those that may have been meant."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+UNKNOWN = re.compile(r"Could not override '([^']+)'")
+SUGGESTIONS = 3
+
+
+def explain(error: Exception, folder: str, config_name: str, words: Sequence[str]) -> str | None:
+    """What may have been meant by a setting that does not exist; None for other errors.
+
+    Hydra's own advice is to add it, and nothing would read it then.
+
+    Args:
+        error: Hydra's, about the command line.
+        folder: of the configuration.
+        config_name: what the command composes.
+        words: of the command line.
+    """
+    found = UNKNOWN.search(str(error))
+    if found is None:
+        return None
+    key = found[1]
+    others = [word for word in words if "=" in word and word.partition("=")[0] != key]
+    keys = list(_keys(folder, config_name, others))
+    meant = sorted((k for k in keys if k.rpartition(".")[2] == key), key=len)
+    meant += difflib.get_close_matches(key, keys, n=SUGGESTIONS, cutoff=0.6)
+    close = ", ".join(list(dict.fromkeys(meant))[:SUGGESTIONS])
+    way_out = f"did you mean {close}?" if close else "--cfg job lists all"
+    return f"{key} is no setting; {way_out}"
+
+
+def _keys(folder: str, config_name: str, words: Sequence[str]) -> Iterator[str]:
+    """Of all settings; the defaults, if the words are of several jobs, or wrong too."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(folder, version_base="1.3"):
+        try:
+            config = compose(config_name, overrides=list(words))
+        except HydraException:
+            config = compose(config_name)
+    yield from _below(OmegaConf.to_container(config), "")
+
+
+def _below(node: Any, prefix: str) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield f"{prefix}{name}"
+            yield from _below(child, f"{prefix}{name}.")

@@ -1,0 +1,35 @@
+"""A misspelt setting is answered with those that may have been meant."""
+
+import pytest
+from conftest import Cli
+
+from sfseg.config import CONF
+from sfseg.misspelt import explain
+
+
+@pytest.mark.parametrize(
+    ("key", "others", "way_out"),
+    [
+        ("method.gama", ["method=sfda"], "did you mean method.gamma"),
+        ("batch_size", [], "did you mean data.batch_size, "),
+        # Of several jobs, or with another word wrong, the defaults' settings are looked through.
+        ("data.szie", ["method=tent,minent"], "did you mean data.size"),
+        ("data.szie", ["nowhere.x=1"], "did you mean data.size"),
+        ("zzzzzz", [], "--cfg job lists all"),
+    ],
+)
+def test_close_settings_are_named(key: str, others: list[str], way_out: str) -> None:
+    error = ValueError(f"Could not override '{key}'.\nTo append to your config use +{key}=1")
+    said = explain(error, str(CONF), "train", [*others, f"{key}=1"])
+    assert said is not None and said.startswith(f"{key} is no setting; {way_out}")
+
+
+def test_other_errors_are_left_to_hydra() -> None:
+    error = ValueError("Could not find 'method/sdfa'")
+    assert explain(error, str(CONF), "train", ["method=sdfa"]) is None
+
+
+def test_a_command_says_so(cli: Cli) -> None:
+    done = cli("sfseg-train", "method=sfda", "method.gama=0.1")
+    assert done.code == 2
+    assert "sfseg: method.gama is no setting; did you mean method.gamma" in done.output

@@ -53,6 +53,8 @@ SWITCHES: dict[str, tuple[str, ...]] = {
     "ld, fixed_norms=false": ("method=ld", "method.fixed_norms=false"),
     "ld, entropy_weight=0": ("method=ld", "method.entropy_weight=0"),
     "max_square, IW": ("method=max_square", "method.image_weighting=true"),
+    "max_square, trainable=all": ("method=max_square", "method.trainable=all"),
+    "bn_adapt, momentum=null": ("method=bn_adapt", "method.momentum=null", "method.decay=0"),
 }
 HIGHER_IS_BETTER = {"combined": 1, "agreement": 1, "snd": 1, "entropy": -1}
 LOCKS: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)

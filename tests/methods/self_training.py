@@ -1,20 +1,16 @@
 """Methods that train in rounds: built small, stepped, and fitted with a store of labels."""
 
-from functools import cache
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
+import small
 import torch
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
+from small import built, configured, head, transformer
 
-from sfseg.config import CONF, build
 from sfseg.labels import CITYSCAPES
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
-from sfseg.ops.inference import Inference
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.patch import Patch
 from sfseg.pseudo.store import PseudoLabelStore
@@ -23,21 +19,7 @@ from sfseg.types import IGNORE
 IMAGES, SIZE = 3, (33, 64)
 
 
-@cache
-def configured(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[f"method={name}"])
-
-
-def head(channels, num_classes):
-    return DAFormerHead(channels, num_classes, channels=8)
-
-
-def plain(num_classes=19):
-    """A network of a transformer, whose head alone has batch normalisation."""
-    torch.manual_seed(0)
-    backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1))
-    return Segmenter(backbone, head(backbone.channels, num_classes))
+batch = partial(small.batch, size=SIZE)
 
 
 def residual(**options):
@@ -46,23 +28,8 @@ def residual(**options):
 
 
 def make(name, network=None, labels=CITYSCAPES, **options):
-    network = network or plain(labels.num_classes)
-    return build(configured(name).method)(
-        network=network, labels=labels, eval_domains=["target"], inference=Inference(), **options,
-    ).train()  # fmt: skip
-
-
-def batch(seed=0, size=SIZE):
-    rng = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, 5, (2, *size), generator=rng, dtype=torch.uint8)
-    label[:, :7] = IGNORE
-    image = torch.randint(0, 256, (2, 3, *size), generator=rng, dtype=torch.uint8)
-    return {"target": {"image": image, "pseudo_label": label}}
-
-
-def step(method, data):
-    torch.manual_seed(7)
-    return method.training_step(data, 0)
+    network = network or transformer(labels.num_classes)
+    return built(configured(f"method={name}"), network, labels, **options)
 
 
 class Data(LightningDataModule):
@@ -79,12 +46,12 @@ class Data(LightningDataModule):
         self.steps = steps
 
     def train_dataloader(self):
-        data = [batch(k) for k in range(self.steps)]
+        data = [batch(seed=k) for k in range(self.steps)]
         return torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x)
 
     def labelling_dataloader(self):
         for k in range(IMAGES):
-            yield {"image": batch(100 + k)["target"]["image"][:1], "index": torch.tensor([k])}
+            yield {"image": batch(seed=100 + k)["target"]["image"][:1], "index": torch.tensor([k])}
 
     def labels(self):
         return [self.pseudo_labels.read(k).label for k in range(IMAGES)]
@@ -92,17 +59,10 @@ class Data(LightningDataModule):
 
 def fit(method, data, **options):
     """Train on a :class:`Data`, or on batches alone."""
-    steps = data.steps if isinstance(data, Data) else len(data)
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        **{"max_steps": steps, **options},
-    )  # fmt: skip
     if isinstance(data, Data):
-        trainer.fit(method, datamodule=data)
+        small.fit(method, range(data.steps), datamodule=data, **options)
     else:
-        loader = torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x)
-        trainer.fit(method, loader)
+        small.fit(method, data, **options)
 
 
 def attached(**settings):

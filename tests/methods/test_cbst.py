@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from self_training import batch, configured, make, step
+from self_training import batch, make
+from small import configured, step
 
 from sfseg.types import IGNORE
 
@@ -42,7 +43,7 @@ def test_without_any_label_there_is_nothing_to_learn(weight):
 
 
 def test_its_recipe():
-    cfg = configured("cbst").method
+    cfg = configured("method=cbst").method
     assert (cfg.rounds, cfg.portion_step, cfg.portion_max) == (3, 0.05, 0.5)
     assert cfg.selection == {
         "_target_": "sfseg.methods.labelling.Selection",

@@ -1,81 +1,37 @@
 """CPSL: its loss from formulas, where prototypes come from, what trains and what does not."""
 
-from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
+from small import QUIET, backbone, batch, built, configured, fit
 
-from sfseg.config import CONF, build
+from sfseg.config import build
 from sfseg.errors import ConfigError
-from sfseg.labels import CITYSCAPES
 from sfseg.methods import cpsl
 from sfseg.networks.deeplab import DeepLabV2Head
 from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
-from sfseg.ops.inference import Inference
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.sinkhorn import sinkhorn
 from sfseg.optim import count_parameters
 from sfseg.types import IGNORE
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-]
+pytestmark = QUIET
 CLASSES, CHANNELS = 19, 8
-
-
-@cache
-def configured(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["method=cpsl", *overrides])
 
 
 def plain(**parts):
     torch.manual_seed(0)
-    backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1), drop_path_rate=0.5)
-    head = DAFormerHead(backbone.channels, CLASSES, channels=CHANNELS, dropout=0.0)
-    return Segmenter(backbone, parts.pop("head", head), **parts)
+    features = backbone(drop_path_rate=0.5)
+    head = DAFormerHead(features.channels, CLASSES, channels=CHANNELS, dropout=0.0)
+    return Segmenter(features, parts.pop("head", head), **parts)
 
 
 def make(*overrides, network=None, **options):
-    method = build(configured(*overrides).method)(
-        network=network or plain(), labels=CITYSCAPES, eval_domains=["target"],
-        inference=Inference(), **options,
-    )  # fmt: skip
-    return method.train()
-
-
-def batch(size=(32, 64), seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, CLASSES, (2, *size), generator=rng, dtype=torch.uint8)
-    label[:, :5] = IGNORE
-    target = {
-        "image": torch.randint(0, 256, (2, 3, *size), generator=rng, dtype=torch.uint8),
-        "label": torch.full((2, *size), IGNORE, dtype=torch.uint8),
-        "index": torch.tensor([5, 3]),
-        "geometry": torch.tensor([[*size, *size, 0, 0, *size, 0]] * 2),
-        "pseudo_label": label,
-    }
-    return {"target": target}
-
-
-def fit(method, data, datamodule=None):
-    trainer = Trainer(
-        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    if datamodule is not None:
-        trainer.fit(method, datamodule=datamodule)
-        return
-    loader = torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x)
-    trainer.fit(method, loader)
+    return built(configured("method=cpsl", *overrides), network or plain(), **options)
 
 
 def parts(network, head, image):
@@ -230,7 +186,7 @@ def test_prototypes_start_as_class_means_of_the_target():
     method = make("method.lr=1e-12", network=network, momentum=1.0)
     weight = F.normalize(method.prototypes.detach(), dim=1)
     data = Images(images)
-    fit(method, [None], data)
+    fit(method, [None], datamodule=data)
     source = method.source.network
     total, count = torch.zeros(CLASSES, CHANNELS), torch.zeros(CLASSES)
     with torch.no_grad():
@@ -248,7 +204,7 @@ def test_prototypes_start_as_class_means_of_the_target():
     assert bool(method.has_started) and not any(b.requires_grad for b in method.buffers())
     other = make(network=plain())
     other.load_state_dict(method.state_dict())
-    fit(other, [None], data)
+    fit(other, [None], datamodule=data)
     assert data.passes == 1, "a run that goes on looks again"
 
 

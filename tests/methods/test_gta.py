@@ -1,38 +1,19 @@
 """The client of Generalize then Adapt: six heads that learn pseudo-labels."""
 
 import math
-from functools import cache
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
+from small import QUIET, batch, built, configured, fit, head, step
 
-from sfseg.config import CONF, build
+from sfseg.config import build
 from sfseg.errors import ConfigError
-from sfseg.labels import CITYSCAPES
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.multi_head import LeaveOneOutSegmenter
-from sfseg.ops.inference import Inference
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.types import IGNORE
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-]
-
-
-@cache
-def configured():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["method=gta"])
-
-
-def head(channels, num_classes):
-    return DAFormerHead(channels, num_classes, channels=8)
+pytestmark = QUIET
 
 
 def plain(name="tiny"):
@@ -41,34 +22,10 @@ def plain(name="tiny"):
 
 
 def make(network=None, **options):
-    cfg = configured()
+    cfg = configured("method=gta")
     if network is None:
         network = build(cfg.method.source_adapter)(plain())
-    return build(cfg.method)(
-        network=network, labels=CITYSCAPES, eval_domains=["target"], inference=Inference(),
-        **options,
-    ).train()  # fmt: skip
-
-
-def batch(seed=0, size=(33, 64)):
-    rng = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, 5, (2, *size), generator=rng, dtype=torch.uint8)
-    label[:, :7] = IGNORE
-    image = torch.randint(0, 256, (2, 3, *size), generator=rng, dtype=torch.uint8)
-    return {"target": {"image": image, "pseudo_label": label}}
-
-
-def step(method, data):
-    torch.manual_seed(7)
-    return method.training_step(data, 0)
-
-
-def fit(method, data):
-    trainer = Trainer(
-        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
+    return built(cfg, network, **options)
 
 
 @pytest.mark.parametrize("weight", [0.0, 5e-3, 2.0])
@@ -93,10 +50,10 @@ def test_the_loss_is_the_sum_over_six_heads(weight):
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
 def test_only_heads_train(name):
-    network = build(configured().method.source_adapter)(plain(name))
+    network = build(configured("method=gta").method.source_adapter)(plain(name))
     method = make(network)
     before = {n: v.clone() for n, v in method.state_dict().items()}
-    fit(method, [batch(k) for k in range(2)])
+    fit(method, [batch(seed=k) for k in range(2)])
     moved = {n for n, v in method.state_dict().items() if not torch.equal(v, before[n])}
     assert not any(n.startswith("network.backbone.") for n in moved)
     trained = {n for n, p in method.named_parameters() if p.requires_grad}
@@ -118,7 +75,7 @@ def test_without_any_label_loss_and_gradients_are_finite():
 
 
 def test_it_is_a_source_gta_model_with_the_most_confident_third_of_each_class():
-    cfg = configured()
+    cfg = configured("method=gta")
     assert cfg.pseudo_labels.discard == 0.66
     assert set(cfg.method.needs) == {"target", "pseudo_labels", "source_model"}
     network = build(cfg.method.source_adapter)(plain())

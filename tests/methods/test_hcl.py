@@ -1,67 +1,41 @@
 """HCL: its loss from formulas, when copies are taken, weights of rare classes."""
 
-from functools import cache
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
+from small import backbone, built, configured
 
-from sfseg.config import CONF, build
 from sfseg.errors import ConfigError
-from sfseg.labels import CITYSCAPES
 from sfseg.methods import hcl
 from sfseg.networks.deeplab import DeepLabV2Head
 from sfseg.networks.segformer_head import SegFormerHead
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
 from sfseg.ops.contrastive import historical_contrast, reliability
-from sfseg.ops.inference import Inference
 from sfseg.types import IGNORE
 
 CLASSES, CHANNELS, SIZE = 19, 8, (32, 64)
-
-
-@cache
-def configured(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["method=hcl", *overrides])
+batch = partial(small.batch, cells=(4, 8))
 
 
 def plain(*, aux=False, head=None):
     torch.manual_seed(0)
-    backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1))
-    head = head or SegFormerHead(backbone.channels, CLASSES, channels=CHANNELS, dropout=0.0)
+    features = backbone()
+    head = head or SegFormerHead(features.channels, CLASSES, channels=CHANNELS, dropout=0.0)
     second = SegFormerHead((32,), CLASSES, channels=CHANNELS, dropout=0.0) if aux else None
-    return Segmenter(backbone, head, aux_head=second)
+    return Segmenter(features, head, aux_head=second)
 
 
 def make(network=None, **options):
-    method = build(configured().method)(
-        network=network or plain(), labels=CITYSCAPES, eval_domains=["target"],
-        inference=Inference(), **options,
-    )  # fmt: skip
+    method = built(configured("method=hcl"), network or plain(), **options)
     counts = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor)
     method._trainer = SimpleNamespace(
         strategy=counts, accumulate_grad_batches=1, global_rank=0, world_size=1
     )
-    return method.train()
-
-
-def batch(size=SIZE, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, CLASSES, (2, 4, 8), generator=rng, dtype=torch.uint8)
-    label = F.interpolate(ids[None].float(), size)[0].to(torch.uint8)
-    label[:, :5] = IGNORE
-    target = {
-        "image": torch.randint(0, 256, (2, 3, *size), generator=rng, dtype=torch.uint8),
-        "label": torch.full((2, *size), IGNORE, dtype=torch.uint8),
-        "index": torch.tensor([5, 3]),
-        "geometry": torch.tensor([[*size, *size, 0, 0, *size, 0]] * 2),
-        "pseudo_label": label,
-    }
-    return {"target": target}
+    return method
 
 
 def disturb(network, seed):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from self_training import batch, configured, fit, make, plain, residual, step
+from self_training import batch, fit, make, residual
+from small import configured, step, transformer
 from torch import nn
 
 from sfseg.labels import LabelSpace
@@ -32,7 +33,7 @@ def still(network):
 
 @pytest.mark.parametrize(("entropy", "negative"), [(1.0, 1.0), (0.0, 0.0), (2.0, 5.0)])
 def test_the_loss_is_that_of_the_formulas(entropy, negative):
-    method = make("ld", still(plain()), entropy_weight=entropy, negative_weight=negative)
+    method = make("ld", still(transformer()), entropy_weight=entropy, negative_weight=negative)
     data = batch()
     output = step(method, data)
     torch.manual_seed(7)
@@ -50,7 +51,7 @@ def test_the_loss_is_that_of_the_formulas(entropy, negative):
 
 
 def test_steps_draw_different_ranks():
-    method, data = make("ld", still(plain()), entropy_weight=0.0), batch()
+    method, data = make("ld", still(transformer()), entropy_weight=0.0), batch()
     data["target"]["pseudo_label"].fill_(IGNORE)
     torch.manual_seed(0)
     losses = {float(method.training_step(data, 0)["loss"].detach()) for _ in range(12)}
@@ -73,7 +74,7 @@ def test_batch_normalisation_of_backbone_and_head_is_fixed(fixed):
     norms = {n: m for n, m in method.network.named_modules() if isinstance(m, BATCH_NORM)}
     assert {n.split(".")[0] for n in norms} == {"backbone", "head"}
     before = {n: v.clone() for n, v in method.network.state_dict().items()}
-    fit(method, [batch(k, (64, 64)) for k in range(2)])
+    fit(method, [batch(size=(64, 64), seed=k) for k in range(2)])
     moved = {n for n, v in method.network.state_dict().items() if not torch.equal(v, before[n])}
     of_norms = {name for name in moved if name.rpartition(".")[0] in norms}
     assert bool(of_norms) != fixed and moved - of_norms
@@ -82,7 +83,7 @@ def test_batch_normalisation_of_backbone_and_head_is_fixed(fixed):
 
 
 def test_its_recipe():
-    cfg = configured("ld").method
+    cfg = configured("method=ld").method
     assert (cfg.rounds, cfg.selection.portion, cfg.portion_step) == (2, 0.1, 0.05)
 
 

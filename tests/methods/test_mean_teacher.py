@@ -1,39 +1,25 @@
 """A mean teacher: what is learnt from which pixels, when the teacher moves, what is kept."""
 
-from functools import cache
-
 import numpy as np
 import pytest
+import small
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from small import QUIET, built, configured
 from torch import nn
 
-from sfseg.config import CONF, build
 from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError
-from sfseg.labels import CITYSCAPES
 from sfseg.methods import mean_teacher
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.confidence import BINS
-from sfseg.ops.inference import Inference
 from sfseg.ops.label_free import soft_neighbourhood_density
 from sfseg.types import IGNORE
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-]
+pytestmark = QUIET
 PLAIN = {"mix": "none", "colour": 0.0}
 SIZE = (32, 32)
-
-
-@cache
-def configured():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["method=mean_teacher", "trainer.max_steps=40"])
 
 
 class Patches(nn.Module):
@@ -71,11 +57,8 @@ def plain(**options):
 
 
 def make(network=None, **options):
-    method = build(configured().method)(
-        network=network or plain(), labels=CITYSCAPES, eval_domains=["target"],
-        inference=Inference(), **options,
-    )  # fmt: skip
-    return method.train()
+    cfg = configured("method=mean_teacher", "trainer.max_steps=40")
+    return built(cfg, network or plain(), **options)
 
 
 def batch(images=3, seed=0):
@@ -97,13 +80,7 @@ def step(method, data):
 
 
 def fit(method, steps, *callbacks):
-    trainer = Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        callbacks=list(callbacks),
-    )  # fmt: skip
-    data = [batch(2, seed) for seed in range(steps)]
-    trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
+    small.fit(method, [batch(2, seed) for seed in range(steps)], callbacks=list(callbacks))
 
 
 def weights(module):

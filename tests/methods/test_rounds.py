@@ -5,7 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from self_training import IMAGES, Data, attached, batch, fit, head, make, plain, residual
+from self_training import IMAGES, Data, attached, batch, fit, make, residual
+from small import head, transformer
 
 from sfseg.methods.labelling import Selection
 from sfseg.methods.rounds import SelfTraining
@@ -59,7 +60,7 @@ def test_each_round_is_labelled_by_the_network_at_its_end(tmp_path, monkeypatch)
     # At least of each class, at most beside those another portion of each image.
     assert 0.35 <= shares[2] <= 0.7 and 0.4 <= shares[4] <= 0.8
     # By the network at that step, which labels all images but once more.
-    network = plain()
+    network = transformer()
     for iteration, portion in ((2, 0.35), (4, 0.4)):
         network.load_state_dict(states[iteration])
         other = make("cbst", network, selection=Selection("ld", portion=portion))
@@ -119,7 +120,7 @@ def test_a_skipped_step_ends_its_round_all_the_same(tmp_path):
 
 def test_without_a_data_module_labels_stay(caplog):
     with caplog.at_level(logging.WARNING):
-        fit(make("cbst", rounds=2, steps=2), [batch(k) for k in range(2)])
+        fit(make("cbst", rounds=2, steps=2), [batch(seed=k) for k in range(2)])
     assert caplog.text.count("there is no DataModule, whose labels would be replaced") == 1
 
 

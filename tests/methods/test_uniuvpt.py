@@ -1,85 +1,30 @@
 """Uni-UVPT: its loss from formulas, its switches, what trains and what does not."""
 
 import math
-from functools import cache
+from functools import partial
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
+from small import QUIET, built, configured, fit, step, transformer
 from torch import nn
 
-from sfseg.config import CONF, build
-from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES, CROSS_CITY, SYNTHIA
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
 from sfseg.ops.elr import elr_regularizer
-from sfseg.ops.inference import Inference
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.types import IGNORE
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-]
+pytestmark = QUIET
 SCALES = (0.5, 1.0, 2.0)
-SIZE = (64, 64)
-
-
-@cache
-def configured(*overrides):
-    overrides = ["method=uniuvpt", "method.adapter.num_heads=4", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=overrides)
-
-
-def plain(num_classes=19, drop_path_rate=0.0):
-    backbone = TinyTransformer(
-        channels=(32, 32, 32, 32), depths=(1, 1, 1, 1), drop_path_rate=drop_path_rate
-    )
-    return Segmenter(backbone, DAFormerHead(backbone.channels, num_classes, channels=8))
+batch = partial(small.batch, size=(64, 64), cells=(4, 4))
 
 
 def make(*overrides, labels=CITYSCAPES, network=None, **options):
     torch.manual_seed(0)
-    method = build(configured(*overrides).method)(
-        network=network or plain(labels.num_classes), labels=labels, eval_domains=["target"],
-        inference=Inference(), **options,
-    )  # fmt: skip
-    return method.train()
-
-
-def batch(size=SIZE, num_classes=19, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, num_classes, (2, 4, 4), generator=rng, dtype=torch.uint8)
-    label = F.interpolate(ids[None].float(), size)[0].to(torch.uint8)
-    label[:, :3] = IGNORE
-    target = {
-        "image": torch.randint(0, 256, (2, 3, *size), generator=rng, dtype=torch.uint8),
-        "label": torch.full((2, *size), IGNORE, dtype=torch.uint8),
-        "index": torch.tensor([5, 3]),
-        "geometry": torch.tensor([Geometry.whole(size)] * 2),
-        "pseudo_label": label,
-    }
-    return {"target": target}
-
-
-def step(method, data):
-    torch.manual_seed(7)
-    return method.training_step(data, 0)
-
-
-def fit(method, data):
-    trainer = Trainer(
-        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
+    cfg = configured("method=uniuvpt", "method.adapter.num_heads=4", *overrides)
+    return built(cfg, network or transformer(labels.num_classes), labels, **options)
 
 
 def views(method, data):
@@ -156,7 +101,7 @@ def test_a_term_without_weight_is_not_computed(name, monkeypatch):
 
 
 def test_pseudo_labels_are_all_that_is_learnt_from():
-    data, other = batch((32, 32)), batch((32, 32))
+    data, other = batch(size=(32, 32)), batch(size=(32, 32))
     other["target"]["label"].fill_(3)
     method = make()
     assert torch.equal(step(method, data)["loss"], step(method, other)["loss"])
@@ -177,7 +122,7 @@ SWITCHES = {
 @pytest.mark.parametrize("name", sorted(SWITCHES))
 def test_every_trainable_parameter_gets_a_gradient(name):
     method = make(*SWITCHES[name])
-    step(method, batch((32, 32)))["loss"].backward()
+    step(method, batch(size=(32, 32)))["loss"].backward()
     trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
     assert [n for n, p in trained.items() if p.grad is None] == []
     assert all(torch.isfinite(p.grad).all() for p in trained.values())
@@ -187,7 +132,7 @@ def test_every_trainable_parameter_gets_a_gradient(name):
 
 
 def test_the_backbone_is_as_before_after_training():
-    network = plain(drop_path_rate=0.5)
+    network = transformer(drop_path_rate=0.5)
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
     method = make(network=network)
     start = {name: value.clone() for name, value in method.state_dict().items()}
@@ -195,7 +140,7 @@ def test_the_backbone_is_as_before_after_training():
     backbone = method.network.backbone.backbone
     inner = next(m for m in backbone.modules() if isinstance(m, nn.LayerNorm))
     inner.register_forward_hook(lambda module, *_: modes.append(backbone.training))
-    fit(method, [batch((32, 32), seed=k) for k in range(2)])
+    fit(method, [batch(size=(32, 32), seed=k) for k in range(2)])
     after = backbone.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -207,9 +152,9 @@ def test_the_backbone_is_as_before_after_training():
 
 
 def test_a_frozen_backbone_does_not_drop_paths():
-    method = make(network=plain(drop_path_rate=0.9))
+    method = make(network=transformer(drop_path_rate=0.9))
     method.network.head.eval()
-    data = batch((32, 32))
+    data = batch(size=(32, 32))
     assert torch.equal(*(method.training_step(data, k)["loss"] for k in range(2)))
 
 
@@ -218,7 +163,7 @@ def test_a_frozen_backbone_does_not_drop_paths():
 def test_any_number_of_classes_and_odd_sizes(labels, variant):
     method = make(f"method.variant={variant}", labels=labels)
     size = (65, 97) if labels is CITYSCAPES else (33, 20)
-    output = step(method, batch(size, labels.num_classes))
+    output = step(method, batch(size=size, classes=labels.num_classes))
     assert output["prediction"].shape == output["confidence"].shape == (2, *size)
     assert int(output["prediction"].max()) < labels.num_classes
     assert 1 / labels.num_classes < float(output["confidence"].min())
@@ -229,7 +174,7 @@ def test_any_number_of_classes_and_odd_sizes(labels, variant):
 @pytest.mark.parametrize("variant", ["paper", "release"])
 def test_without_any_label_loss_and_gradients_are_finite(variant):
     method = make(f"method.variant={variant}")
-    data = batch((32, 64))
+    data = batch(size=(32, 64))
     data["target"]["pseudo_label"].fill_(IGNORE)
     loss = step(method, data)["loss"]
     loss.backward()
@@ -336,7 +281,7 @@ def test_other_corrections_are_no_matter_of_the_loss(correction):
     checkpoint = {}
     method.on_save_checkpoint(checkpoint)
     assert "ensemble" not in checkpoint
-    data = batch((32, 32))
+    data = batch(size=(32, 32))
     assert torch.equal(step(method, data)["loss"], step(make(), data)["loss"])
 
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from self_training import batch, configured, fit, make, plain, step
+from self_training import batch, fit, make
+from small import configured, step, transformer
 
 from sfseg.errors import ConfigError
 from sfseg.types import IGNORE
@@ -54,7 +55,7 @@ def test_the_classifier_stays_unless_it_is_let_go(frozen):
     method = make("urma", freeze_classifier=frozen)
     assert method.network.head.training != frozen
     before = {n: v.clone() for n, v in method.network.state_dict().items()}
-    fit(method, [batch(k) for k in range(2)])
+    fit(method, [batch(seed=k) for k in range(2)])
     moved = {n for n, v in method.network.state_dict().items() if not torch.equal(v, before[n])}
     assert any(n.startswith("backbone.") for n in moved)
     assert any(n.startswith("head.") for n in moved) != frozen
@@ -70,13 +71,13 @@ def test_decoders_learn_ten_times_as_fast_and_are_no_part_of_an_evaluation():
         for parameter in group["params"]
     }
     names = {name: rates.get(id(p)) for name, p in method.network.named_parameters()}
-    base = configured("urma").method.lr
+    base = configured("method=urma").method.lr
     for name, rate in names.items():
         factor = 10 if name.startswith("auxiliary_decoders.") else 1
         assert rate == (None if name.startswith("head.") else pytest.approx(factor * base))
     image = batch()["target"]["image"]
     with torch.no_grad():
-        torch.testing.assert_close(method.eval()(image), plain().eval()(image))
+        torch.testing.assert_close(method.eval()(image), transformer().eval()(image))
 
 
 def test_a_plain_network_is_refused():

@@ -1,77 +1,34 @@
 """VPT + ELR: its loss from formulas, its switches, its memory of earlier predictions."""
 
 import copy
-from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
+from small import QUIET, batch, built, configured, fit, transformer
 
-from sfseg.config import CONF, build
-from sfseg.data.geometry import Geometry
+from sfseg.config import CONF
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES, SYNTHIA
 from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.pyramid import TimmPyramid
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
 from sfseg.ops.entropy import robust_entropy
-from sfseg.ops.inference import Inference
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.types import IGNORE
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-]
+pytestmark = QUIET
 SIZE = (32, 64)
 
 
-@cache
-def configured():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["method=vpt_elr", "method.adapter.tokens=3"])
-
-
-def plain(num_classes=19):
-    backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1), drop_path_rate=0.5)
-    return Segmenter(backbone, DAFormerHead(backbone.channels, num_classes, channels=8))
-
-
 def make(labels=CITYSCAPES, network=None, **options):
-    torch.manual_seed(0)
-    method = build(configured().method)(
-        network=network or plain(labels.num_classes), labels=labels, eval_domains=["target"],
-        inference=Inference(), **options,
-    )  # fmt: skip
+    cfg = configured("method=vpt_elr", "method.adapter.tokens=3")
+    network = network or transformer(labels.num_classes, drop_path_rate=0.5)
+    method = built(cfg, network, labels, **options)
     # Its BatchNorm and dropout would make a second look at the same images another.
-    method.train().network.head.eval()
+    method.network.head.eval()
     return method
-
-
-def batch(seed=0, num_classes=19):
-    rng = torch.Generator().manual_seed(seed)
-    label = torch.randint(0, num_classes, (2, *SIZE), generator=rng, dtype=torch.uint8)
-    label[:, :3] = IGNORE
-    target = {
-        "image": torch.randint(0, 256, (2, 3, *SIZE), generator=rng, dtype=torch.uint8),
-        "label": torch.full((2, *SIZE), IGNORE, dtype=torch.uint8),
-        "index": torch.tensor([5, 3]),
-        "geometry": torch.tensor([Geometry.whole(SIZE)] * 2),
-        "pseudo_label": label,
-    }
-    return {"target": target}
-
-
-def fit(method, data):
-    trainer = Trainer(
-        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
 
 
 def cells(probability):
@@ -122,7 +79,7 @@ def test_pseudo_labels_are_all_that_is_learnt_from():
 def test_prompts_and_head_train_and_nothing_else():
     method = make()
     before = copy.deepcopy(dict(method.named_parameters()))
-    fit(method, [batch(0), batch(1)])
+    fit(method, [batch(seed=0), batch(seed=1)])
     for name, parameter in method.named_parameters():
         trains = name.startswith(("network.backbone.prompts.", "network.head."))
         assert parameter.requires_grad == trains
@@ -139,7 +96,7 @@ def test_rates_of_prompts_and_head():
 
 
 def test_other_labels_and_no_label_at_all():
-    method, data = make(SYNTHIA), batch(num_classes=16)
+    method, data = make(SYNTHIA), batch(classes=16)
     data["target"]["pseudo_label"].fill_(IGNORE)
     method.training_step(data, 0)["loss"].backward()
     assert method.terms["cross_entropy"] == 0 > method.terms["elr"]
@@ -148,14 +105,14 @@ def test_other_labels_and_no_label_at_all():
 
 def test_means_go_on_from_a_checkpoint_and_skipped_steps_leave_them():
     method = make()
-    fit(method, [batch(seed) for seed in range(2)])
+    fit(method, [batch(seed=seed) for seed in range(2)])
     kept, undo = dict(method.ensemble.targets), method.undo_step()
     total = kept[5].float().sum(dim=0)
     assert set(kept) == {5, 3}
     torch.testing.assert_close(total, torch.full_like(total, 1 - 0.7**2), atol=5e-3, rtol=0)
     checkpoint = {}
     method.on_save_checkpoint(checkpoint)
-    method.training_step(batch(2), 2)
+    method.training_step(batch(seed=2), 2)
     assert not torch.equal(method.ensemble.targets[5], kept[5])
     undo()
     other = make()

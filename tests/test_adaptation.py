@@ -127,7 +127,8 @@ def test_the_table_shows_source_only_beside_adapted(cli: Cli, ran: Path) -> None
     assert again["summary"] == results["summary"]
 
 
-@pytest.mark.parametrize("correction", ["online", pytest.param("elr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("correction", ["online", "elr"])
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(
     cli: Cli, source: Path, correction: str
 ) -> None:

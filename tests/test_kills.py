@@ -30,16 +30,16 @@ CORRECTING = [
 ]  # fmt: skip
 SETTINGS = {"uniuvpt": [*CORRECTING, "select=label_free"]}
 HARDEST = ("source_only", "uniuvpt", "adversarial")
-OFTEN = ("source_only", "uniuvpt")
+FULLEST = "uniuvpt"
 METHODS = sorted(p.stem for p in (CONF / "method").glob("[!_]*.yaml"))
 OWN = {"run.json", "train.log", "hparams.yaml", "cost.json"}
 """Files that tell one run from another."""
 
 
 def in_two_suites(methods: list[str]) -> list[Any]:
-    """Two in every run of the suite, the others in the slow one."""
+    """The one of most parts in every run of the suite, the others in the slow one."""
     slow = pytest.mark.slow
-    return [m if m in OFTEN else pytest.param(m, marks=slow) for m in methods]
+    return [m if m == FULLEST else pytest.param(m, marks=slow) for m in methods]
 
 
 @pytest.fixture(scope="module")

@@ -105,9 +105,8 @@ def bomb(folder: str, what: str, step: int) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("what", "ended"), [("SIGKILL", 6), pytest.param("SIGTERM", 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "ended"), [("SIGKILL", 6), ("SIGTERM", 143)])
 def test_what_ends_one_of_two_processes_ends_both_and_changes_nothing(
     zygote: Zygote, what: str, ended: int
 ) -> None:

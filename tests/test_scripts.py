@@ -183,6 +183,7 @@ def test_source_free_tables_read_finished_runs(
     assert combined.endswith("| 0.50 | 3.00 +- 1.41 | 3.00 +- 1.41 |")
 
 
+@pytest.mark.slow
 def test_bench_uniuvpt_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--backbone", "tiny", "--size", "64", "--steps", "1", "--repeats", "1"]
     load("bench_uniuvpt").main([*tiny, "method.adapter.recompute=true"])

@@ -7,7 +7,7 @@ import numpy as np
 import small
 import torch
 from lightning.pytorch import LightningDataModule
-from small import built, configured, head, transformer
+from small import built, configured, head, loader, transformer
 
 from sfseg.labels import CITYSCAPES
 from sfseg.networks.build import build_segmenter
@@ -46,8 +46,7 @@ class Data(LightningDataModule):
         self.steps = steps
 
     def train_dataloader(self):
-        data = [batch(seed=k) for k in range(self.steps)]
-        return torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x)
+        return loader([batch(seed=k) for k in range(self.steps)])
 
     def labelling_dataloader(self):
         for k in range(IMAGES):
@@ -55,14 +54,6 @@ class Data(LightningDataModule):
 
     def labels(self):
         return [self.pseudo_labels.read(k).label for k in range(IMAGES)]
-
-
-def fit(method, data, **options):
-    """Train on a :class:`Data`, or on batches alone."""
-    if isinstance(data, Data):
-        small.fit(method, range(data.steps), datamodule=data, **options)
-    else:
-        small.fit(method, data, **options)
 
 
 def attached(**settings):

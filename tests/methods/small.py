@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 
 from sfseg.config import CONF, build
 from sfseg.data.geometry import Geometry
@@ -78,15 +78,19 @@ def step(method, data):
     return method.training_step(data, 0)
 
 
-def fit(method, data, *, datamodule=None, **options):
-    """Train on batches, or on those of a DataModule."""
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        **{"max_steps": len(data), **options},
+def trainer(**options):
+    return Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, **options,
     )  # fmt: skip
-    if datamodule is not None:
-        trainer.fit(method, datamodule=datamodule)
-        return
-    loader = torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x)
-    trainer.fit(method, loader)
+
+
+def loader(data):
+    return torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x)
+
+
+def fit(method, data, **options):
+    """Train on each of the batches once, or on those of a DataModule."""
+    fitting = trainer(**{"max_epochs": 1, **options})
+    fitting.fit(method, data if isinstance(data, LightningDataModule) else loader(data))
+    return fitting

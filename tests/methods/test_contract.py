@@ -4,6 +4,7 @@ from functools import cache, partial
 from typing import Any, cast
 
 import pytest
+import small
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -97,12 +98,7 @@ class Kept(Callback):
 
 def fit(method: Method, data: list[Recorder]) -> Kept:
     kept = Kept()
-    trainer = Trainer(
-        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-        limit_val_batches=0, callbacks=[kept],
-    )  # fmt: skip
-    trainer.fit(method, torch.utils.data.DataLoader(data, batch_size=None, collate_fn=lambda x: x))
+    small.fit(method, data, log_every_n_steps=1, callbacks=[kept])
     return kept
 
 

@@ -186,7 +186,7 @@ def test_prototypes_start_as_class_means_of_the_target():
     method = make("method.lr=1e-12", network=network, momentum=1.0)
     weight = F.normalize(method.prototypes.detach(), dim=1)
     data = Images(images)
-    fit(method, [None], datamodule=data)
+    fit(method, data)
     source = method.source.network
     total, count = torch.zeros(CLASSES, CHANNELS), torch.zeros(CLASSES)
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_prototypes_start_as_class_means_of_the_target():
     assert bool(method.has_started) and not any(b.requires_grad for b in method.buffers())
     other = make(network=plain())
     other.load_state_dict(method.state_dict())
-    fit(other, [None], datamodule=data)
+    fit(other, data)
     assert data.passes == 1, "a run that goes on looks again"
 
 

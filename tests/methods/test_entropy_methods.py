@@ -2,32 +2,25 @@
 
 import math
 from collections import OrderedDict
-from functools import cache
 
 import pytest
+import small
 import torch
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
+from small import QUIET, built, configured
 from torch import nn
 
 from sfseg.callbacks.ema import WeightAverage
 from sfseg.callbacks.finite import FiniteGuard
-from sfseg.config import CONF, build
 from sfseg.errors import ConfigError, NumericError
 from sfseg.labels import LabelSpace
 from sfseg.methods import bn_adapt
 from sfseg.networks.batch_norm import tracking_norms
 from sfseg.networks.segmenter import Segmenter
-from sfseg.ops.inference import Inference
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.max_square import guided_label, image_weighted_max_square, max_square
 from sfseg.optim import count_parameters
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
-]
+pytestmark = QUIET
 LABELS = LabelSpace("three", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
 
@@ -66,16 +59,9 @@ def network(norm=nn.BatchNorm2d, *, aux=False, **options):
     return Segmenter(Backbone(norm), Head(), aux_head=Head() if aux else None, **options)
 
 
-@cache
-def configured(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[f"method={name}", "trainer.max_steps=9"])
-
-
 def make(name, model=None, **options):
     model = network() if model is None else model
-    settings = {"labels": LABELS, "eval_domains": ["target"], "inference": Inference()}
-    return build(configured(name).method)(network=model, **settings, **options).train()
+    return built(configured(f"method={name}", "trainer.max_steps=9"), model, LABELS, **options)
 
 
 def batch(seed=0):
@@ -96,15 +82,8 @@ def logits_of(method, data, **options):
 
 
 def fit(method, data, *callbacks):
-    trainer = Trainer(
-        max_steps=len(data), accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        callbacks=list(callbacks),
-    )  # fmt: skip
     # More batches than steps: the number of steps must end the run.
-    loader = torch.utils.data.DataLoader([*data, *data], batch_size=None, collate_fn=lambda x: x)
-    trainer.fit(method, loader)
-    return trainer
+    return small.fit(method, [*data, *data], max_steps=len(data), callbacks=list(callbacks))
 
 
 def uncertainty(logits):

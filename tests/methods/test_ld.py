@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from self_training import batch, fit, make, residual
-from small import configured, step, transformer
+from self_training import batch, make, residual
+from small import configured, fit, step, transformer
 from torch import nn
 
 from sfseg.labels import LabelSpace

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
-from self_training import IMAGES, Data, attached, batch, fit, make, residual
-from small import head, transformer
+from self_training import IMAGES, Data, attached, batch, make, residual
+from small import fit, head, transformer
 
 from sfseg.methods.labelling import Selection
 from sfseg.methods.rounds import SelfTraining

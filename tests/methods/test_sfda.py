@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import small
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -75,12 +76,7 @@ def fit(method: SFDA, steps: int = 1) -> Trainer:
             "index": torch.arange(2),
         }
     }
-    trainer = Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    batches = torch.utils.data.DataLoader([batch] * 5, batch_size=None, collate_fn=lambda x: x)
-    trainer.fit(method, batches)
+    trainer: Trainer = small.fit(method, [batch] * 5, max_steps=steps)
     return trainer
 
 

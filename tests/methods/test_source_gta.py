@@ -1,25 +1,20 @@
 import math
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import torch
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer
-from omegaconf import DictConfig
+from small import built, loader, transformer
 from torch import Tensor
 
-from sfseg.config import CONF, build
 from sfseg.errors import ConfigError
-from sfseg.labels import CITYSCAPES
 from sfseg.methods import source_gta
 from sfseg.methods.source_gta import LEFT_OUT, SourceGtA
 from sfseg.networks.heads import DAFormerHead
 from sfseg.networks.multi_head import with_leave_one_out
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
-from sfseg.ops.inference import Inference
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.styles import STYLES
 from sfseg.optim import norm_parameters, parameter_groups
@@ -35,23 +30,11 @@ RELEASE = (
 )  # fmt: skip
 
 
-@cache
-def configured(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=["method=source_gta", *overrides])
-
-
-def plain(**options: Any) -> Segmenter:
-    torch.manual_seed(0)
-    backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1))
-    return Segmenter(backbone, DAFormerHead(backbone.channels, 19, channels=8), **options)
+configured = partial(small.configured, "method=source_gta")
 
 
 def make(*overrides: str, network: Segmenter | None = None, **options: Any) -> SourceGtA:
-    method: SourceGtA = build(configured(*overrides).method)(
-        network=network or plain(), labels=CITYSCAPES, eval_domains=["target"],
-        inference=Inference(), **options,
-    )  # fmt: skip
+    method: SourceGtA = built(configured(*overrides), network or transformer(), **options)
     return method
 
 
@@ -171,14 +154,6 @@ def test_processes_share_the_style_but_not_its_draw(
     assert not any(torch.equal(a, b) for a, b in zip(images[:6], images[6:], strict=True))
 
 
-def trainer(steps: int, folder: Path) -> Trainer:
-    return Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        default_root_dir=folder,
-    )  # fmt: skip
-
-
 class Endless(torch.utils.data.IterableDataset[dict[str, Batch]]):
     def __iter__(self) -> Any:
         while True:
@@ -188,16 +163,16 @@ class Endless(torch.utils.data.IterableDataset[dict[str, Batch]]):
 def test_a_resumed_run_draws_the_same_styles(
     drawn: list[tuple[str, Tensor]], tmp_path: Path
 ) -> None:
-    loader = torch.utils.data.DataLoader(Endless(), batch_size=None, collate_fn=lambda x: x)
+    data, trainer = loader(Endless()), partial(small.trainer, default_root_dir=tmp_path)
     whole = make("trainer.max_steps=5")
-    trainer(5, tmp_path).fit(whole, loader)
+    trainer(max_steps=5).fit(whole, data)
     expected = [*drawn]
     drawn.clear()
     first, second = make("trainer.max_steps=5"), make("trainer.max_steps=5")
-    one = trainer(2, tmp_path)
-    one.fit(first, loader)
+    one = trainer(max_steps=2)
+    one.fit(first, data)
     one.save_checkpoint(tmp_path / "last.ckpt")
-    trainer(5, tmp_path).fit(second, loader, ckpt_path=tmp_path / "last.ckpt")
+    trainer(max_steps=5).fit(second, data, ckpt_path=tmp_path / "last.ckpt")
     assert [name for name, _ in drawn] == [name for name, _ in expected]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(drawn, expected, strict=True))
     torch.testing.assert_close(dict(second.state_dict()), dict(whole.state_dict()))
@@ -314,6 +289,6 @@ def test_fewer_heads_suffice_for_fewer_styles() -> None:
 
 
 def test_an_auxiliary_head_is_refused() -> None:
-    network = plain(aux_head=DAFormerHead((32,), 19, channels=8, dilations=(1,)))
+    network = transformer(aux_head=DAFormerHead((32,), 19, channels=8, dilations=(1,)))
     with pytest.raises(ConfigError, match=r"backbone\.aux must be null for Generalize"):
         make(network=network)

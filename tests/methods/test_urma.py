@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from self_training import batch, fit, make
-from small import configured, step, transformer
+from self_training import batch, make
+from small import configured, fit, step, transformer
 
 from sfseg.errors import ConfigError
 from sfseg.types import IGNORE

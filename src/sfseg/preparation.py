@@ -162,10 +162,9 @@ def make_labels(
         "context": trainer.precision_plugin.forward_context(),
         "left_out": data.left_out["target_train"].indices,
     }
-    if selection.rule == "confident":
+    if selection.keeps_all:
         evaluation.inference = selection.protocol(evaluation.inference)
-        batches = data.labelling_dataloader()
-        label_images(evaluation, batches, place, identity, discard=selection.discard, **common)
+        label_images(evaluation, data.labelling_dataloader(), place, identity, **common)
     else:
         load = data.labelling_dataloader
         select_labels(evaluation, load, place, identity, selection, **common)

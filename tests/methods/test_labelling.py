@@ -62,87 +62,40 @@ def identity(sizes=SIZES):
 
 
 def labelled(folder, network=None, batches=None, protocol=None, **options):
-    """What is kept after labelling: labels, and confidences if there are any."""
+    """Labels that are kept after labelling."""
     label_images(
         model(network, **(protocol or {})), images() if batches is None else batches, folder,
         identity(), device=CPU, context=contextlib.nullcontext(), **options,
     )  # fmt: skip
+    return kept(folder)
+
+
+def kept(folder):
     store = PseudoLabels(folder, identity())
-    rows = [store.read(k) for k in range(len(store))]
-    return [row.label for row in rows], [row.confidence for row in rows]
+    assert not store.has_confidence
+    return [store.read(k).label for k in range(len(store))]
 
 
-def predicted(**protocol):
-    """Confidence and class of every pixel."""
+def probabilities(**protocol):
     evaluation = model(**protocol).eval()
     with torch.no_grad():
         for batch in images():
             logits = evaluation.inference(evaluation, batch["image"])
-            confidence, label = logits.softmax(dim=1)[0].max(dim=0)
-            yield confidence.numpy(), label.numpy().astype(np.uint8)
+            yield logits.softmax(dim=1)[0].numpy()
 
 
 @pytest.mark.parametrize("protocol", [{}, {"flip": True, "scales": [1.0, 0.5]}])
 def test_labels_are_the_most_likely_classes(tmp_path, protocol):
     network = Colours()
     network.train()
-    labels, confidences = labelled(tmp_path / "s", network, protocol=protocol)
-    for label, (_, expected) in zip(labels, predicted(**protocol), strict=True):
-        np.testing.assert_array_equal(label, expected)
-    assert confidences == [None] * 3
+    labels = labelled(tmp_path / "s", network, protocol=protocol)
+    for label, chances in zip(labels, probabilities(**protocol), strict=True):
+        np.testing.assert_array_equal(label, chances.argmax(axis=0))
     assert network.weight.grad is None and not network.training
 
 
-def by_sorting(share):
-    """Naively: labels whose confidence, in steps of 1 / 255, is below their class's quantile."""
-    found = [(np.rint(c * np.float32(255)), label) for c, label in predicted()]
-    confidence, label = (np.concatenate([part.ravel() for part in parts])
-                         for parts in zip(*found, strict=True))  # fmt: skip
-    for k in np.unique(label):
-        mine = np.sort(confidence[label == k])
-        limit = mine[min(round(share * len(mine)), len(mine) - 1)]
-        for certainty, own in found:
-            own[(own == k) & (certainty < limit)] = IGNORE
-    return [own for _, own in found]
-
-
-@pytest.mark.parametrize("share", [0.01, 0.33, 0.5, 0.66, 0.9, 0.999])
-def test_the_least_confident_of_each_class_are_discarded(tmp_path, share):
-    labels, _ = labelled(tmp_path / "s", discard=share)
-    expected = by_sorting(share)
-    for label, mine in zip(labels, expected, strict=True):
-        np.testing.assert_array_equal(label, mine)
-    every = np.concatenate([label.ravel() for _, label in predicted()])
-    kept = np.concatenate([label.ravel() for label in labels])
-    for k in range(3):
-        # Never more than asked for, and less only by what ties with the threshold.
-        gone = (kept[every == k] == IGNORE).mean()
-        assert share - 0.05 < gone <= share + 1e-9
-    assert set(kept) == {0, 1, 2, IGNORE}
-
-
-@pytest.mark.parametrize("level", [0.26, 0.498, 0.5, 0.502, 0.999, 1.0])
-def test_a_class_of_one_confidence_keeps_its_pixels(tmp_path, level):
-    logits = torch.tensor([level, *[max((1 - level) / 3, 1e-9)] * 3]).log()
-
-    class Constant(Colours):
-        def forward(self, image):
-            return logits[None, :, None, None].expand(1, 4, *image.shape[-2:])
-
-    labels, confidences = labelled(tmp_path / "s", Constant(), discard=0.66)
-    assert all((label == 0).all() for label in labels)
-    assert all((c == round(level * 255)).all() for c in confidences)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_out_of_range_is_refused_and_nothing_is_made(tmp_path, share):
-    with pytest.raises(ValueError, match=r"pseudo_labels\.discard must be in \[0, 1\), got"):
-        labelled(tmp_path / "s", discard=share)
-    assert not (tmp_path / "s").exists()
-
-
 def test_a_folder_that_holds_labels_stays_as_it_is(tmp_path):
-    before, _ = labelled(tmp_path / "s")
+    before = labelled(tmp_path / "s")
     network = Colours(factor=-1.0)
     with pytest.raises(ConfigError, match="holds pseudo-labels already"):
         labelled(tmp_path / "s", network)
@@ -174,7 +127,7 @@ def test_it_runs_in_the_context_it_is_given(tmp_path):
 
     label_images(
         model(Watching()), images(), tmp_path / "s", identity(), device=CPU,
-        context=torch.autocast("cpu", torch.bfloat16), discard=0.5,
+        context=torch.autocast("cpu", torch.bfloat16),
     )  # fmt: skip
     assert seen == [(True, False)] * 3
     assert not torch.is_autocast_enabled("cpu")
@@ -198,17 +151,7 @@ def selected(folder, selection, network=None, batches=images, **options):
         model(network), batches, folder, identity(), selection, device=CPU,
         context=contextlib.nullcontext(), **options,
     )  # fmt: skip
-    store = PseudoLabels(folder, identity())
-    assert not store.has_confidence
-    return [store.read(k).label for k in range(len(store))], network
-
-
-def probabilities(**protocol):
-    evaluation = model(**protocol).eval()
-    with torch.no_grad():
-        for batch in images():
-            logits = evaluation.inference(evaluation, batch["image"])
-            yield logits.softmax(dim=1)[0].numpy()
+    return kept(folder), network
 
 
 def limits(portion, **protocol):
@@ -249,8 +192,33 @@ def test_selected_labels_are_those_of_the_formulas(tmp_path, rule, portion, flip
     )
     # Those between a threshold and the histogram's.
     assert different <= 1
-    kept = np.concatenate([label.ravel() for label in labels])
-    assert set(kept) == {0, 1, 2, IGNORE}
+    assert set(np.concatenate([label.ravel() for label in labels])) == {0, 1, 2, IGNORE}
+
+
+class Constant(Colours):
+    """Of one class, with one confidence or several."""
+
+    def __init__(self, doubt):
+        super().__init__()
+        self.doubt = torch.tensor(doubt)
+
+    def forward(self, image):
+        doubt = self.doubt.repeat(image[0, 0].numel())[: image[0, 0].numel()]
+        others = (doubt / 3).expand(3, -1)
+        return torch.cat([1 - doubt[None], others]).log().view(1, 4, *image.shape[-2:])
+
+
+@pytest.mark.parametrize("doubt", [0.74, 0.5, 0.001, 1e-6])
+def test_a_class_of_one_confidence_keeps_its_pixels(tmp_path, doubt):
+    labels, _ = selected(tmp_path / "s", Selection(discard=0.66), Constant([doubt]))
+    assert all((label == 0).all() for label in labels)
+
+
+def test_no_more_than_asked_for_is_kept_of_a_class_that_is_nearly_certain(tmp_path):
+    doubts = np.geomspace(1e-5, 1e-3, 100, dtype=np.float32).tolist()
+    labels, _ = selected(tmp_path / "s", Selection(discard=0.66), Constant(doubts))
+    share = np.concatenate([label.ravel() == 0 for label in labels]).mean()
+    assert share == pytest.approx(0.34, abs=0.02)
 
 
 def test_selected_labels_grow_and_images_left_out_have_none(tmp_path):
@@ -265,9 +233,8 @@ def test_selected_labels_grow_and_images_left_out_have_none(tmp_path):
     assert (rest[0] == IGNORE).all() and (rest[1] != IGNORE).any()
 
 
-@pytest.mark.parametrize("with_confidence", [False, True])
-def test_relabelling_replaces_labels_that_can_be_taken_back(tmp_path, with_confidence):
-    labelled(tmp_path / "s", discard=0.5 if with_confidence else 0.0)
+def test_relabelling_replaces_labels_that_can_be_taken_back(tmp_path):
+    labelled(tmp_path / "s")
     network = Colours(factor=-1 / 40)
     network.train()
     network.dropout.eval()

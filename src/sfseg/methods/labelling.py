@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sfseg.methods.evaluation import Evaluation
 from sfseg.modes import evaluating
-from sfseg.ops.confidence import class_quantiles, confidence_histogram
 from sfseg.ops.inference import Inference
 from sfseg.ops.selection import (
     class_balanced_label,
@@ -31,8 +30,6 @@ from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 10.0
-LEVELS = 256
-"""Of confidence in a store; a histogram of as many parts has one for each."""
 Rule = Literal["confident", "cbst", "ld"]
 
 
@@ -47,7 +44,7 @@ class Selection:
     Args:
         rule: one of these.
         discard: of ``confident``: share of each class's pixels, the least confident of all
-            images, that gets no label; 0.66 is Generalize then Adapt's.
+            images, that gets no label; 0 keeps all (Uni-UVPT), 0.66 is Generalize then Adapt's.
         portion: of ``cbst`` and ``ld``: share of each class's pixels, and of ``ld`` each image's,
             the most confident, in the first round.
         flip: mirrored images are predicted too, whatever the evaluation does.
@@ -70,6 +67,11 @@ class Selection:
             raise ValueError(f"pseudo_labels.discard must be in [0, 1), got {self.discard}")
         if not 0 < self.portion <= 1:
             raise ValueError(f"pseudo_labels.portion must be in (0, 1], got {self.portion}")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every pixel gets a label, which needs no thresholds."""
+        return self.rule == "confident" and not self.discard
 
     def grown(self, by: float, *, largest: float) -> "Selection":
         """With a larger portion; ``discard`` stays."""
@@ -102,10 +104,11 @@ def label_images(
     *,
     device: torch.device,
     context: AbstractContextManager[object],
-    discard: float = 0.0,
     left_out: Collection[int] = (),
 ) -> None:
     """Fill a new store with the most likely class of every pixel.
+
+    It takes one pass over the images where :func:`select_labels`, which leaves some out, takes two.
 
     Args:
         model: predicts by its own protocol.
@@ -114,60 +117,29 @@ def label_images(
         identity: what the labels are for.
         device: where the model runs.
         context: of its forward passes, such as autocast.
-        discard: share of each class's pixels, the least confident of all images, that become
-            IGNORE; 0 keeps all (Uni-UVPT), 0.66 is Generalize then Adapt's.
         left_out: images without a batch, which are IGNORE everywhere.
 
     Raises:
         ConfigError: the folder holds something already, which stays as it is.
         DataError: an image cannot be read, or the disk is full.
-        ValueError: ``discard`` outside [0, 1).
     """
-    if not 0 <= discard < 1:
-        raise ValueError(f"pseudo_labels.discard must be in [0, 1), got {discard}")
     model.to(device).eval()
-    classes = len(identity.classes)
-    histogram = torch.zeros(classes, LEVELS, dtype=torch.int64)
     shown = time.monotonic()
-    make = PseudoLabelStore.create
-    with make(folder, identity, with_confidence=discard > 0, durable=False) as store, context:
-        for index in left_out:
-            nothing = np.full(identity.sizes[index], IGNORE, np.uint8)
-            store.write(Patch(index, nothing, np.zeros_like(nothing) if discard else None))
+    with PseudoLabelStore.create(folder, identity, durable=False) as store, context:
+        _leave_out(store, identity, left_out)
         for done, batch in enumerate(batches):
-            probability = model.inference(model, batch["image"].to(device)).float().softmax(dim=1)
-            confidence, label = (part.cpu() for part in probability.max(dim=1))
-            store.write(_patch(batch["index"], label, confidence if discard else None))
-            if discard:
-                kept = (confidence * 255).round() / 255
-                histogram += confidence_histogram(kept, label, num_classes=classes, bins=LEVELS)
+            logits = model.inference(model, batch["image"].to(device))
+            label = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+            store.write(Patch(int(batch["index"]), label))
             if time.monotonic() - shown > REPORT_SECONDS:
                 shown = time.monotonic()
                 log.info("pseudo-labels: %d of %d images", done + 1, len(identity.names))
-        if discard:
-            _discard(store, class_quantiles(histogram, discard))
         store.commit()
 
 
-def _patch(index: Tensor, label: Tensor, confidence: Tensor | None) -> Patch:
-    return Patch(
-        int(index),
-        label[0].to(torch.uint8).numpy(),
-        None if confidence is None else confidence[0].numpy(),
-    )
-
-
-def _discard(store: PseudoLabelStore, threshold: Tensor) -> None:
-    """Labels whose confidence is below their class's threshold become IGNORE.
-
-    Those at the threshold stay, so that a class of one confidence does not vanish.
-    """
-    limit = np.zeros(IGNORE + 1, np.uint8)
-    limit[: len(threshold)] = np.nan_to_num(threshold.numpy() * LEVELS, nan=0.0)
-    for index in range(len(store)):
-        label, confidence = store.read(index)
-        assert confidence is not None
-        store.write(Patch(index, np.where(confidence < limit[label], np.uint8(IGNORE), label)))
+def _leave_out(store: PseudoLabelStore, identity: Identity, images: Collection[int]) -> None:
+    for index in images:
+        store.write(Patch(index, np.full(identity.sizes[index], IGNORE, np.uint8)))
 
 
 def select_labels(
@@ -198,8 +170,7 @@ def select_labels(
         DataError: an image cannot be read, or the disk is full.
     """
     with PseudoLabelStore.create(folder, identity, durable=False) as store:
-        for index in left_out:
-            store.write(Patch(index, np.full(identity.sizes[index], IGNORE, np.uint8)))
+        _leave_out(store, identity, left_out)
         relabel(model.to(device), batches, store, selection, context=context)
         store.commit()
 

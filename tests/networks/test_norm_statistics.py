@@ -60,6 +60,19 @@ def test_hooks_are_gone_afterwards_and_nothing_moves() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, net.buffers(), strict=True))
 
 
+def test_layers_that_are_made_synchronised_are_still_watched() -> None:
+    net, x = network(), torch.rand(2, 3, 6, 6)
+    statistics = NormStatistics(net)
+    with statistics.watch() as before:
+        net(x)
+    nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    assert isinstance(net[1], nn.SyncBatchNorm)
+    with statistics.watch() as after:
+        net(x)
+    assert len(after) == 2
+    torch.testing.assert_close(after, before)
+
+
 def test_networks_without_statistics_and_unknown_reductions() -> None:
     assert not NormStatistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm(4))).layers
     with pytest.raises(ValueError, match="bns_reduction must be mean_per_channel or paper_sum"):

@@ -33,10 +33,14 @@ class NormStatistics:
             raise ValueError(
                 f"bns_reduction must be mean_per_channel or paper_sum, got {reduction!r}"
             )
-        self.reduction = reduction
-        self.layers = {
+        self.network, self.reduction = network, reduction
+
+    @property
+    def layers(self) -> dict[str, _BatchNorm]:
+        """By name; looked up each time, since Lightning may replace them by synchronised ones."""
+        return {
             name: module
-            for name, module in network.named_modules()
+            for name, module in self.network.named_modules()
             if isinstance(module, _BatchNorm) and module.running_mean is not None
         }
 

@@ -142,12 +142,12 @@ def table(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
 def measured(
     folder: Path, rows: Sequence[str], seeds: Sequence[int]
 ) -> Iterator[list[dict[str, str]]]:
-    """Label-free measurements of every finished run, the source model's first."""
+    """Label-free measurements of every finished run, where the mIoU is known too."""
     for name, seed in product(rows, seeds):
         path = place(folder, name, seed) / "label_free.csv"
         if path.is_file() and (path.parent / "results.json").is_file():
             with path.open() as file:
-                yield list(csv.DictReader(file))
+                yield [row for row in csv.DictReader(file) if row["target_mIoU"]]
 
 
 def selection(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:

@@ -9,13 +9,16 @@ import sfseg
 
 ROOT = Path(sfseg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-BOTTOM = {"types", "labels", "errors", "randomness", "atomic", "lock", "modes", "nesting"}
+BOTTOM = {
+    "types", "labels", "errors", "checks", "randomness", "atomic", "lock", "modes", "nesting",
+}  # fmt: skip
 # Layer -> layers of sfseg it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
     "labels": {"types", "nesting"},
     "nesting": set(),
     "errors": set(),
+    "checks": set(),
     "randomness": set(),
     "atomic": set(),
     "modes": set(),

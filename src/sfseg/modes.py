@@ -1,9 +1,15 @@
-"""States of a network for the length of a block of code."""
+"""States of a network, for the length of a block of code or as it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+
+def recomputes(network: nn.Module) -> bool:
+    """Whether activations are computed again in the backward pass (gradient checkpointing)."""
+    names = ("gradient_checkpointing", "grad_checkpointing")  # here, in timm
+    return any(getattr(part, name, False) is True for part in network.modules() for name in names)
 
 
 @contextmanager

@@ -180,6 +180,16 @@ def test_without_a_source_model_every_class_may_occur(tmp_path):
     assert float(start["combined"]) == pytest.approx(1 / 3, rel=1e-5) and end["vanished"] == ""
 
 
+def test_new_weights_are_not_given_the_source_models_miou(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinking.Sinking, "starts_as_source_model", False)
+    model, score = method([0.0]), LabelFreeScore(str(tmp_path))
+    torch.nn.init.constant_(model.network.bias[:1], 9.0)
+    trainer([score], 1).fit(model, datamodule=Images())
+    start, end = rows(tmp_path)
+    assert start["target_mIoU"] == "" and float(end["target_mIoU"]) > 0
+    assert start["vanished"] == "car;sky" and start["has_collapsed"] == "False"
+
+
 def test_goodness_grows_with_certainty(tmp_path):
     score, _ = run(tmp_path, SINKING, score="entropy")
     by_entropy = [float(row["entropy"]) for row in rows(tmp_path)]

@@ -109,6 +109,12 @@ def test_a_method_without_source_model_has_no_candidate_before_its_first_step(tm
     assert run.kept()["global_step"] == 1
 
 
+def test_new_weights_are_no_candidate_before_their_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinking.Sinking, "starts_as_source_model", False)
+    run = Run(tmp_path, [2.0, 7.0], "label_free").fit().conclude()
+    assert run.kept()["global_step"] == 1
+
+
 class Watch(Callback):
     """Saves a checkpoint after some steps, and notes which candidates there are."""
 

@@ -286,8 +286,8 @@ def test_a_head_of_classifiers_alone_is_refused():
     ("options", "message"),
     [
         ({"label_loss": "mine"}, "label_loss must be one of cross_entropy, symmetric, got 'mine'"),
-        ({"consistency_weight": -1}, "consistency_weight must be at least 0, got -1"),
-        ({"labelling_weight": -1}, "labelling_weight must be at least 0"),
+        ({"consistency_weight": -1}, "consistency_weight must not be negative, got -1"),
+        ({"labelling_weight": -1}, "labelling_weight must not be negative"),
         ({"pixels": 0}, "pixels must be at least 1, got 0"),
         ({"queue": -1}, "queue must be at least 0"),
         ({"temperature": 0}, "temperature must be positive, got 0"),
@@ -295,7 +295,7 @@ def test_a_head_of_classifiers_alone_is_refused():
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"momentum": 1.1}, r"momentum must be in \[0, 1\], got 1.1"),
         ({"prototype_lr_factor": 0}, "prototype_lr_factor must be positive"),
-        ({"colour": -1}, "colour must be at least 0"),
+        ({"colour": -1}, "colour must be in"),
     ],
 )
 def test_errors(options, message):

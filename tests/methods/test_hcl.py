@@ -215,15 +215,15 @@ def test_an_auxiliary_head_must_be_there():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"aux_weight": -1}, "aux_weight must be at least 0, got -1"),
-        ({"contrast_weight": -1}, "contrast_weight must be at least 0"),
+        ({"aux_weight": -1}, "aux_weight must not be negative, got -1"),
+        ({"contrast_weight": -1}, "contrast_weight must not be negative"),
         ({"temperature": 0}, "temperature must be positive, got 0"),
         ({"pixels": 1}, "pixels must be at least 2, got 1"),
         ({"momentum": -0.1}, r"momentum must be in \[0, 1\]"),
         ({"refresh": -1}, "refresh must be at least 0"),
-        ({"rare_weight": -1}, "rare_weight must be at least 0"),
+        ({"rare_weight": -1}, "rare_weight must not be negative"),
         ({"rare_share": 2}, r"rare_share must be in \[0, 1\], got 2"),
-        ({"colour": -1}, "colour must be at least 0"),
+        ({"colour": -1}, "colour must be in"),
     ],
 )
 def test_errors(options, message):

@@ -148,6 +148,15 @@ def test_the_loss_is_that_of_the_formulas(weighting, masked):
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_class_seen_long_ago_keeps_its_threshold():
+    method = make(threshold_share=0.5, **PLAIN)
+    method.histogram[4, 300:320] = 1
+    before = method.thresholds()
+    assert float(before[4]) == pytest.approx(0.31)
+    method.histogram *= mean_teacher.MEMORY**200
+    assert torch.equal(method.thresholds(), before)
+
+
 def test_thresholds_are_quantiles_of_each_class():
     method = make(threshold_share=0.5, confidence=0.0, **PLAIN)
     assert not method.thresholds().any()

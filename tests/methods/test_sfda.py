@@ -97,7 +97,7 @@ def test_update_table() -> None:
     view = method._view(method.network, target())
     feature = view.feature.detach()
     assert reached(method, method.generator_loss(feature, 2)) == {"generator"}
-    ranked = rank(view.logits.softmax(dim=1), 2)
+    ranked = rank(view.logits, 2)
     assert reached(method, method.network_loss(view.logits, ranked, 2)) == {"network"}
     assert reached(method, method.discriminator_loss(ranked)) == {"discriminator"}
 
@@ -119,7 +119,7 @@ def test_every_term_moves_the_generator_by_itself(term: str) -> None:
 def test_the_network_learns_from_hard_patches_alone(half: str) -> None:
     method = make(alpha=0.0, beta=0.0, target_weight=0.0)
     logits = torch.randn(2, CITYSCAPES.num_classes, 32, 64, requires_grad=True)
-    ranked = rank(logits.softmax(dim=1), 2)
+    ranked = rank(logits, 2)
     loss = method.network_loss(logits, ranked, 2)
     (gradient,) = torch.autograd.grad(loss, getattr(ranked, half), allow_unused=True)
     assert (gradient is not None and bool(gradient.any())) == (half == "hard")
@@ -127,7 +127,7 @@ def test_the_network_learns_from_hard_patches_alone(half: str) -> None:
 
 def test_network_step_makes_hard_patches_look_easy_and_the_critic_tells_them() -> None:
     method = make(gamma=1.0)
-    ranked = rank(torch.randn(2, CITYSCAPES.num_classes, 32, 64).softmax(dim=1), 2)
+    ranked = rank(torch.randn(2, CITYSCAPES.num_classes, 32, 64), 2)
     verdict = method.discriminator(ranked.hard, ranked.position).detach()
     method.network_loss(torch.zeros(2, CITYSCAPES.num_classes, 32, 64), ranked, 2)
     # -log(1 - D(hard)), D the probability of being hard: small where they pass for easy.
@@ -200,6 +200,18 @@ def test_transfer_teaches_a_new_network_from_fakes_alone() -> None:
         make(transfer_only=True)
 
 
+def test_a_new_network_does_not_start_as_the_source_model() -> None:
+    assert make().starts_as_source_model
+    assert not make(transfer_only=True, student=network()).starts_as_source_model
+
+
+def test_recomputed_activations_are_refused() -> None:
+    for name in ("tiny", "resnet18"):
+        saving = build_segmenter(name=name, head=HEAD, num_classes=19, gradient_checkpointing=True)
+        with pytest.raises(ConfigError, match="gradient_checkpointing must be false for sfda"):
+            make(network=saving)
+
+
 def test_bounded_gain_of_the_generator() -> None:
     plain, bounded = make(), make(g_mae_transform="neglog1p")
     for method in (plain, bounded):
@@ -251,6 +263,7 @@ def test_drawn_fakes_depend_on_their_noise_alone() -> None:
         ({"tau": -0.5}, "tau must not be negative"),
         ({"dam_temp": 0.0}, "dam_temp must be positive, got 0"),
         ({"fake_scale": 0.0}, "fake_scale must be positive"),
+        ({"patch_map": "softmax"}, "patch_map must be one of probabilities, logits, self_info"),
         ({"dam_norm": "l3"}, "dam_norm must be one of l2, none, got 'l3'"),
         ({"fake_statistics": "target"}, "fake_statistics must be one of own, running"),
         ({"g_mae_transform": "log"}, "g_mae_transform must be one of none, neglog1p"),

@@ -17,10 +17,6 @@ log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
 SHOWN = 5
 """A message names so many parameters."""
-WAY_OUT = (
-    "lower method.lr, set trainer.gradient_clip_val or trainer.precision=32-true; "
-    "callbacks.finite.on_nonfinite=skip leaves such steps out"
-)
 
 
 class Guarded(Protocol):
@@ -104,7 +100,7 @@ class FiniteGuard(Callback):
         self._backwards.append(done)
         # Anomaly detection ends the backward pass of such a loss with an error of its own.
         if torch.is_anomaly_enabled() and not _all_finite(trainer, [done.loss], []):
-            raise NumericError(f"{self._describe(trainer, pl_module)}; {WAY_OUT}")
+            raise NumericError(f"{self._describe(trainer, pl_module)}; {_way_out(method)}")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -143,11 +139,11 @@ class FiniteGuard(Callback):
         """End the run or mark the step as skipped."""
         method, text = cast(Guarded, pl_module), self._describe(trainer, pl_module)
         if self.on_nonfinite == "stop":
-            raise NumericError(f"{text}; {WAY_OUT}")
+            raise NumericError(f"{text}; {_way_out(method)}")
         if self._steps and not method.is_skipped:
             raise NumericError(
                 f"{text}; it cannot be skipped, since another optimiser has stepped in this "
-                "iteration; let the method do all backward passes before the first step"
+                f"iteration; {_way_out(method)}"
             )
         if self.skips == self.max_skips:
             raise NumericError(
@@ -189,6 +185,15 @@ class FiniteGuard(Callback):
             f"iteration {cast(Guarded, pl_module).iteration}: the loss is finite, but not the "
             f"gradient of {listed}{_names(trainer, self._backwards)}"
         )
+
+
+def _way_out(method: Guarded) -> str:
+    if not method.automatic_optimization:
+        return "lower method.lr, or set trainer.precision=32-true"
+    return (
+        "lower method.lr, set trainer.gradient_clip_val or trainer.precision=32-true; "
+        "callbacks.finite.on_nonfinite=skip leaves such steps out"
+    )
 
 
 def _undo(module: LightningModule) -> Callable[[], None]:

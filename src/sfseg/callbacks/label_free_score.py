@@ -51,6 +51,7 @@ class Adapting(Protocol):
     stage: str
     iteration: int
     shared: Any
+    starts_as_source_model: bool
 
 
 @dataclass
@@ -107,7 +108,8 @@ class LabelFreeScore(Callback):
     The scores are logged as ``label_free/<name>`` and kept in ``label_free.csv``. The mIoU beside
     them there is for those who ask what they were worth; nothing is done with it. Training is not
     disturbed: its weights are those without this callback. Methods that do not train on unlabelled
-    images of the target are not scored.
+    images of the target are not scored; of those that do not start as the source model any class
+    is expected, and no collapse is reported.
 
     Args:
         folder: of the run.
@@ -149,7 +151,10 @@ class LabelFreeScore(Callback):
         logged = self._measure(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
-        self._complete(trainer, pl_module, cast(Adapting, pl_module).source_scores)
+        method = cast(Adapting, pl_module)
+        self._complete(
+            trainer, pl_module, method.source_scores if method.starts_as_source_model else {}
+        )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here, not when evaluation ends: averaged weights are still in their place.
@@ -232,10 +237,9 @@ class LabelFreeScore(Callback):
     def _judge(self, predicted: Predicted, method: Adapting, step: int) -> Measurement:
         present = class_shares(predicted.counts) > PREDICTED
         ids = torch.arange(len(present))
-        has_source_model = "source_model" in method.shared["needs"]
         if not self._reference:
-            # Of a network that knows nothing yet, predictions say nothing: any class may occur.
-            self._reference = (ids[present] if has_source_model else ids).tolist()
+            # Of new weights, predictions say nothing: any class may occur.
+            self._reference = (ids[present] if method.starts_as_source_model else ids).tolist()
         reference = torch.isin(ids, torch.tensor(self._reference))
         vanished: list[int] = ids[reference & ~present].tolist()
         return Measurement(
@@ -249,7 +253,9 @@ class LabelFreeScore(Callback):
             },
             classes=int(present.sum()),
             vanished=vanished,
-            has_collapsed=has_source_model and 2 * len(vanished) > len(self._reference),
+            has_collapsed=(
+                method.starts_as_source_model and 2 * len(vanished) > len(self._reference)
+            ),
         )
 
     def _warn(self, found: Measurement, labels: LabelSpace) -> None:

@@ -29,10 +29,10 @@ LAST_STAGE = "last"
 class Selection(Callback):
     """Keeps the weights of the best evaluation, and shows them in the end.
 
-    Candidates are the source model before the first step, every evaluation during training and the
-    last weights. The best of them become ``selected.ckpt``, beside ``last.ckpt``; the first of
-    equals wins. ``oracle`` asks the target's labels, which no source-free method has: such scores
-    are an upper bound, and every table says so.
+    Candidates are the source model before the first step, if the network starts as that, every
+    evaluation during training and the last weights. The best of them become ``selected.ckpt``,
+    beside ``last.ckpt``; the first of equals wins. ``oracle`` asks the target's labels, which no
+    source-free method has: such scores are an upper bound, and every table says so.
 
     Candidates hold weights only, for evaluation and prediction. Each is a file of its own, which
     stays until no checkpoint that a run could go on from refers to it.
@@ -95,7 +95,7 @@ class Selection(Callback):
             return
         self._forget_lost(trainer)
         method = cast(Adapting, pl_module)
-        if self._seen < 0 and "source_model" in method.shared["needs"]:
+        if self._seen < 0 and method.starts_as_source_model:
             self._consider(trainer, pl_module, target_miou(method, method.source_scores))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -85,15 +85,23 @@ class Method(Evaluation):
         self.logged: dict[str, Tensor] = {}
         self.is_skipped = False
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        groups = parameter_groups(
+    @property
+    def starts_as_source_model(self) -> bool:
+        """Whether the network predicts before the first step what its source model does."""
+        return "source_model" in self.shared["needs"]
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is made from; a method with weights beside its network adds them."""
+        return parameter_groups(
             self.network,
             self.shared["parameter_rules"],
             lr=self.shared["lr"],
             weight_decay=self.shared["weight_decay"],
         )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         try:
-            optimizer = self.shared["optimizer"](groups)
+            optimizer = self.shared["optimizer"](self.optimizer_groups())
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"method.optimizer is refused: {error}; choose method/optimizer=adamw, sgd or "

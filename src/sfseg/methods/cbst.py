@@ -2,6 +2,7 @@
 
 from typing import Unpack
 
+from sfseg.checks import require_weights
 from sfseg.methods.rounds import Rounds, SelfTraining
 from sfseg.ops.confidence_regularization import uniform_divergence
 from sfseg.ops.losses import cross_entropy
@@ -26,8 +27,7 @@ class CBST(SelfTraining):
 
     def __init__(self, *, mrkld_weight: float = 0.0, **arguments: Unpack[Rounds]) -> None:
         super().__init__(**arguments)
-        if mrkld_weight < 0:
-            raise ValueError(f"mrkld_weight must not be negative, got {mrkld_weight}")
+        require_weights(mrkld_weight=mrkld_weight)
         self.mrkld_weight = mrkld_weight
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:

@@ -6,12 +6,17 @@ from typing import Any, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from sfseg.checks import (
+    require_at_least,
+    require_options,
+    require_positive,
+    require_shares,
+    require_weights,
+)
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.methods.checks import require_at_least, require_options, require_positive, require_shares
 from sfseg.networks.classifier_input import classifier_of, classify, without_padding
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
@@ -79,26 +84,24 @@ class CPSL(Method):
         consistency_weight: float = 5.0,
         labelling_weight: float = 0.1,
         pixels: int = 256,
-        queue: int = 65536,
+        queue: int = 8192,
         temperature: float = 0.08,
         epsilon: float = 0.05,
         iterations: int = 3,
-        momentum: float = 0.999,
+        momentum: float = 0.99,
         prototype_lr_factor: float = 1.0,
         colour: float = 0.5,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
         require_options(label_loss=(label_loss, LabelLoss))
-        require_at_least(
-            0, consistency_weight=consistency_weight, labelling_weight=labelling_weight
-        )
-        require_at_least(0, queue=queue, colour=colour)
+        require_weights(consistency_weight=consistency_weight, labelling_weight=labelling_weight)
+        require_at_least(0, queue=queue)
         require_at_least(1, pixels=pixels, iterations=iterations)
         require_positive(
             temperature=temperature, epsilon=epsilon, prototype_lr_factor=prototype_lr_factor
         )
-        require_shares(momentum=momentum)
+        require_shares(momentum=momentum, colour=colour)
         network = cast(Segmenter, self.network)
         classifier = classifier_of(network.head)
         _require_trained_features(network)
@@ -118,21 +121,13 @@ class CPSL(Method):
         self.register_buffer("queued", torch.tensor(0))
         self._fresh: Tensor | None = None
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def optimizer_groups(self) -> list[dict[str, Any]]:
         """Prototypes get a group of their own, without weight decay: their length is no matter."""
         if not self.labelling_weight:
-            return super().configure_optimizers()
-        own = {
-            "params": [self.prototypes],
-            "lr": self.shared["lr"] * self.prototype_lr_factor,
-            "weight_decay": 0.0,
-        }
-        make = self.shared["optimizer"]
-        self.shared["optimizer"] = lambda groups: make([*groups, own])
-        try:
-            return super().configure_optimizers()
-        finally:
-            self.shared["optimizer"] = make
+            return super().optimizer_groups()
+        rate = self.shared["lr"] * self.prototype_lr_factor
+        own = {"params": [self.prototypes], "lr": rate, "weight_decay": 0.0}
+        return [*super().optimizer_groups(), own]
 
     def on_train_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Unpack, cast
 import torch.distributed as dist
 from torch import Tensor
 
+from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.methods.checks import require_weights
 from sfseg.ops.elr import TemporalEnsemble, elr_regularizer
 from sfseg.types import Batch
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfseg.checks import require_at_least, require_positive, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.methods.checks import require_at_least, require_positive, require_shares
 from sfseg.networks.classifier_input import classifier_input, classifier_of, without_padding
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
@@ -93,10 +93,12 @@ class HCL(Method):
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
-        require_at_least(0, aux_weight=aux_weight, contrast_weight=contrast_weight, colour=colour)
-        require_at_least(0, refresh=refresh, rare_weight=rare_weight)
+        require_weights(
+            aux_weight=aux_weight, contrast_weight=contrast_weight, rare_weight=rare_weight
+        )
+        require_at_least(0, refresh=refresh)
         require_at_least(2, pixels=pixels)
-        require_shares(momentum=momentum, rare_share=rare_share)
+        require_shares(momentum=momentum, rare_share=rare_share, colour=colour)
         require_positive(temperature=temperature)
         network = cast(Segmenter, self.network)
         if aux_weight and network.aux_head is None:

@@ -4,6 +4,7 @@ from typing import Unpack
 
 from torch import nn
 
+from sfseg.checks import require_weights
 from sfseg.methods.rounds import Rounds, SelfTraining
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import entropy
@@ -43,13 +44,10 @@ class LD(SelfTraining):
         **arguments: Unpack[Rounds],
     ) -> None:
         super().__init__(**arguments)
-        for name, value in (
-            ("entropy_weight", entropy_weight),
-            ("negative_weight", negative_weight),
-            ("negative_width", negative_width),
-        ):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        require_weights(
+            entropy_weight=entropy_weight, negative_weight=negative_weight,
+            negative_width=negative_width,
+        )  # fmt: skip
         if fixed_norms and isinstance(self.network, Segmenter):
             norms = (m for m in self.network.modules() if isinstance(m, _BATCH_NORM))
             self.network.freeze(*norms)

@@ -4,6 +4,7 @@ from typing import Unpack, cast
 
 from torch import Tensor
 
+from sfseg.checks import require_options, require_positive, require_shares
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.adapters import Part, train_only
@@ -11,8 +12,6 @@ from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.max_square import (
     Norm,
-    check_norm,
-    check_share,
     guided_label,
     image_weighted_max_square,
     max_square,
@@ -59,12 +58,9 @@ class MaxSquare(Method):
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
-        check_norm(norm)
-        check_share("ratio", ratio)
-        check_share("delta", delta)
-        for name, value in (("weight", weight), ("guidance_weight", guidance_weight)):
-            if value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        require_options(norm=(norm, Norm))
+        require_shares(ratio=ratio, delta=delta)
+        require_positive(weight=weight, guidance_weight=guidance_weight)
         network = cast(Segmenter, self.network)
         if multi_level and network.aux_head is None:
             raise ConfigError(

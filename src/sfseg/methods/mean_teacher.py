@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple, Unpack, cast
 import torch
 from torch import Tensor
 
+from sfseg.checks import require_options, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.methods.checks import require_options, require_shares, require_weights
 from sfseg.modes import evaluating
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
@@ -30,6 +30,8 @@ Mix = Literal["classmix", "none"]
 
 MEMORY = 0.99
 """Of the counts of confidences, per iteration: thresholds are those of about 100 iterations."""
+SMALLEST_COUNT = 1e-3
+"""Counts are rounded to it: a pixel of a rare class still counts after hundreds of iterations."""
 HIDDEN = 0.7
 """Share of the blocks of a masked image (MIC)."""
 SCORED_PIXELS = 100
@@ -171,7 +173,8 @@ class MeanTeacher(Method):
         if self.threshold_share:
             # A class that has not been seen yet has no quantile. Confidences of one bin are not
             # told apart, so that half of a class which is certain everywhere is not left out.
-            quantile = class_quantiles(self.histogram.long(), self.threshold_share).nan_to_num(0)
+            counts = (self.histogram / SMALLEST_COUNT).round().long()
+            quantile = class_quantiles(counts, self.threshold_share).nan_to_num(0)
         return ((quantile * BINS).floor() / BINS).clamp_min(self.confidence)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

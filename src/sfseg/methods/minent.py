@@ -2,6 +2,7 @@
 
 from typing import Unpack, cast
 
+from sfseg.checks import require_positive
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.adapters import Part, train_only
 from sfseg.networks.segmenter import Segmenter
@@ -32,8 +33,7 @@ class MinEnt(Method):
         self, *, weight: float = 1.0, trainable: Part = "norms", **shared: Unpack[Shared]
     ) -> None:
         super().__init__(**shared)
-        if weight <= 0:
-            raise ValueError(f"weight must be positive, got {weight}")
+        require_positive(weight=weight)
         self.weight = weight
         train_only(cast(Segmenter, self.network), trainable)
 

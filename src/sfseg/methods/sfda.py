@@ -1,7 +1,7 @@
 """SFDA (Liu, Zhang and Wang, CVPR 2021, arXiv:2103.16372): a generator replaces the source."""
 
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple, Unpack, cast
 
 import torch
@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from sfseg.checks import require_at_least, require_options, require_positive, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.methods.checks import require_options, require_positive, require_weights
-from sfseg.modes import evaluating, held
+from sfseg.modes import evaluating, held, recomputes
 from sfseg.networks.adversary import SMALLEST, Generator, PatchDiscriminator
 from sfseg.networks.batch_norm import own_statistics
 from sfseg.networks.norm_statistics import NormStatistics, Reduction
@@ -30,7 +30,7 @@ from sfseg.ops.distillation import (
     output_distance,
 )
 from sfseg.ops.max_square import max_square
-from sfseg.ops.patches import Ranked, rank
+from sfseg.ops.patches import PredictionMap, Ranked, rank, require_even
 from sfseg.types import StepOutput, TrainingBatch
 
 log = logging.getLogger(__name__)
@@ -58,10 +58,10 @@ class SFDA(Method):
     patches as of easy ones.
 
     Each iteration has three steps, in this order: the generator's, equation (11); the network's,
-    (12) and (16); the discriminator's, (15). No running statistics see fakes. "Source" and "target
-    model" of the paper are one network. Of (15) the signs are those that its text asks for: the
-    discriminator tells hard from easy patches, the network makes hard ones look easy; means over
-    patches replace the sums.
+    (12) and (16); the discriminator's, (15). No running statistics see fakes, but for those of a
+    new network, which see nothing else. "Source" and "target model" of the paper are one network.
+    Of (15) the signs are those that its text asks for: the discriminator tells hard from easy
+    patches, the network makes hard ones look easy; means over patches replace the sums.
 
     Networks without batch normalisation have no statistics to hold the generator to: the loss is
     left out, and the log says so.
@@ -81,6 +81,7 @@ class SFDA(Method):
         target_weight: of the maximum square loss, (2).
         ipsm: patch-level self-supervision; without, there is no discriminator.
         patches: rows and columns of patches, K; 1 is ``ipsm=false``.
+        patch_map: what the discriminator sees of them, see :func:`prediction_map`.
         dam_norm: see :func:`log_attention`; ``none`` is the paper as printed.
         dam_temp: likewise; 1 is the paper.
         dam_spatial: see :func:`dual_attention_map`.
@@ -88,7 +89,7 @@ class SFDA(Method):
             distance resembles the target's loss in size, which that of logits does.
         g_mae_transform: ``neglog1p`` bounds what the generator gains by the distance of outputs:
             -log(1 + L) in place of -L.
-        generator_lr: of Adam; ``paper`` is 0.1.
+        generator_lr: of Adam, at first: it falls as the network's rate does; ``paper`` is 0.1.
         discriminator_lr: likewise.
         transfer_only: train a ``student`` from fakes alone, nothing on the target (Table 4).
         student: the new network for that; the target's features are then the source model's.
@@ -96,7 +97,7 @@ class SFDA(Method):
 
     Raises:
         ValueError: a setting outside its range, an odd batch or patches too small for IPSM.
-        ConfigError: there is no new network to transfer to.
+        ConfigError: there is no new network to transfer to; the network recomputes activations.
     """
 
     source: Frozen
@@ -116,6 +117,7 @@ class SFDA(Method):
         target_weight: float = 1.0,
         ipsm: bool = True,
         patches: int = 4,
+        patch_map: PredictionMap = "probabilities",
         dam_norm: AttentionNorm = "l2",
         dam_temp: float = 0.1,
         dam_spatial: SpatialProduct = "danet",
@@ -139,6 +141,7 @@ class SFDA(Method):
             mae_on=(mae_on, OutputScale),
             g_mae_transform=(g_mae_transform, Transform),
             fake_statistics=(fake_statistics, FakeStatistics),
+            patch_map=(patch_map, PredictionMap),
         )
         require_positive(dam_temp=dam_temp, fake_scale=fake_scale)
         self.automatic_optimization = False
@@ -150,6 +153,7 @@ class SFDA(Method):
         self.mae_on: OutputScale = mae_on
         self.g_mae_transform, self.fake_statistics = g_mae_transform, fake_statistics
         self.transfer_only = transfer_only
+        self.patch_map: PredictionMap = patch_map
         self.patches = patches if ipsm and not transfer_only else 1
         self.source = Frozen(self.network)
         self.statistics = NormStatistics(self.source, bns_reduction)
@@ -160,6 +164,9 @@ class SFDA(Method):
                     "method.transfer_only=true"
                 )
             self.network = student
+        if recomputes(self.network):
+            # Recomputed after the forward pass, activations of fakes would be those of other modes.
+            raise ConfigError("backbone.gradient_checkpointing must be false for sfda, got true")
         if bns_weight and (shortage := self.statistics.shortage()):
             log.warning("sfda: %s", shortage)
         height, width = shared["plan"]["target_view"].crop
@@ -170,6 +177,11 @@ class SFDA(Method):
         self.discriminator_lr = _rate("discriminator_lr", discriminator_lr)
         if self.patches > 1:
             self.discriminator = PatchDiscriminator(self.labels.num_classes, self.patches**2)
+
+    @property
+    def starts_as_source_model(self) -> bool:
+        """Not a new network."""
+        return super().starts_as_source_model and not self.transfer_only
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         mine = cast(dict[str, torch.optim.Optimizer], super().configure_optimizers())
@@ -199,7 +211,7 @@ class SFDA(Method):
 
         ranked = None
         if self.patches > 1:
-            ranked = rank(target.logits.float().softmax(dim=1), self.patches)
+            ranked = rank(target.logits.float(), self.patches, kind=self.patch_map)
         loss = self.network_loss(target.logits, ranked, len(image))
         network.zero_grad()
         self.manual_backward(loss)
@@ -237,7 +249,7 @@ class SFDA(Method):
             "generator/dad_ss": -self.beta * self._dual_attention(mine, fixed, attention),
             "generator/dad_st": self.tau * attention_divergence(attention, self._attention(seen)),
         }
-        if distances and self.bns_weight:
+        if self.bns_weight and self.statistics.layers:
             terms["generator/bns"] = self.bns_weight * torch.stack(distances).sum()
         return self.total(terms)
 
@@ -252,12 +264,9 @@ class SFDA(Method):
         with torch.no_grad():
             fake = self.generator(self.generator.noise(images))
             fixed = self._view(self.source, fake)
-        if self.transfer_only:
-            # A new network has no statistics yet: those of fakes are all that it will have.
+        # A new network has no statistics yet: those of fakes are all that it will have.
+        with nullcontext() if self.transfer_only else self._reading_fakes():
             mine = self._view(self.network, fake)
-        else:
-            with self._reading_fakes():
-                mine = self._view(self.network, fake)
         attention = self._attention(fixed.feature)
         terms = {
             "mae": self.alpha * output_distance(mine.logits, fixed.logits, of=self.mae_on),
@@ -292,7 +301,10 @@ class SFDA(Method):
 
     @torch.no_grad()
     def draw_fakes(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Fakes (B, 3, H, W) in [0, 1] and what source model and network predict, (B, H, W)."""
+        """Fakes (B, 3, H, W) in [0, 1] and what source model and network predict, (B, H, W).
+
+        The generator's and the network's batch normalisation use running statistics for it.
+        """
         with evaluating(self.generator), evaluating(self.network):
             fake = self.generator(noise)
             predictions = (model(fake).argmax(dim=1) for model in (self.source, self.network))
@@ -320,15 +332,10 @@ class SFDA(Method):
         return (of_fixed - of_mine).abs().mean()
 
     def _check_patches(self, images: int, size: tuple[int, int]) -> None:
-        if self.patches < 1:
-            raise ValueError(f"patches must be at least 1, got {self.patches}")
+        require_at_least(1, patches=self.patches)
         if self.patches == 1:
             return
-        if images % 2:
-            raise ValueError(
-                f"the batch must have an even number of images, half of whose patches are easy, "
-                f"got {images}; set data.adaptation.batch_size, or method.ipsm=false"
-            )
+        require_even(images)
         if min(size) // self.patches < SMALLEST:
             raise ValueError(
                 f"patches must be at most {min(size) // SMALLEST} for crops of "
@@ -337,8 +344,7 @@ class SFDA(Method):
 
 
 def _rate(name: str, rate: float | str) -> float:
-    if rate == "paper":
-        return PAPER_RATE
+    rate = PAPER_RATE if rate == "paper" else rate
     if isinstance(rate, str) or rate <= 0:
         raise ValueError(f"{name} must be positive or 'paper', got {rate!r}")
     return rate

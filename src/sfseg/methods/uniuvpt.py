@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
-from sfseg.methods.checks import require_options, require_weights
 from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.networks.prompt_adapter import Variant
 from sfseg.networks.segmenter import Segmenter

@@ -2,6 +2,7 @@
 
 from typing import Unpack
 
+from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.rounds import Rounds, SelfTraining
 from sfseg.networks.auxiliary_decoders import AuxiliarySegmenter
@@ -41,12 +42,7 @@ class URMA(SelfTraining):
         **arguments: Unpack[Rounds],
     ) -> None:
         super().__init__(**arguments)
-        for name, weight in (
-            ("entropy_weight", entropy_weight),
-            ("uncertainty_weight", uncertainty_weight),
-        ):
-            if weight < 0:
-                raise ValueError(f"{name} must not be negative, got {weight}")
+        require_weights(entropy_weight=entropy_weight, uncertainty_weight=uncertainty_weight)
         if not isinstance(self.network, AuxiliarySegmenter):
             raise ConfigError(
                 "the network must have auxiliary decoders, got a plain "

@@ -8,8 +8,8 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
+from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
-from sfseg.methods.checks import require_options, require_weights
 from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.losses import cross_entropy
@@ -43,6 +43,7 @@ class VPTELR(EarlyLearningMethod):
     """
 
     elr_setting = "a positive method.elr_weight"
+    starts_as_source_model = False  # new prompts change what the network predicts
 
     def __init__(
         self,

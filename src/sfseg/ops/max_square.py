@@ -1,11 +1,12 @@
 """Maximum squares loss (Chen, Xue and Cai, ICCV 2019, arXiv:1909.13589)."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sfseg.checks import require_options, require_shares
 from sfseg.types import IGNORE
 
 Norm = Literal["code", "paper", "sfda"]
@@ -28,7 +29,7 @@ def max_square(logits: Float[Tensor, "B K H W"], *, norm: Norm = "code") -> Floa
     Raises:
         ValueError: an unknown norm.
     """
-    check_norm(norm)
+    require_options(norm=(norm, Norm))
     squares = logits.float().softmax(dim=1).square().sum(dim=1)  # (B, H, W)
     return -squares.mean() / _divisor(norm, logits.shape[1], halved=norm != "sfda")
 
@@ -49,7 +50,7 @@ def image_weighted_max_square(
     Raises:
         ValueError: an unknown norm, or a ratio outside [0, 1].
     """
-    check_norm(norm)
+    require_options(norm=(norm, Norm))
     probability = logits.float().softmax(dim=1)
     weights = image_weights(
         probability.argmax(dim=1), num_classes=logits.shape[1], ratio=ratio
@@ -74,7 +75,7 @@ def image_weights(
     Raises:
         ValueError: a ratio outside [0, 1].
     """
-    check_share("ratio", ratio)
+    require_shares(ratio=ratio)
     flat = prediction.flatten(1)  # (B, H * W)
     counts = flat.new_zeros(flat.shape[0], num_classes, dtype=torch.float32)
     counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
@@ -97,22 +98,10 @@ def guided_label(
     Raises:
         ValueError: delta outside [0, 1].
     """
-    check_share("delta", delta)
+    require_shares(delta=delta)
     first, second = (logits.float().softmax(dim=1) for logits in (main, aux))
     surer = first.amax(dim=1).maximum(second.amax(dim=1))
     return (first + second).argmax(dim=1).masked_fill(surer <= delta, IGNORE)
-
-
-def check_share(name: str, share: float) -> None:
-    """Raise a ValueError that names the argument if it is outside [0, 1]."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {share}")
-
-
-def check_norm(norm: str) -> None:
-    """Raise a ValueError that lists the norms if this is none."""
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
 
 
 def _divisor(norm: Norm, num_classes: int, *, halved: bool) -> float:

@@ -1,4 +1,4 @@
-"""Refusals that constructors of methods share; each names the argument, its value and its range."""
+"""Refusals of arguments; each names the argument, its value and its range."""
 
 from typing import Any, get_args
 

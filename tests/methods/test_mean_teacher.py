@@ -355,7 +355,7 @@ def test_another_setting_cannot_go_on_with_a_checkpoint():
         ({"colour": float("nan")}, r"colour must be in \[0, 1\], got nan"),
         ({"masked": -1.0}, "masked must not be negative, got -1.0"),
         ({"entropy_weight": -1.0}, "entropy_weight must not be negative, got -1.0"),
-        ({"mask_block": 0}, "mask_block must be at least 1 pixel, got 0"),
+        ({"mask_block": 0}, "mask_block must be at least 1, got 0"),
         ({"rare_class_mix": True, "mix": "none"}, "rare_class_mix must be false for mix=none"),
     ],
 )

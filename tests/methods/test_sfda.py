@@ -267,7 +267,7 @@ def test_drawn_fakes_depend_on_their_noise_alone() -> None:
         ({"dam_norm": "l3"}, "dam_norm must be one of l2, none, got 'l3'"),
         ({"fake_statistics": "target"}, "fake_statistics must be one of own, running"),
         ({"g_mae_transform": "log"}, "g_mae_transform must be one of none, neglog1p"),
-        ({"bns_reduction": "sum"}, "bns_reduction must be mean_per_channel or paper_sum"),
+        ({"bns_reduction": "sum"}, "bns_reduction must be one of mean_per_channel, paper_sum"),
         ({"generator_lr": "papre"}, "generator_lr must be positive or 'paper', got 'papre'"),
         ({"discriminator_lr": 0.0}, "discriminator_lr must be positive"),
     ],

@@ -267,7 +267,7 @@ def test_styles_are_made_in_full_precision_within_autocast(
         ({"styles": ["fda", "fda"]}, r"each once, got \['fda', 'fda'\]"),
         ({"styles": ["rain"]}, r"got \['rain'\]"),
         ({"styles": ["fda", "clean"]}, r"got .*'clean'\]; the image as it is comes with clean=tr"),
-        ({"normalize": "mean"}, "normalize must be 'valid' or 'all', got 'mean'"),
+        ({"normalize": "mean"}, "normalize must be one of valid, all, got 'mean'"),
         ({"class_weights": [1.0, 2.0]}, r"one number for each of the 19 classes, got \[1.0, 2.0\]"),
         ({"class_weights": "hrnet"}, "class_weights must be 'none' or .* got hrnet"),
         ({"adapter": None}, r"must have leave-one-out heads, got a plain Segmenter; set method\.a"),

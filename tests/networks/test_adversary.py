@@ -32,7 +32,7 @@ def test_position_and_patch_decide() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match="fake_size must be positive, got 0"):
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         Generator((0, 16))
     judge = PatchDiscriminator(5, 4, embedding=8, width=4)
     with pytest.raises(ValueError, match=r"at least 16x16 pixels, got 15x20; lower method\.patch"):

@@ -75,5 +75,5 @@ def test_layers_that_are_made_synchronised_are_still_watched() -> None:
 
 def test_networks_without_statistics_and_unknown_reductions() -> None:
     assert not NormStatistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm(4))).layers
-    with pytest.raises(ValueError, match="bns_reduction must be mean_per_channel or paper_sum"):
+    with pytest.raises(ValueError, match="reduction must be one of mean_per_channel, paper_sum"):
         NormStatistics(nn.BatchNorm2d(2), "sum")  # type: ignore[arg-type]

@@ -117,11 +117,11 @@ def test_output_distance_is_mean_over_classes_and_pixels() -> None:
 
 def test_bad_settings_are_named() -> None:
     x = feature()
-    with pytest.raises(ValueError, match="dam_norm must be l2 or none, got 'l1'"):
+    with pytest.raises(ValueError, match="norm must be one of l2, none, got 'l1'"):
         log_attention(x, norm="l1")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dam_temp must be positive, got 0"):
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         log_attention(x, temperature=0)
-    with pytest.raises(ValueError, match="dam_spatial must be danet or literal"):
+    with pytest.raises(ValueError, match="product must be one of danet, literal"):
         dual_attention_map(x, log_attention(x), product="other")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="mae_on must be probabilities or logits"):
+    with pytest.raises(ValueError, match="of must be one of probabilities, logits"):
         output_distance(x, x, of="labels")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Unpack, cast
 import torch
 from torch import Tensor
 
-from sfseg.checks import require_options, require_shares, require_weights
+from sfseg.checks import require_at_least, require_options, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.modes import evaluating
@@ -121,8 +121,7 @@ class MeanTeacher(Method):
             colour=colour,
         )  # fmt: skip
         require_weights(masked=masked, entropy_weight=entropy_weight)
-        if mask_block < 1:
-            raise ValueError(f"mask_block must be at least 1 pixel, got {mask_block}")
+        require_at_least(1, mask_block=mask_block)
         if rare_class_mix and mix == "none":
             raise ValueError("rare_class_mix must be false for mix=none, got true")
         if getattr(self.network, "aux_head", None) is not None:

@@ -5,6 +5,7 @@ from typing import Any, Protocol, Unpack, cast
 
 from torch.utils.data import DataLoader
 
+from sfseg.checks import require_at_least, require_weights
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.labelling import Selection, relabel
 from sfseg.networks.segmenter import Segmenter
@@ -64,10 +65,8 @@ class SelfTraining(Method):
         super().__init__(**cast(Shared, shared))
         rounds, step = arguments["rounds"], arguments["portion_step"]
         first, largest = arguments["selection"].portion, arguments["portion_max"]
-        if rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {rounds}")
-        if step < 0:
-            raise ValueError(f"portion_step must not be negative, got {step}")
+        require_at_least(1, rounds=rounds)
+        require_weights(portion_step=step)
         if not first <= largest <= 1:
             raise ValueError(
                 f"portion_max must be at least the first round's portion, {first}, and at most 1, "

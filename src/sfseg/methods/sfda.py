@@ -136,13 +136,11 @@ class SFDA(Method):
             target_weight=target_weight,
         )  # fmt: skip
         require_options(
-            dam_norm=(dam_norm, AttentionNorm),
-            dam_spatial=(dam_spatial, SpatialProduct),
-            mae_on=(mae_on, OutputScale),
-            g_mae_transform=(g_mae_transform, Transform),
+            dam_norm=(dam_norm, AttentionNorm), dam_spatial=(dam_spatial, SpatialProduct),
+            mae_on=(mae_on, OutputScale), g_mae_transform=(g_mae_transform, Transform),
             fake_statistics=(fake_statistics, FakeStatistics),
-            patch_map=(patch_map, PredictionMap),
-        )
+            bns_reduction=(bns_reduction, Reduction), patch_map=(patch_map, PredictionMap),
+        )  # fmt: skip
         require_positive(dam_temp=dam_temp, fake_scale=fake_scale)
         self.automatic_optimization = False
         self.alpha, self.beta, self.tau, self.gamma = alpha, beta, tau, gamma

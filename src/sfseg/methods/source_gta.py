@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from sfseg.checks import require_options
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.multi_head import LeaveOneOutSegmenter
@@ -69,8 +70,7 @@ class SourceGtA(Method):
                 f"styles must be some of {', '.join(LEFT_OUT)}, each once, got {list(styles)}; "
                 "the image as it is comes with clean=true"
             )
-        if normalize not in ("valid", "all"):
-            raise ValueError(f"normalize must be 'valid' or 'all', got {normalize!r}")
+        require_options(normalize=(normalize, Normalize))
         self.styles = (*styles, *["clean"] * clean)
         self.normalize: Normalize = normalize
         self._require_heads()

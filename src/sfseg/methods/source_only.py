@@ -2,10 +2,13 @@
 
 from typing import Literal, Unpack, cast
 
+from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import Normalize, cross_entropy
 from sfseg.types import StepOutput, TrainingBatch
+
+Domain = Literal["source", "target"]
 
 
 class SourceOnly(Method):
@@ -24,18 +27,14 @@ class SourceOnly(Method):
     def __init__(
         self,
         *,
-        domain: Literal["source", "target"] = "source",
+        domain: Domain = "source",
         normalize: Normalize = "valid",
         aux_weight: float = 0.0,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
-        if domain not in ("source", "target"):
-            raise ValueError(f"domain must be 'source' or 'target', got {domain!r}")
-        if normalize not in ("valid", "all"):
-            raise ValueError(f"normalize must be 'valid' or 'all', got {normalize!r}")
-        if aux_weight < 0:
-            raise ValueError(f"aux_weight must not be negative, got {aux_weight}")
+        require_options(domain=(domain, Domain), normalize=(normalize, Normalize))
+        require_weights(aux_weight=aux_weight)
         if bool(aux_weight) != (getattr(self.network, "aux_head", None) is not None):
             raise ValueError(
                 f"aux_weight must be positive where the network has an auxiliary head and 0 where "

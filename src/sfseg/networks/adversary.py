@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sfseg.checks import require_at_least
+
 HALVINGS = 4
 SMALLEST = 1 << HALVINGS
 """Side in pixels of the smallest patch that a discriminator takes."""
@@ -36,9 +38,7 @@ class Generator(nn.Module):
 
     def __init__(self, size: Sequence[int], *, latent: int = 256, width: int = 64) -> None:
         super().__init__()
-        for name, value in (("fake_size", min(size)), ("latent", latent), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name} must be positive, got {value}")
+        require_at_least(1, size=min(size), latent=latent, width=width)
         self.size, self.latent = tuple(size), latent
         self.grid = tuple(-(-side // SMALLEST) for side in size)
         widths = (8 * width, 4 * width, 2 * width, width, width)

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sfseg.checks import require_options
+
 Reduction = Literal["mean_per_channel", "paper_sum"]
 
 
@@ -29,10 +31,7 @@ class NormStatistics:
     """
 
     def __init__(self, network: nn.Module, reduction: Reduction = "mean_per_channel") -> None:
-        if reduction not in ("mean_per_channel", "paper_sum"):
-            raise ValueError(
-                f"bns_reduction must be mean_per_channel or paper_sum, got {reduction!r}"
-            )
+        require_options(reduction=(reduction, Reduction))
         self.network, self.reduction = network, reduction
 
     @property

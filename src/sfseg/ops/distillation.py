@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sfseg.checks import require_options, require_positive
+
 AttentionNorm = Literal["l2", "none"]
 SpatialProduct = Literal["danet", "literal"]
 OutputScale = Literal["probabilities", "logits"]
@@ -43,10 +45,8 @@ def log_attention(
     Raises:
         ValueError: an unknown norm, or a temperature that is not positive.
     """
-    if norm not in ("l2", "none"):
-        raise ValueError(f"dam_norm must be l2 or none, got {norm!r}")
-    if temperature <= 0:
-        raise ValueError(f"dam_temp must be positive, got {temperature}")
+    require_options(norm=(norm, AttentionNorm))
+    require_positive(temperature=temperature)
     with torch.autocast(feature.device.type, enabled=False):
         x = feature.float().flatten(2)  # (B, C, N)
         at, along = (F.normalize(x, dim=d) if norm == "l2" else x for d in (1, 2))
@@ -73,8 +73,7 @@ def dual_attention_map(
     Raises:
         ValueError: an unknown product.
     """
-    if product not in ("danet", "literal"):
-        raise ValueError(f"dam_spatial must be danet or literal, got {product!r}")
+    require_options(product=(product, SpatialProduct))
     with torch.autocast(feature.device.type, enabled=False):
         x = feature.float().flatten(2)
         spatial, channel = attention.spatial.exp(), attention.channel.exp()
@@ -111,8 +110,7 @@ def output_distance(
     Raises:
         ValueError: an unknown scale.
     """
-    if of not in ("probabilities", "logits"):
-        raise ValueError(f"mae_on must be probabilities or logits, got {of!r}")
+    require_options(of=(of, OutputScale))
     mine, theirs = logits.float(), reference.float()
     if of == "probabilities":
         mine, theirs = mine.softmax(dim=1), theirs.softmax(dim=1)

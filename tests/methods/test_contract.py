@@ -1,5 +1,6 @@
 """What every method in ``conf/method`` must keep; a new one is tested by existing."""
 
+import inspect
 from functools import cache, partial
 from typing import Any, cast
 
@@ -7,8 +8,9 @@ import pytest
 import small
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from sfseg.config import CONF, build
@@ -25,6 +27,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
+VARIANTS = {"oracle", "sfda_transfer"}
+"""Classes of other methods with settings of their own."""
 LEGAL = {"loss", "prediction", "confidence"}
 
 
@@ -202,3 +206,18 @@ def test_state_dict_reproduces_the_step(method: Method, request: pytest.FixtureR
         torch.manual_seed(3)
         losses.append(step(copy, batches())["loss"])
     assert torch.equal(*losses)
+
+
+def own_arguments(kind: type) -> dict[str, inspect.Parameter]:
+    """Of a class's constructor and of those that it extends."""
+    makers = [vars(each)["__init__"] for each in kind.__mro__ if "__init__" in vars(each)]
+    return {k: v for make in makers for k, v in inspect.signature(make).parameters.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in VARIANTS])
+def test_python_and_configuration_have_the_same_defaults(name: str) -> None:
+    cfg = composed(name).method
+    for key, argument in own_arguments(get_class(cfg._target_)).items():
+        is_given = key in cfg and not OmegaConf.is_interpolation(cfg, key)
+        if is_given and argument.default is not argument.empty:
+            assert cfg[key] == argument.default, key

@@ -217,6 +217,20 @@ def test_a_step_between_backward_passes_cannot_be_taken_back(policy):
     assert method.iteration == 3
 
 
+def test_a_step_of_several_optimizers_is_skipped_once():
+    class SpoiltFirst(TwoOptimizers):
+        def training_step(self, batch, batch_idx):
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(self.total(self.losses(batch)))
+                optimizer.step()
+            return {"loss": torch.zeros(())}
+
+    method, guard = SpoiltFirst({3}), FiniteGuard("skip", max_skips=1)
+    fit(method, guard, steps=12)
+    assert guard.skips == 1 and method.iteration == 6
+
+
 def test_so_many_steps_may_be_skipped_and_no_more():
     guard = FiniteGuard("skip", max_skips=2)
     with pytest.raises(NumericError, match=r"iteration 5: .*max_skips=2 steps have been skipped"):

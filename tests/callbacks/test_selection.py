@@ -1,6 +1,7 @@
 """Which weights are kept, of a model whose scores are known."""
 
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,21 @@ def test_a_checkpoint_continued_in_another_folder_begins_a_new_selection(tmp_pat
         second.fit(ckpt_path=tmp_path / "two.ckpt", weights_only=True).conclude()
     assert "the weights of step 0, the best so far, are not in" in caplog.text
     assert second.kept()["global_step"] == 3 and second.bias == 2.0
+
+
+def test_adapted_weights_are_not_taken_for_the_source_model(tmp_path):
+    # Continued from a run that neither scored nor selected; the source model would be the best.
+    path = [7.0, 7.0, 5.5, 7.0]
+    first = Run(tmp_path / "one", path, "last", steps=2, callbacks=[]).fit()
+    first.trainer.save_checkpoint(tmp_path / "two.ckpt")
+    second = Run(tmp_path / "two", path, "oracle")
+    second.model.source_scores["target"] = sinking.scores(0.0)
+    second.fit(ckpt_path=tmp_path / "two.ckpt", weights_only=True).conclude()
+    assert sinking.scores(0.0).miou["mIoU"] > sinking.scores(5.5).miou["mIoU"]
+    assert second.kept()["global_step"] == 3 and second.bias == 5.5
+    measured = second.score.measurements
+    assert math.isnan(measured[0].miou) and measured[0].step == 2
+    assert measured[0].vanished and not any(m.has_collapsed for m in measured)
 
 
 def test_averaged_weights_are_selected_as_they_were_evaluated(tmp_path):

@@ -145,6 +145,8 @@ class FiniteGuard(Callback):
                 f"{text}; it cannot be skipped, since another optimiser has stepped in this "
                 f"iteration; {_way_out(method)}"
             )
+        if method.is_skipped:
+            return  # for an earlier optimiser of the same step, and counted
         if self.skips == self.max_skips:
             raise NumericError(
                 f"{text}; callbacks.finite.max_skips={self.max_skips} steps have been skipped "

@@ -108,8 +108,8 @@ class LabelFreeScore(Callback):
     The scores are logged as ``label_free/<name>`` and kept in ``label_free.csv``. The mIoU beside
     them there is for those who ask what they were worth; nothing is done with it. Training is not
     disturbed: its weights are those without this callback. Methods that do not train on unlabelled
-    images of the target are not scored; of those that do not start as the source model any class
-    is expected, and no collapse is reported.
+    images of the target are not scored; of those that do not start as the source model, and where a
+    run is continued that was not scored, any class is expected, and no collapse is reported.
 
     Args:
         folder: of the run.
@@ -152,9 +152,8 @@ class LabelFreeScore(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
         method = cast(Adapting, pl_module)
-        self._complete(
-            trainer, pl_module, method.source_scores if method.starts_as_source_model else {}
-        )
+        scores = method.source_scores if self._follows_source(method, trainer.global_step) else {}
+        self._complete(trainer, pl_module, scores)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here, not when evaluation ends: averaged weights are still in their place.
@@ -238,8 +237,9 @@ class LabelFreeScore(Callback):
         present = class_shares(predicted.counts) > PREDICTED
         ids = torch.arange(len(present))
         if not self._reference:
-            # Of new weights, predictions say nothing: any class may occur.
-            self._reference = (ids[present] if method.starts_as_source_model else ids).tolist()
+            # Of other weights, predictions say nothing: any class may occur.
+            follows = self._follows_source(method, step)
+            self._reference = (ids[present] if follows else ids).tolist()
         reference = torch.isin(ids, torch.tensor(self._reference))
         vanished: list[int] = ids[reference & ~present].tolist()
         return Measurement(
@@ -254,9 +254,14 @@ class LabelFreeScore(Callback):
             classes=int(present.sum()),
             vanished=vanished,
             has_collapsed=(
-                method.starts_as_source_model and 2 * len(vanished) > len(self._reference)
+                self._follows_source(method, step) and 2 * len(vanished) > len(self._reference)
             ),
         )
+
+    def _follows_source(self, method: Adapting, step: int) -> bool:
+        """Whether the first measurement was, or at this step is, that of the source model."""
+        first = self.measurements[0].step if self.measurements else step
+        return method.starts_as_source_model and first == 0
 
     def _warn(self, found: Measurement, labels: LabelSpace) -> None:
         log.warning(

@@ -95,7 +95,8 @@ class Selection(Callback):
             return
         self._forget_lost(trainer)
         method = cast(Adapting, pl_module)
-        if self._seen < 0 and method.starts_as_source_model:
+        at_start = self._seen < 0 and trainer.global_step == 0
+        if at_start and method.starts_as_source_model:
             self._consider(trainer, pl_module, target_miou(method, method.source_scores))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -48,7 +48,7 @@ class AdaptationData(LightningDataModule):
     A training batch is ``{"source": Batch}``, ``{"target": Batch}`` or both. Labels of the
     target's training images are served only for ``target_labels`` (an oracle); otherwise they
     are IGNORE, and :meth:`true_label` reads them for measurements alone. The source is opened
-    only for ``source``: a source-free run needs no source folder at all.
+    only for ``source`` and ``source_eval``: other runs need no source folder at all.
 
     Args:
         labels: the task's label space.

@@ -8,6 +8,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from sfseg.errors import ConfigError
 from sfseg.networks.build import build_segmenter
 from sfseg.networks.deeplab import DeepLabV2Head, DeepLabV3Head
+from sfseg.networks.multi_head import drawn_anew
 from sfseg.networks.segmenter import Segmenter
 
 
@@ -109,3 +110,13 @@ def test_impossible_shapes_are_refused(
     arguments = {"in_channels": (8,), "num_classes": 5} | {argument: values}
     with pytest.raises(ValueError, match=f"{argument} must be positive integers"):
         head(**arguments)
+
+
+def test_a_version_2_head_drawn_anew_is_drawn_as_the_first_was():
+    torch.manual_seed(0)
+    head = DeepLabV2Head([64], 19)
+    first, other = (h.classifiers[0].weight.detach() for h in (head, drawn_anew(head)))
+    assert not torch.equal(first, other)
+    # 0.01 of its own; PyTorch's default would be 0.024 here.
+    assert first.std() == pytest.approx(0.01, rel=0.05)
+    assert other.std() == pytest.approx(0.01, rel=0.05)

@@ -1,6 +1,7 @@
 """The heads of DeepLab-v2 and -v3: the coarsest map, looked at with several dilations at once."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -34,9 +35,13 @@ class DeepLabV2Head(nn.Module):
             nn.Conv2d(in_channels[-1], num_classes, 3, padding=dilation, dilation=dilation)
             for dilation in dilations
         ]
-        for classifier in classifiers:
-            nn.init.normal_(classifier.weight, std=0.01)
         self.classifiers = nn.ModuleList(classifiers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        for classifier in self.classifiers:
+            nn.init.normal_(cast(nn.Conv2d, classifier).weight, std=0.01)
 
     def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
         """Logits at the size of the last map."""

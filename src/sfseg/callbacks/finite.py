@@ -106,7 +106,8 @@ class FiniteGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         method = cast(Guarded, pl_module)
-        if self._backwards or not self._steps:
+        # What an earlier optimiser of the iteration has had skipped is counted once.
+        if not method.is_skipped and (self._backwards or not self._steps):
             losses = [done.loss for done in self._backwards]
             if not _all_finite(trainer, losses, _gradients(trainer)):
                 self._refuse(trainer, pl_module)
@@ -140,13 +141,11 @@ class FiniteGuard(Callback):
         method, text = cast(Guarded, pl_module), self._describe(trainer, pl_module)
         if self.on_nonfinite == "stop":
             raise NumericError(f"{text}; {_way_out(method)}")
-        if self._steps and not method.is_skipped:
+        if self._steps:
             raise NumericError(
                 f"{text}; it cannot be skipped, since another optimiser has stepped in this "
                 f"iteration; {_way_out(method)}"
             )
-        if method.is_skipped:
-            return  # for an earlier optimiser of the same step, and counted
         if self.skips == self.max_skips:
             raise NumericError(
                 f"{text}; callbacks.finite.max_skips={self.max_skips} steps have been skipped "

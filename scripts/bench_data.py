@@ -38,8 +38,8 @@ from sfseg.data.geometry import (
 )
 from sfseg.data.images import read_image, read_label
 from sfseg.data.label_ids import id_table
-from sfseg.drawing import write_png
 from sfseg.labels import CITYSCAPES
+from sfseg.report.drawing import write_png
 from sfseg.types import IGNORE
 
 MAX_SHARE = 0.75

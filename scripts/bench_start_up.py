@@ -48,7 +48,7 @@ def run(root: Path, count: int) -> tuple[float, float]:
     """(seconds, peak MB) of a run."""
     write_list(root, count)
     command = [
-        sys.executable, "-m", "sfseg.train", "data=folder", f"data.root={root}",
+        sys.executable, "-m", "sfseg.commands.train", "data=folder", f"data.root={root}",
         f"data.source_root={root}", f"data.target_root={root}", "data.source_list='{split}.txt'",
         "data.target_list='{split}.txt'", "data.source_view.crop=[64,64]", "data.batch_size=2",
         "data.num_workers=0", "data.check_samples=10", "trainer=debug", "callbacks=[progress]",

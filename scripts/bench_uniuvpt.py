@@ -21,11 +21,11 @@ import tempfile
 import torch
 from hydra import compose, initialize_config_dir
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.optim import count_parameters
-from sfseg.preparation import network_of
+from sfseg.runs.preparation import network_of
 from sfseg.types import TrainingBatch
 
 ARMS = {"plain": "source_only", "prompted": "uniuvpt"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sfseg.data.toyscapes import SHIFTS, Toyscapes
-from sfseg.drawing import Pixels, colourise, legend, sheet
+from sfseg.data.toyscapes.scenes import SHIFTS, Toyscapes
 from sfseg.labels import CITYSCAPES
+from sfseg.report.drawing import Pixels, colourise, legend, sheet
 
 COLUMNS = 3
 

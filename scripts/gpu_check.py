@@ -27,13 +27,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, IterableDataset
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 from sfseg.data.geometry import Geometry
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.optim import count_parameters
-from sfseg.preparation import network_of, student_of
-from sfseg.quiet import quiet_lightning
+from sfseg.runs.preparation import network_of, student_of
+from sfseg.runs.quiet import quiet_lightning
 from sfseg.types import IGNORE, Batch, TrainingBatch
 
 COLUMNS = ("method", "backbone", "parameters", "trainable", "images/s", "peak GiB")

@@ -83,7 +83,7 @@ def run(folder: Path, name: str, settings: Sequence[str], seed: int, common: Seq
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "sfseg.train", *common, *settings, f"seed={seed}",
+        sys.executable, "-m", "sfseg.commands.train", *common, *settings, f"seed={seed}",
         f"hydra.run.dir={target}", "resume=auto", "trainer=cpu", "~callbacks.panels",
     ]  # fmt: skip
     # Runs of one seed share a source model, which one of them trains; the others would wait.

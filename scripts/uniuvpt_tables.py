@@ -108,8 +108,8 @@ def run(folder: Path, row: Row, seed: int) -> None:
     if target.exists():
         shutil.rmtree(target)  # what an interrupted run left
     command = [
-        sys.executable, "-m", "sfseg.train", "method=uniuvpt", *row.settings, f"seed={seed}",
-        f"hydra.run.dir={target}", "trainer=cpu", "~callbacks.panels",
+        sys.executable, "-m", "sfseg.commands.train", "method=uniuvpt", *row.settings,
+        f"seed={seed}", f"hydra.run.dir={target}", "trainer=cpu", "~callbacks.panels",
     ]  # fmt: skip
     # Two runs that need the same source model must not train it at the same time; a shift changes
     # the target only.

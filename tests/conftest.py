@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from sfseg import evaluate, inspection, predict, train
+from sfseg.commands import data, evaluate, predict, train
 
 # Small tensors on several threads wait for each other more than they compute.
 torch.set_num_threads(1)
@@ -20,7 +20,7 @@ MAINS = {
     "sfseg-train": train.main,
     "sfseg-eval": evaluate.main,
     "sfseg-predict": predict.main,
-    "sfseg-data": inspection.main,
+    "sfseg-data": data.main,
 }
 SMALL = [
     "data.size=[64,128]",

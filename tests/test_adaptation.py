@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from test_train import equal, weights
 
-from sfseg import train
-from sfseg.config import CONF
+from sfseg.commands import train
+from sfseg.config.composition import CONF
 from sfseg.pseudo.reader import PseudoLabels
-from sfseg.source_model import place
+from sfseg.runs.source_model import place
 
 ADAPT = [
     *DEBUG,

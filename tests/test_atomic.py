@@ -1,6 +1,6 @@
 import pytest
 
-from sfseg.atomic import remove_partial, write_whole
+from sfseg.storage.atomic import remove_partial, write_whole
 
 
 def test_a_file_appears_with_its_folder(tmp_path):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfseg import checkpoint_files
-from sfseg.atomic import remove_partial
-from sfseg.checkpoint_files import (
+from sfseg.errors import ConfigError, NumericError, OutputError
+from sfseg.storage import checkpoint_files
+from sfseg.storage.atomic import remove_partial
+from sfseg.storage.checkpoint_files import (
     LAST,
     MANIFEST,
     PREVIOUS,
@@ -20,7 +21,6 @@ from sfseg.checkpoint_files import (
     require_whole,
     verify,
 )
-from sfseg.errors import ConfigError, NumericError, OutputError
 
 
 def content(steps: int, size: int = 1000) -> dict[str, object]:

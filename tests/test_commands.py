@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import DEBUG, Cli
 
-from sfseg.data.toyscapes import Toyscapes
+from sfseg.data.toyscapes.scenes import Toyscapes
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from hydra.core.global_hydra import GlobalHydra
 
-    from sfseg.train import main
+    from sfseg.commands.train import main
 
     folder = tmp_path_factory.mktemp("run")
     GlobalHydra.instance().clear()
@@ -98,7 +98,7 @@ def test_predict_keeps_names_folders_and_sizes(cli: Cli, checkpoint: Path, photo
 
 
 def test_predict_equals_the_network(cli: Cli, checkpoint: Path, photos: Path) -> None:
-    from sfseg.checkpoints import restore
+    from sfseg.runs.checkpoints import restore
 
     cli("sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out")
     image = Toyscapes("city", "test", length=1).image(0)

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 
 README = Path(__file__).parents[1] / "README.md"
 

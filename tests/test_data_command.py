@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import Cli, Done
 
-from sfseg import inspection
+from sfseg.commands import data as data_command
 from sfseg.labels import CITYSCAPES
 from sfseg.types import IGNORE
 
@@ -334,10 +334,10 @@ def test_preview_draws_all_sets(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
     picture = drawn(done)
     # A title, four rows of a caption and tiles of 240x480, and a legend of two lines.
-    assert picture.shape == (22 + 4 * (22 + 240) + 2 * 22, 4 * inspection.TILE, 3)
+    assert picture.shape == (22 + 4 * (22 + 240) + 2 * 22, 4 * data_command.TILE, 3)
     for column, (name, k) in enumerate((("source", 15), ("target", 2))):
-        left = 2 * inspection.TILE * column
-        row = picture[22 + 262 + 22 :][:240, left : left + 2 * inspection.TILE]
+        left = 2 * data_command.TILE * column
+        row = picture[22 + 262 + 22 :][:240, left : left + 2 * data_command.TILE]
         number = 0 if name == "source" else 200
         image = cv2.resize(photo(number + k), (480, 240))[..., ::-1]
         assert np.abs(row[:, :480].astype(int) - image).mean() < 2
@@ -354,11 +354,11 @@ def test_preview_keeps_the_shape_of_images(cli: Cli, mine: Path) -> None:
     done = cli("sfseg-data", "preview", *FOLDER, "images=1")
     assert done.code == 0, done.output
     picture = drawn(done)
-    tile = picture[44 : 44 + inspection.HEIGHT, 2 * inspection.TILE : 3 * inspection.TILE]
+    tile = picture[44 : 44 + data_command.HEIGHT, 2 * data_command.TILE : 3 * data_command.TILE]
     bright = (tile > 150).all(axis=2)
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    assert len(rows) == inspection.HEIGHT and len(columns) == 240
-    assert abs(columns[0] + columns[-1] - (inspection.TILE - 1)) <= 1
+    assert len(rows) == data_command.HEIGHT and len(columns) == 240
+    assert abs(columns[0] + columns[-1] - (data_command.TILE - 1)) <= 1
 
 
 def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
@@ -368,7 +368,7 @@ def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
         shutil.rmtree(mine / part)
     done = cli("sfseg-data", "preview", *FOLDER, "images=1")
     assert done.code == 0, done.output
-    assert drawn(done).shape[1] == 2 * inspection.TILE
+    assert drawn(done).shape[1] == 2 * data_command.TILE
 
 
 def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
@@ -379,7 +379,7 @@ def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
     assert "00.png is empty" in done.output and "40" in done.output
     assert "the source eval set cannot be drawn" in done.output
-    assert drawn(done).shape[1] == 4 * inspection.TILE
+    assert drawn(done).shape[1] == 4 * data_command.TILE
 
 
 def test_preview_of_the_target_alone(cli: Cli, mine: Path) -> None:
@@ -388,7 +388,7 @@ def test_preview_of_the_target_alone(cli: Cli, mine: Path) -> None:
         "data.scenes.source_eval=null",
     )  # fmt: skip
     assert done.code == 0, done.output
-    assert drawn(done).shape[1] == 2 * inspection.TILE
+    assert drawn(done).shape[1] == 2 * data_command.TILE
 
 
 def test_preview_of_nothing_is_a_failure(cli: Cli) -> None:
@@ -400,7 +400,7 @@ def test_preview_of_nothing_is_a_failure(cli: Cli) -> None:
 def test_preview_of_drawn_scenes(cli: Cli) -> None:
     done = cli("sfseg-data", "preview", *SMALL, "images=3")
     assert done.code == 0, done.output
-    assert drawn(done).shape == (22 + 4 * 262 + 2 * 22, 4 * inspection.TILE, 3)
+    assert drawn(done).shape == (22 + 4 * 262 + 2 * 22, 4 * data_command.TILE, 3)
 
 
 @pytest.mark.parametrize("arguments", [[], ["chekc"], ["data=folder"], ["check=1"]])

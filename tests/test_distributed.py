@@ -12,7 +12,7 @@ import torch
 from conftest import DEBUG, Cli
 from hydra import compose, initialize_config_dir
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 from sfseg.pseudo.reader import PseudoLabels
 
 
@@ -23,7 +23,7 @@ def test_two_processes_score_as_one_does(cli: Cli, tmp_path: Path) -> None:
     # Five images on two ranks: a sampler that pads would count one of them twice.
     odd = ["data.scenes.target_eval.length=5", "data.eval_batch_size=1"]
     done = subprocess.run(
-        [sys.executable, "-m", "sfseg.train", *settings, *two, *odd, "hydra.run.dir=two"],
+        [sys.executable, "-m", "sfseg.commands.train", *settings, *two, *odd, "hydra.run.dir=two"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -58,8 +58,8 @@ def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, proce
 
     def run(name: str, *more: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "sfseg.train", f"--config-dir={here / 'conf'}", *base, *more,
-             f"hydra.run.dir={name}"],
+            [sys.executable, "-m", "sfseg.commands.train", f"--config-dir={here / 'conf'}", *base,
+             *more, f"hydra.run.dir={name}"],
             cwd=tmp_path,
             env={
                 **os.environ, "OMP_NUM_THREADS": "1", "SFSEG_CACHE": str(tmp_path / "cache"),

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sfseg.drawing import RIGHT, WRONG, colourise, error_map, legend, overlay, sheet
 from sfseg.labels import CITYSCAPES, distinct_colour
+from sfseg.report.drawing import RIGHT, WRONG, colourise, error_map, legend, overlay, sheet
 from sfseg.types import IGNORE
 
 PALETTE = [(10, 20, 30), (200, 100, 50), (255, 255, 255)]

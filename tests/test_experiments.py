@@ -14,15 +14,15 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.checkpoints import empty_backbone
-from sfseg.config import CONF, build, plain
+from sfseg.config.composition import CONF, build, plain
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.optim import count_parameters
-from sfseg.source_model import recipe_of
+from sfseg.runs.checkpoints import empty_backbone
+from sfseg.runs.source_model import recipe_of
 from sfseg.types import IGNORE, TrainingBatch
 
 FOLDER = CONF / "experiment"

@@ -251,7 +251,7 @@ def test_source_free_run_never_opens_the_source(cli: Cli, mine: Path) -> None:
 
 def test_offline_without_weights_names_both_ways_out(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sfseg.train", *DEBUG, "backbone=resnet50"],
+        [sys.executable, "-m", "sfseg.commands.train", *DEBUG, "backbone=resnet50"],
         cwd=tmp_path,
         env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": ""},
         capture_output=True,

@@ -13,7 +13,7 @@ import torch
 from conftest import DEBUG
 from zygote import Zygote, killed_until_done
 
-from sfseg.config import CONF
+from sfseg.config.composition import CONF
 from sfseg.pseudo.reader import ROW
 
 HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ import wandb
 from conftest import DEBUG
 
 from sfseg.errors import ConfigError
-from sfseg.loggers import ID_FILE, MetricsCsv, WandbRun, is_reachable
+from sfseg.report.loggers import ID_FILE, MetricsCsv, WandbRun, is_reachable
 
 CLOSED = "http://127.0.0.1:9"
 NOWHERE = "http://10.255.255.1"
@@ -127,7 +127,7 @@ def test_a_disk_that_was_full_leaves_no_half_line(tmp_path, monkeypatch):
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
-from sfseg.loggers import MetricsCsv
+from sfseg.report.loggers import MetricsCsv
 
 random.seed(0)
 for trial in range(8):
@@ -337,7 +337,7 @@ KILLED = """
 import logging, os, signal, subprocess, sys, time
 from pathlib import Path
 
-from sfseg.loggers import WandbRun
+from sfseg.report.loggers import WandbRun
 
 records = []
 handler = logging.Handler()

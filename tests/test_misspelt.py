@@ -3,8 +3,8 @@
 import pytest
 from conftest import Cli
 
-from sfseg.config import CONF
-from sfseg.misspelt import explain
+from sfseg.config.composition import CONF
+from sfseg.config.misspelt import explain
 
 
 @pytest.mark.parametrize(

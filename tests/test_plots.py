@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sfseg.drawing import text_width
-from sfseg.plots import (
+from sfseg.report.drawing import text_width
+from sfseg.report.plots import (
     AXES,
     CELL,
     CURVE,

@@ -17,16 +17,16 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sfseg import published
-from sfseg.checkpoints import restore
-from sfseg.config import CONF
+from sfseg.config.composition import CONF
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
-from sfseg.networks import mit
-from sfseg.networks.multi_head import LeaveOneOutSegmenter
-from sfseg.networks.prompt_adapter import PromptedBackbone
+from sfseg.networks.adapters.prompt_adapter import PromptedBackbone
+from sfseg.networks.backbones import mit
+from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.weights import published
 from sfseg.optim import count_parameters
-from sfseg.preparation import network_of
+from sfseg.runs.checkpoints import restore
+from sfseg.runs.preparation import network_of
 
 sys.path += [str(Path(__file__).parent / folder) for folder in ("networks", "data")]
 import make

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sfseg.errors import ConfigError
-from sfseg.runs import PACKAGES, claim, git_state, is_first_process, versions
+from sfseg.runs.folder import PACKAGES, claim, git_state, is_first_process, versions
 
 CONFIG = {"seed": 3, "tags": ["a", "b"], "lr": "${backbone.lr}", "backbone": {"lr": 0.1}}
 RESOLVED = CONFIG | {"lr": 0.1}
@@ -99,7 +99,7 @@ def test_the_first_process_by_its_environment(monkeypatch, environment, first):
 
 
 def test_versions_name_every_package(monkeypatch):
-    monkeypatch.setattr("sfseg.runs.PACKAGES", (*PACKAGES, "no-such-package"))
+    monkeypatch.setattr("sfseg.runs.folder.PACKAGES", (*PACKAGES, "no-such-package"))
     found = versions()
     assert list(found) == [*PACKAGES, "no-such-package"]
     assert found["no-such-package"] == "not installed"

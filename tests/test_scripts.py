@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from sfseg.config import CONF
+from sfseg.config.composition import CONF
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

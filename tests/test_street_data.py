@@ -8,7 +8,7 @@ import torch
 from conftest import Cli
 from hydra import compose, initialize_config_dir
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 from sfseg.data.module import AdaptationData
 
 sys.path.append(str(Path(__file__).parent / "data"))

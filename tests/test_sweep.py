@@ -5,7 +5,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from sfseg.sweep import SweepTable, essential, read_jobs, sweep_table
+from sfseg.runs.sweep import SweepTable, essential, read_jobs, sweep_table
 
 
 def results(target, source=None):

@@ -7,7 +7,7 @@ import torch
 
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scores
-from sfseg.tables import mean_spread, per_class, percent, show, to_csv, to_markdown
+from sfseg.report.tables import mean_spread, per_class, percent, show, to_csv, to_markdown
 
 LABELS = LabelSpace("t", ("road", "car, parked", "sky"), ((1, 1, 1), (2, 2, 2), (3, 3, 3)))
 

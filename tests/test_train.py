@@ -231,7 +231,7 @@ def test_any_timm_model_trains_at_an_odd_size(cli: Cli) -> None:
 def test_slow_switches(tmp_path: Path, arguments: list[str]) -> None:
     """In a process of their own: compilers and launchers leave threads and caches behind."""
     done = subprocess.run(
-        [sys.executable, "-m", "sfseg.train", *arguments, *DEBUG],
+        [sys.executable, "-m", "sfseg.commands.train", *arguments, *DEBUG],
         cwd=tmp_path,
         capture_output=True,
         text=True,

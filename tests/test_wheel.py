@@ -43,20 +43,22 @@ def test_wheel_holds_configuration_and_types(site: Path) -> None:
     }
     assert installed == shipped
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
-    for name, module in (("train", "train"), ("eval", "evaluate"), ("data", "inspection")):
-        assert f"sfseg-{name} = sfseg.{module}:main" in entry_points.read_text()
+    for name, module in (("train", "train"), ("eval", "evaluate"), ("data", "data")):
+        assert f"sfseg-{name} = sfseg.commands.{module}:main" in entry_points.read_text()
 
 
 def test_wheel_runs_from_another_folder(site: Path, tmp_path: Path) -> None:
     where = python("-c", "import sfseg; print(sfseg.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
     assert where.stdout.startswith(str(site)), where.stdout
-    asked = python("-m", "sfseg.train", "--help", cwd=tmp_path, PYTHONPATH=str(site))
+    asked = python("-m", "sfseg.commands.train", "--help", cwd=tmp_path, PYTHONPATH=str(site))
     assert asked.returncode == 0 and "sfseg-predict ckpt_path=" in asked.stdout
-    done = python("-m", "sfseg.train", *DEBUG, cwd=tmp_path, PYTHONPATH=str(site))
+    done = python("-m", "sfseg.commands.train", *DEBUG, cwd=tmp_path, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.rglob("results.json"))
 
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:
-    code = "import sys, sfseg.train, sfseg.evaluate, sfseg.predict; print('torch' in sys.modules)"
+    commands = ["train", "evaluate", "predict"]
+    names = ", ".join(f"sfseg.commands.{name}" for name in commands)
+    code = f"import sys, {names}; print('torch' in sys.modules)"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "False"

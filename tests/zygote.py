@@ -116,13 +116,6 @@ def serve() -> None:
     import sklearn  # noqa: F401
     import timm  # noqa: F401
 
-    import sfseg.callbacks.early_learning_report
-    import sfseg.callbacks.panels
-    import sfseg.data.toyscapes
-    import sfseg.methods.uniuvpt
-    import sfseg.preparation
-    import sfseg.train  # noqa: F401
-
     for line in sys.stdin:
         request = json.loads(line)
         begin = time.monotonic()
@@ -179,7 +172,7 @@ def _be(request: dict[str, Any], rank: int, port: int) -> None:
         }  # fmt: skip
     code = 1
     try:
-        from sfseg.train import main
+        from sfseg.commands.train import main
 
         main()
         code = 0

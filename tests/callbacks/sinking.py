@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from sfseg.checkpoint_files import CheckpointFiles
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.methods.base import Method
 from sfseg.metrics import ConfusionMatrix, Scores
 from sfseg.ops.inference import Inference
+from sfseg.storage.checkpoint_files import CheckpointFiles
 
 LABELS = LabelSpace("three", ("road", "car", "sky"), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 COLOURS = [(0.9, 0, 0), (0, 0.6, 0), (0, 0, 0.3), (0, 0, 0.3)]

@@ -23,7 +23,7 @@ from sfseg.callbacks.early_learning_report import (
 from sfseg.callbacks.label_correction import LabelCorrection, Opening
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import CITYSCAPES, LabelSpace
-from sfseg.plots import AXES, CELL, CURVE, FIT, HEADER, MOMENT, PAD, SPAN
+from sfseg.report.plots import AXES, CELL, CURVE, FIT, HEADER, MOMENT, PAD, SPAN
 
 LABELS = LabelSpace("two", ("road", "car"), ((255, 255, 255), (0, 0, 142)))
 CUBIC = (0.1, -0.4, 0.6, 0.2)

@@ -357,9 +357,9 @@ def test_all_processes_decide_alike(tmp_path, policy):
     install(tmp_path, rank=1)
     settings = [setting for setting in DEBUG if not setting.startswith("trainer")]
     done = subprocess.run(
-        [sys.executable, "-m", "sfseg.train", "--config-dir", "conf", *settings, "method=spoilt",
-         "trust=[spoilt]", "trainer=ddp_cpu", "trainer.max_steps=3", "trainer.precision=32-true",
-         f"callbacks.finite.on_nonfinite={policy}"],
+        [sys.executable, "-m", "sfseg.commands.train", "--config-dir", "conf", *settings,
+         "method=spoilt", "trust=[spoilt]", "trainer=ddp_cpu", "trainer.max_steps=3",
+         "trainer.precision=32-true", f"callbacks.finite.on_nonfinite={policy}"],
         cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip

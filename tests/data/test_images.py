@@ -10,8 +10,8 @@ from PIL import Image
 from sfseg.data import images
 from sfseg.data.images import image_size, read_image, read_label
 from sfseg.data.paths import list_images
-from sfseg.drawing import write_png
 from sfseg.errors import DataError
+from sfseg.report.drawing import write_png
 
 LOSSLESS = [".png", ".bmp", ".tif", ".PNG"]
 READERS = [image_size, read_image, read_label]

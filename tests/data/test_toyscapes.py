@@ -3,8 +3,8 @@ import pickle
 import numpy as np
 import pytest
 
-from sfseg.data.toyscapes import Toyscapes
-from sfseg.data.toyscapes_style import _GAP, _GAP_EITHER_WAY, SHIFTS, city_style, game_style
+from sfseg.data.toyscapes.scenes import Toyscapes
+from sfseg.data.toyscapes.style import _GAP, _GAP_EITHER_WAY, SHIFTS, city_style, game_style
 from sfseg.labels import CITYSCAPES
 from sfseg.types import IGNORE
 

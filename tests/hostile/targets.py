@@ -10,8 +10,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from payload import MARKER, TOUCH, Payload
 
-from sfseg import evaluate, inspection, predict, train
-from sfseg.config import build
+from sfseg.commands import data, evaluate, predict, train
+from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 
 CODE = f"__import__('pathlib').Path({str(MARKER)!r}).touch()"
@@ -72,20 +72,27 @@ TARGETS = (
     {"_target_": "torch.nn.modules.module.torch.load", "f": "gift.pt", "weights_only": False},
     {"_target_": "albumentations.load", "filepath_or_buffer": "gift.yaml"},
     {"_target_": "albumentations.core.serialization.load", "filepath_or_buffer": "gift.yaml"},
-    {"_target_": "sfseg.config.os.system", "command": TOUCH},
-    {"_target_": "sfseg.runs.subprocess.run", "args": TOUCH, "shell": True},
-    {"_target_": "sfseg.config.build", "node": {"_target_": "os.system", "command": TOUCH}},
-    {"_target_": "sfseg.config.hydra.utils.instantiate", "config": {}},
-    {"_target_": "sfseg.train.train", "cfg": {}},
-    {"_target_": "sfseg.trust.trusting", "names": ["os"]},
-    {"_target_": "sfseg.trust._given.set", "_args_": [["os"]]},
-    {"_target_": "sfseg.runs.git_state", "folder": "."},
-    {"_target_": "sfseg.atomic.write_whole", "path": str(MARKER)},
+    {"_target_": "sfseg.config.composition.os.system", "command": TOUCH},
+    {"_target_": "sfseg.runs.folder.subprocess.run", "args": TOUCH, "shell": True},
+    {
+        "_target_": "sfseg.config.composition.build",
+        "node": {"_target_": "os.system", "command": TOUCH},
+    },
+    {"_target_": "sfseg.config.composition.hydra.utils.instantiate", "config": {}},
+    {"_target_": "sfseg.commands.train.train", "cfg": {}},
+    {"_target_": "sfseg.config.trust.trusting", "names": ["os"]},
+    {"_target_": "sfseg.config.trust._given.set", "_args_": [["os"]]},
+    {"_target_": "sfseg.runs.folder.git_state", "folder": "."},
+    {"_target_": "sfseg.storage.atomic.write_whole", "path": str(MARKER)},
     {"_target_": "sfseg.pseudo.making.copy_store", "source": "a", "target": "b"},
     {"_target_": "sfseg.methods.labelling.label_images"},
     {"_target_": "sfseg.methods.gta.torch.load", "f": "gift.pt", "weights_only": False},
     {"_target_": "sfseg.methods.gta.GtA.load_from_checkpoint", "checkpoint_path": "gift.pt"},
-    {"_target_": "sfseg.networks.checkpoint.torch.load", "f": "gift.pt", "weights_only": False},
+    {
+        "_target_": "sfseg.networks.weights.checkpoint.torch.load",
+        "f": "gift.pt",
+        "weights_only": False,
+    },
     {"_target_": "sfseg.data.layouts.Path.touch", "self": str(MARKER)},
     {"_target_": "sfseg.data.layouts.folder.__globals__"},
     {"_target_": "sfseg.methods.gta.GtA.__init__.__globals__.__getitem__", "_args_": ["os"]},
@@ -103,11 +110,14 @@ COMMANDS = {
     "train": (train.main, ["trainer=debug"]),
     "eval": (evaluate.main, ["ckpt_path=a.ckpt"]),
     "predict": (predict.main, ["ckpt_path=a.ckpt", "images=.", "output=out"]),
-    "data": (inspection.main, []),
+    "data": (data.main, []),
 }
 SETTINGS = (
     ("train", "+callbacks.gift={_target_: os.system, command: 'TOUCH'}"),
-    ("train", "+method.optimizer.gift={_target_: sfseg.config.os.system, command: 'TOUCH'}"),
+    (
+        "train",
+        "+method.optimizer.gift={_target_: sfseg.config.composition.os.system, command: 'TOUCH'}",
+    ),
     ("train", "+logger={a: {_target_: subprocess.run, args: 'TOUCH', shell: true}}"),
     ("train", "tags=[{_target_: gift.run}]"),
     ("eval", "+callbacks.gift={_target_: gift.run}"),

@@ -17,12 +17,12 @@ from payload import TOUCH, Payload, flipped, truncated
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sfseg.checkpoints import check_resumable, restore, stored_labels
-from sfseg.config import CONF, build, plain
+from sfseg.config.composition import CONF, build, plain
 from sfseg.labels import CITYSCAPES
 from sfseg.networks import build as build_module
-from sfseg.networks.checkpoint import load_backbone, load_segmenter
-from sfseg.networks.tiny import TinyTransformer
+from sfseg.networks.backbones.tiny import TinyTransformer
+from sfseg.networks.weights.checkpoint import load_backbone, load_segmenter
+from sfseg.runs.checkpoints import check_resumable, restore, stored_labels
 
 ADDRESSES = (
     "http://127.0.0.1:9/a.ckpt", "https://localhost/a.pth", "ftp://localhost/a.ckpt",
@@ -160,7 +160,7 @@ def orders() -> Iterator[tuple[str, Change]]:
     """Configurations in a checkpoint that would execute something."""
     evil = {"_target_": "os.system", "command": TOUCH}
     load = {"_target_": "torch.load", "f": "evil.pt", "weights_only": False}
-    for target in (evil, load, {**evil, "_target_": "sfseg.config.os.system"}):
+    for target in (evil, load, {**evil, "_target_": "sfseg.config.composition.os.system"}):
         for keys in (
             ("backbone", "network"), ("backbone", "network", "name"), ("data", "module"),
             ("method", "adapter"), ("callbacks",), ("new",),

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import LightningDataModule, Trainer
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 from sfseg.data.geometry import Geometry
 from sfseg.labels import CITYSCAPES
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.backbones.tiny import TinyTransformer
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
 from sfseg.ops.inference import Inference
 from sfseg.types import IGNORE
 

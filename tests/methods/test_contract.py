@@ -13,12 +13,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from sfseg.config import CONF, build
+from sfseg.config.composition import CONF, build
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.inference import Inference
-from sfseg.preparation import network_of, student_of
+from sfseg.runs.preparation import network_of, student_of
 from sfseg.types import IGNORE, Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))

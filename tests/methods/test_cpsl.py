@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
 from small import QUIET, backbone, batch, built, configured, fit
 
-from sfseg.config import build
+from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 from sfseg.methods import cpsl
-from sfseg.networks.deeplab import DeepLabV2Head
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.sinkhorn import sinkhorn

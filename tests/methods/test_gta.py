@@ -6,10 +6,10 @@ import pytest
 import torch
 from small import QUIET, batch, built, configured, fit, head, step
 
-from sfseg.config import build
+from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.types import IGNORE
 

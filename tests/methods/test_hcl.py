@@ -11,8 +11,8 @@ from small import backbone, built, configured
 
 from sfseg.errors import ConfigError
 from sfseg.methods import hcl
-from sfseg.networks.deeplab import DeepLabV2Head
-from sfseg.networks.segformer_head import SegFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head
+from sfseg.networks.heads.segformer import SegFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.contrastive import historical_contrast, reliability
 from sfseg.types import IGNORE

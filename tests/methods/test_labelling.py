@@ -10,17 +10,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from sfseg.config import CONF
+from sfseg.config.composition import CONF
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.methods import labelling
 from sfseg.methods.evaluation import Evaluation
 from sfseg.methods.labelling import Selection, label_images, relabel, select_labels
 from sfseg.ops.inference import Inference
-from sfseg.preparation import label_selection_of
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.pseudo.store import PseudoLabelStore
+from sfseg.runs.preparation import label_selection_of
 from sfseg.types import IGNORE
 
 CLASSES = 4

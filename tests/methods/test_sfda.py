@@ -15,8 +15,8 @@ from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.sfda import SFDA
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.segformer_head import SegFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.segformer import SegFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.inference import Inference
 from sfseg.ops.patches import rank

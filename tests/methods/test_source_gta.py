@@ -12,8 +12,8 @@ from torch import Tensor
 from sfseg.errors import ConfigError
 from sfseg.methods import source_gta
 from sfseg.methods.source_gta import LEFT_OUT, SourceGtA
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.multi_head import with_leave_one_out
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.multi_head import with_leave_one_out
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.styles import STYLES

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from small import QUIET, batch, built, configured, fit, transformer
 
-from sfseg.config import CONF
+from sfseg.config.composition import CONF
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES, SYNTHIA
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.pyramid import TimmPyramid
+from sfseg.networks.backbones.pyramid import TimmPyramid
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax

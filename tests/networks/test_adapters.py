@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.adapters import norms_only, train_only
-from sfseg.networks.deeplab import DeepLabV2Head
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.adapters.choices import norms_only, train_only
+from sfseg.networks.backbones.tiny import TinyTransformer
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
 from sfseg.optim import norm_parameters
 
 AUX = "aux_head."

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfseg.networks.auxiliary_decoders import AuxiliarySegmenter, with_auxiliary_decoders
-from sfseg.networks.fcn import FCN8sHead
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.backbones.tiny import TinyTransformer
+from sfseg.networks.heads.auxiliary_decoders import AuxiliarySegmenter, with_auxiliary_decoders
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.fcn import FCN8sHead
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
 
 HEAD = partial(DAFormerHead, channels=8, dilations=(1, 2))
 

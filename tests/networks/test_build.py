@@ -11,8 +11,8 @@ from timm.models import vgg
 from torch import nn
 
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.deeplab import DeepLabV2Head
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head
 from sfseg.networks.segmenter import Segmenter
 
 CONF = Path(__file__).parents[2] / "conf"

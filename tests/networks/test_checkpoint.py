@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.checkpoint import load_strictly, load_tensors
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.weights.checkpoint import load_strictly, load_tensors
 
 
 class Payload:

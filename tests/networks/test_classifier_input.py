@@ -3,19 +3,19 @@ import torch
 from torch import nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.classifier_input import (
+from sfseg.networks.heads.classifier_input import (
     classifier_input,
     classifier_of,
     classify,
     without_padding,
 )
-from sfseg.networks.deeplab import DeepLabV2Head, DeepLabV3Head
-from sfseg.networks.fcn import FCN8sHead
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.segformer_head import SegFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head, DeepLabV3Head
+from sfseg.networks.heads.fcn import FCN8sHead
+from sfseg.networks.heads.segformer import SegFormerHead
+from sfseg.networks.heads.segnet import SegNetHead
+from sfseg.networks.heads.upernet import UPerHead
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.segnet import SegNetHead
-from sfseg.networks.upernet import UPerHead
 
 CLASSES = 5
 WIDTHS = (4, 4, 4, 4)

@@ -7,8 +7,8 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 
 from sfseg.errors import ConfigError
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.deeplab import DeepLabV2Head, DeepLabV3Head
-from sfseg.networks.multi_head import drawn_anew
+from sfseg.networks.heads.deeplab import DeepLabV2Head, DeepLabV3Head
+from sfseg.networks.heads.multi_head import drawn_anew
 from sfseg.networks.segmenter import Segmenter
 
 

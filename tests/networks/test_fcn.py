@@ -9,10 +9,10 @@ from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks import pyramid
+from sfseg.networks.backbones import pyramid
+from sfseg.networks.backbones.pyramid import classifier_tensors
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.fcn import FCN8sHead
-from sfseg.networks.pyramid import classifier_tensors
+from sfseg.networks.heads.fcn import FCN8sHead
 
 WIDTHS = (4, 4, 6, 8, 8, 8)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.layers import DilatedConv2d
 
 SWIN_B = (128, 256, 512, 1024)

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfseg.networks import key_maps
-from sfseg.networks.mit import MixTransformer
-from sfseg.networks.segformer_head import SegFormerHead
+from sfseg.networks.backbones.mit import MixTransformer
+from sfseg.networks.heads.segformer import SegFormerHead
+from sfseg.networks.weights import key_maps
 
 SCALAR = torch.zeros(())
 

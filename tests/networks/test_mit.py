@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.mit import VARIANTS, MixTransformer, mix_transformer
+from sfseg.networks.backbones.mit import VARIANTS, MixTransformer, mix_transformer
+from sfseg.networks.heads.daformer import DAFormerHead
 
 PARAMETERS = {
     "mit_b0": 3_319_392,

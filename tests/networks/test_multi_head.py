@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfseg.networks import key_maps
+from sfseg.networks.backbones.mit import MixTransformer
+from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.checkpoint import load_segmenter
-from sfseg.networks.deeplab import DeepLabV2Head
-from sfseg.networks.fcn import FCN8sHead
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.mit import MixTransformer
-from sfseg.networks.multi_head import LeaveOneOutSegmenter, with_leave_one_out
+from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head
+from sfseg.networks.heads.fcn import FCN8sHead
+from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter, with_leave_one_out
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
+from sfseg.networks.weights import key_maps
+from sfseg.networks.weights.checkpoint import load_segmenter
 
 HEAD = partial(DAFormerHead, channels=8, dilations=(1, 2, 3))
 COUNTS = {
@@ -222,7 +222,7 @@ def trained() -> LeaveOneOutSegmenter:
 
 @pytest.fixture
 def loaded(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    with caplog.at_level(logging.INFO, logger="sfseg.networks.checkpoint"):
+    with caplog.at_level(logging.INFO, logger="sfseg.networks.weights.checkpoint"):
         yield caplog
 
 

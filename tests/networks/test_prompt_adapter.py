@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfseg.networks import key_maps
+from sfseg.networks.adapters.prompt_adapter import PromptedBackbone
+from sfseg.networks.adapters.prompt_generator import PromptGenerator
+from sfseg.networks.adapters.prompt_interactor import PromptInteractor, fitting_heads
+from sfseg.networks.backbones.mit import MixTransformer
+from sfseg.networks.backbones.pyramid import TimmPyramid
+from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.mit import MixTransformer
-from sfseg.networks.prompt_adapter import PromptedBackbone
-from sfseg.networks.prompt_generator import PromptGenerator
-from sfseg.networks.prompt_interactor import PromptInteractor, fitting_heads
-from sfseg.networks.pyramid import TimmPyramid
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.tiny import TinyTransformer
+from sfseg.networks.weights import key_maps
 
 SWIN_B, MIT_B5 = "swin_base_patch4_window7_224", "mit_b5"
 # Of an injector, an extractor and three convolutions, stage by stage.

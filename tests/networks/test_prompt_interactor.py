@@ -1,6 +1,6 @@
 import torch
 
-from sfseg.networks.prompt_interactor import PromptInteractor
+from sfseg.networks.adapters.prompt_interactor import PromptInteractor
 
 
 def test_gradients_of_narrow_maps_do_not_hold_old_memory() -> None:

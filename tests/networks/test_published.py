@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
+from sfseg.config.trust import trusting
 from sfseg.errors import ConfigError
-from sfseg.networks import mit
+from sfseg.networks.backbones import mit
+from sfseg.networks.backbones.pyramid import TimmPyramid
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.pyramid import TimmPyramid
-from sfseg.trust import trusting
+from sfseg.networks.heads.daformer import DAFormerHead
 
 SWIN = "swin_tiny_patch4_window7_224"
 NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
@@ -183,7 +183,7 @@ MIT_B5 = segmenter(nvidia_mit(64, (3, 6, 40, 3)), daformer_head((64, 128, 320, 5
 
 @pytest.fixture
 def loaded(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    with caplog.at_level(logging.INFO, logger="sfseg.networks.checkpoint"):
+    with caplog.at_level(logging.INFO, logger="sfseg.networks.weights.checkpoint"):
         yield caplog
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
 from sfseg.errors import ConfigError
-from sfseg.networks.pyramid import TimmPyramid, _shift_mask
+from sfseg.networks.backbones.pyramid import TimmPyramid, _shift_mask
 
 SWIN = "swin_tiny_patch4_window7_224"
 NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
@@ -320,7 +320,7 @@ def test_without_network_the_message_names_the_ways_out(
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", declared)
     monkeypatch.setattr(socket, "create_connection", unreachable)
-    monkeypatch.setattr("sfseg.networks.pyramid.getproxies", dict)
+    monkeypatch.setattr("sfseg.networks.backbones.pyramid.getproxies", dict)
     started = time.monotonic()
     with pytest.raises(
         ConfigError,

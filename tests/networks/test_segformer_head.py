@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sfseg.networks.segformer_head import SegFormerHead
+from sfseg.networks.heads.segformer import SegFormerHead
 
 
 def test_it_equals_its_definition() -> None:

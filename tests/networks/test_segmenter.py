@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.heads import DAFormerHead
+from sfseg.networks.backbones.tiny import TinyTransformer
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
-from sfseg.networks.tiny import TinyTransformer
 
 
 class CellMean(nn.Module):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.segnet import SegNetHead
+from sfseg.networks.heads.segnet import SegNetHead
 
 WIDTHS = (4, 6, 8, 10, 10, 10)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sfseg.networks.tiny import TinyTransformer
+from sfseg.networks.backbones.tiny import TinyTransformer
 
 
 def small(**options: object) -> TinyTransformer:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfseg.errors import ConfigError
-from sfseg.networks.upernet import UPerHead
+from sfseg.networks.heads.upernet import UPerHead
 
 WIDTHS = (6, 8, 10, 12)
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.networks.adapters.visual_prompts import VisuallyPromptedBackbone, with_visual_prompts
+from sfseg.networks.backbones.mit import MixTransformer
+from sfseg.networks.backbones.pyramid import TimmPyramid
+from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.build import build_segmenter
-from sfseg.networks.heads import DAFormerHead
-from sfseg.networks.mit import MixTransformer
-from sfseg.networks.pyramid import TimmPyramid
+from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
-from sfseg.networks.tiny import TinyTransformer
-from sfseg.networks.visual_prompts import VisuallyPromptedBackbone, with_visual_prompts
 
 WINDOW, SHIFT = 7, 3
 

@@ -7,8 +7,13 @@ import torch
 from torch import nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.checkpoint import load_strictly, load_tensors
-from sfseg.networks.weight_files import local_file, require_intact, require_stored, require_usable
+from sfseg.networks.weights.checkpoint import load_strictly, load_tensors
+from sfseg.networks.weights.weight_files import (
+    local_file,
+    require_intact,
+    require_stored,
+    require_usable,
+)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -9,8 +9,8 @@ from processes import killed, result_of
 from pseudo_case import filled, identity
 
 from sfseg.errors import ConfigError
-from sfseg.lock import WriterLock
 from sfseg.pseudo.store import PseudoLabelStore
+from sfseg.storage.lock import WriterLock
 
 
 @pytest.fixture

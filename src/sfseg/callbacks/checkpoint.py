@@ -20,8 +20,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sfseg.checkpoint_files import LAST
 from sfseg.errors import PreemptedError
+from sfseg.storage.checkpoint_files import LAST
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Checkpoint(LightningCheckpoint):
-    """Writes ``last.ckpt``, see :class:`sfseg.checkpoint_files.CheckpointFiles`.
+    """Writes ``last.ckpt``, see :class:`sfseg.storage.checkpoint_files.CheckpointFiles`.
 
     SIGTERM and SIGUSR1 end training after the batch at hand, or during an evaluation at once (with
     several processes after it), with a checkpoint and :class:`PreemptedError`. After SIGUSR1 a

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from sfseg.atomic import write_whole
 from sfseg.optim import count_parameters
+from sfseg.storage.atomic import write_whole
 
 FILE = "cost.json"
 

@@ -12,15 +12,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sfseg.atomic import write_whole
 from sfseg.callbacks.early_learning import EarlyLearning, HasTask, Measurement
 from sfseg.callbacks.label_correction import LabelCorrection, Opening
-from sfseg.drawing import Pixels, write_png
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.ops.early_learning import Curve, Fit, fit_curve
-from sfseg.plots import Plot, grid
-from sfseg.tables import to_csv
+from sfseg.report.drawing import Pixels, write_png
+from sfseg.report.plots import Plot, grid
+from sfseg.report.tables import to_csv
+from sfseg.storage.atomic import write_whole
 
 LEGEND = ("IoU with pseudo-labels", "fit until slowed", "correction begins", "correction")
 MEASURED = ("iteration", "passes", "class", "iou", "slowdown", "fitted", "has_slowed", "is_open")

@@ -10,9 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from sfseg.drawing import Pixels, colourise, legend, sheet, write_png
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
+from sfseg.report.drawing import Pixels, colourise, legend, sheet, write_png
 
 log = logging.getLogger(__name__)
 TITLES = ("fake", "source model", "adapted")

@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from sfseg.atomic import write_whole
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scores
@@ -29,7 +28,8 @@ from sfseg.ops.label_free import (
     soft_neighbourhood_density,
 )
 from sfseg.randomness import generator
-from sfseg.tables import to_csv
+from sfseg.report.tables import to_csv
+from sfseg.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 

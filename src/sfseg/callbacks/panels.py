@@ -9,9 +9,9 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from sfseg.drawing import Pixels, colourise, error_map, legend, sheet, write_png
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scored
+from sfseg.report.drawing import Pixels, colourise, error_map, legend, sheet, write_png
 from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from sfseg import tables
 from sfseg.callbacks.selection import Selection, selection_of
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scored, Scores
 from sfseg.optim import count_parameters
+from sfseg.report import tables
 
 
 class Results(Callback):

@@ -13,10 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sfseg.atomic import write_whole
 from sfseg.callbacks.label_free_score import Adapting, LabelFreeScore, is_adapting, target_miou
-from sfseg.checkpoint_files import REMEMBERED, CheckpointFiles, require_finite
 from sfseg.errors import ConfigError, OutputError
+from sfseg.storage.atomic import write_whole
+from sfseg.storage.checkpoint_files import REMEMBERED, CheckpointFiles, require_finite
 
 log = logging.getLogger(__name__)
 

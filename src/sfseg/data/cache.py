@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.atomic import write_whole
 from sfseg.data.files import Files
 from sfseg.data.folder import Picture, require_equal_sizes
 from sfseg.data.geometry import EvalView, Image, Size, View, resize_image, resize_label, size_by
 from sfseg.data.images import decode_image, image_size, read_bytes
 from sfseg.errors import ConfigError
+from sfseg.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.atomic import write_whole
 from sfseg.data.check import count_classes, on_all_processors
 from sfseg.data.files import Files
 from sfseg.data.folder import Scenes
+from sfseg.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 

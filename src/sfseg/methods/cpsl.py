@@ -17,7 +17,7 @@ from sfseg.checks import (
 )
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.classifier_input import classifier_of, classify, without_padding
+from sfseg.networks.heads.classifier_input import classifier_of, classify, without_padding
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
 from sfseg.ops.losses import cross_entropy
@@ -245,7 +245,7 @@ def _require_trained_features(network: Segmenter) -> None:
     if any(parameter.requires_grad for parameter in network.backbone.parameters()):
         raise ConfigError(
             "the backbone must be frozen for cpsl, which trains the head alone, but it trains; set "
-            "method.adapter._target_=sfseg.networks.adapters.heads_only"
+            "method.adapter._target_=sfseg.networks.adapters.choices.heads_only"
         )
     scoring = {
         parameter

@@ -5,7 +5,7 @@ from typing import Unpack
 from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.types import StepOutput, TrainingBatch

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfseg.checks import require_at_least, require_positive, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.classifier_input import classifier_input, classifier_of, without_padding
+from sfseg.networks.heads.classifier_input import classifier_input, classifier_of, without_padding
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.contrastive import (

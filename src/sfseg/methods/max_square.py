@@ -7,7 +7,7 @@ from torch import Tensor
 from sfseg.checks import require_options, require_positive, require_shares
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.adapters import Part, train_only
+from sfseg.networks.adapters.choices import Part, train_only
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.max_square import (

@@ -4,7 +4,7 @@ from typing import Unpack, cast
 
 from sfseg.checks import require_positive
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.adapters import Part, train_only
+from sfseg.networks.adapters.choices import Part, train_only
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.types import StepOutput, TrainingBatch

@@ -11,7 +11,7 @@ from torch import Tensor
 from sfseg.checks import require_options
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
 from sfseg.ops.losses import Normalize, cross_entropy
 from sfseg.ops.styles import STYLES
 from sfseg.randomness import generator, seed32

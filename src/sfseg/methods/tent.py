@@ -3,7 +3,7 @@
 from typing import Unpack, cast
 
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.adapters import norms_only
+from sfseg.networks.adapters.choices import norms_only
 from sfseg.networks.batch_norm import require_moving_statistics, use_batch_statistics
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import entropy

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
-from sfseg.networks.prompt_adapter import Variant
+from sfseg.networks.adapters.prompt_adapter import Variant
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
     Normalize,

@@ -5,7 +5,7 @@ from typing import Unpack
 from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.rounds import Rounds, SelfTraining
-from sfseg.networks.auxiliary_decoders import AuxiliarySegmenter
+from sfseg.networks.heads.auxiliary_decoders import AuxiliarySegmenter
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.uncertainty import decoder_disagreement

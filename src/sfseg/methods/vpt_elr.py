@@ -36,7 +36,7 @@ class VPTELR(EarlyLearningMethod):
         elr_weight: see :class:`EarlyLearningMethod`; 0 leaves the regulariser out.
         elr_momentum: likewise.
         **shared: see :class:`Shared`; the adapter puts prompts into the network, see
-            :func:`sfseg.networks.visual_prompts.with_visual_prompts`.
+            :func:`sfseg.networks.adapters.visual_prompts.with_visual_prompts`.
 
     Raises:
         ValueError: an unknown loss, negative weights, or a momentum outside [0, 1).

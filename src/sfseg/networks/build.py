@@ -6,11 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sfseg.networks.checkpoint import load_backbone, load_segmenter
-from sfseg.networks.mit import MixTransformer, mix_transformer
-from sfseg.networks.pyramid import TimmPyramid, classifier_tensors
+from sfseg.networks.backbones.mit import MixTransformer, mix_transformer
+from sfseg.networks.backbones.pyramid import TimmPyramid, classifier_tensors
+from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.segmenter import BatchNormPolicy, Segmenter
-from sfseg.networks.tiny import TinyTransformer
+from sfseg.networks.weights.checkpoint import load_backbone, load_segmenter
 
 HeadFactory = Callable[[tuple[int, ...], int], nn.Module]
 """Builds a head from the widths of the feature maps, finest first, and the number of classes."""

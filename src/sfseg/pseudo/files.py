@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sfseg.atomic import sync
 from sfseg.errors import DataError
+from sfseg.storage.atomic import sync
 
 
 def write_whole(path: Path, content: bytes) -> None:

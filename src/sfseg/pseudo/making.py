@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sfseg.atomic import sync
 from sfseg.errors import ConfigError
-from sfseg.lock import WriterLock
 from sfseg.pseudo.files import allocate, disk_errors
 from sfseg.pseudo.identity import NAMES, RECORD, SIZES, Identity, read_record
 from sfseg.pseudo.reader import PLANES, ROW, ROWS
+from sfseg.storage.atomic import sync
+from sfseg.storage.lock import WriterLock
 
 LOCK, UNDO = "lock", "undo"
 OWN = {LOCK, UNDO, RECORD, NAMES, SIZES, ROWS, *PLANES}

@@ -18,15 +18,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.atomic import sync
 from sfseg.errors import ConfigError, DataError
-from sfseg.lock import WriterLock
 from sfseg.pseudo.files import disk_errors, write_at
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.journal import Commit, Undo, UndoLog
 from sfseg.pseudo.making import LOCK, UNDO, make_folder
 from sfseg.pseudo.patch import Change, Patch, change
 from sfseg.pseudo.reader import PLANES, ROW, ROWS, PseudoLabels
+from sfseg.storage.atomic import sync
+from sfseg.storage.lock import WriterLock
 
 
 class PseudoLabelStore(PseudoLabels):

@@ -1,0 +1,325 @@
+"""``sfseg-data``: check the images and labels of a task before training, or draw some of them."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sfseg.config.composition import build, command, overrides, plain
+from sfseg.errors import ConfigError, DataError
+from sfseg.runs.folder import claim, versions
+
+if TYPE_CHECKING:
+    from sfseg.data.folder import Scenes
+    from sfseg.data.report import Pictures, Report
+    from sfseg.labels import LabelSpace
+    from sfseg.report.drawing import Pixels
+
+log = logging.getLogger(__name__)
+
+USAGE = """\
+usage: sfseg-data check|preview [data=<group>] [key=value ...]
+
+  check    read all images and labels, report what is wrong or odd and how often classes occur
+  preview  draw a few scenes of each set with their labels into one picture
+
+sfseg-data check --help lists the settings.
+"""
+DOMAINS, PARTS = ("source", "target"), ("train", "eval")
+TILE = 480
+"""Width of a drawn scene in pixels."""
+HEIGHT = TILE * 3 // 4
+"""Largest height of one; those of a street are half as high as wide."""
+DARK = (24, 24, 24)
+
+Sets = dict[str, "Scenes | DataError"]
+
+
+def main() -> None:
+    """Entry point of ``sfseg-data``; its first argument says what to do."""
+    program, *words = sys.argv
+    name = words[0] if words else ""
+    if name in {"-h", "--help"}:
+        sys.stdout.write(USAGE)
+        return
+    if name not in TASKS:
+        sys.stderr.write(USAGE)
+        sys.exit(ConfigError.exit_code)
+
+    def task(cfg: DictConfig) -> None:
+        sys.argv = [program, *words]  # as the run's record keeps it
+        TASKS[name](cfg)
+
+    sys.argv = [program, *words[1:]]  # Hydra knows settings only
+    command(task, name)
+
+
+def check(cfg: DictConfig) -> None:
+    """Read all scenes of all sets and report.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+        DataError: faults were found.
+    """
+    from sfseg.data.report import Report
+
+    if cfg.samples is not None:
+        require_positive("samples", cfg.samples)
+    labels, sets = opened(cfg)
+    folder = taken(cfg)
+    reports: dict[str, Report] = {}
+    seen: Pictures = {}
+    for name, scenes in sets.items():
+        if isinstance(scenes, DataError):
+            reports[name] = Report.unopened(scenes)
+        else:
+            reports[name] = examined(scenes, name, seen, cfg)
+    path = folder / "check.json"
+    write_report(path, cfg, reports)
+    show_reports(reports, labels.classes)
+    log.info("report: %s", path)
+    faults = sum(len(report.faults) for report in reports.values())
+    if faults:
+        raise DataError(f"the data have faults ({faults}); all are listed in {path}")
+
+
+def opened(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
+    """The task's classes, and each of its sets or why its files cannot be listed.
+
+    Raises:
+        ConfigError: a setting of a set is refused, or its classes are not the task's.
+    """
+    nodes = plain(cfg.data.scenes, resolve=True)
+    labels: LabelSpace = build(cfg.data.module.labels)
+    sets: Sets = {}
+    for name, node in nodes.items():
+        if node is None:
+            continue
+        try:
+            scenes = sets[name] = build(cfg.data.scenes[name])()
+        except DataError as error:
+            sets[name] = error
+            continue
+        except ValueError as error:
+            raise ConfigError(f"data.scenes.{name}: {error}") from error
+        if scenes.labels.num_classes != labels.num_classes:
+            raise ConfigError(
+                f"data.scenes.{name} has {scenes.labels.num_classes} classes "
+                f"({scenes.labels.name}), the task {labels.num_classes} ({labels.name}); point "
+                "data.classes at the right label space"
+            )
+    return labels, sets
+
+
+def taken(cfg: DictConfig) -> Path:
+    """The run's folder, claimed."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    resolved = {"data": {"scenes": plain(cfg.data.scenes, resolve=True)}}
+    claim(folder, plain(cfg, resolve=False), overrides(), resolved).release()
+    return folder
+
+
+def require_positive(name: str, number: object) -> None:
+    """Refuse a setting that is no whole number from 1.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if not isinstance(number, int) or number < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {number}")
+
+
+def examined(scenes: "Scenes", name: str, seen: "Pictures", cfg: DictConfig) -> "Report":
+    """Read a set and report on it; its class counts are kept where all is well."""
+    from rich.progress import track
+
+    from sfseg.data.check import look_at, spread
+    from sfseg.data.report import Report
+    from sfseg.data.statistics import counts_file, store
+
+    title = _title(name)
+    # Named before the files are read: one that changes meanwhile must not keep its old counts.
+    kept = counts_file(scenes, cfg.data.cache_dir)
+    indices = spread(len(scenes), cfg.samples)
+    looks = look_at(scenes, indices, with_labels=scenes.has_labels)
+    found = list(track(looks, total=len(indices), description=f"reading {title}"))
+    report = Report.of(scenes, title, found, seen)
+    if kept is not None and report.is_complete:
+        store(report.counts, kept)
+    return report
+
+
+def write_report(path: Path, cfg: DictConfig, reports: "Mapping[str, Report]") -> None:
+    """Everything that was found, as JSON."""
+    document = {
+        "data": HydraConfig.get().runtime.choices["data"],
+        "classes": str(cfg.data.classes),
+        "samples": cfg.samples,
+        "versions": versions(),
+        "sets": {name: report.to_dict() for name, report in reports.items()},
+    }
+    try:
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}") from error
+
+
+def show_reports(reports: "Mapping[str, Report]", classes: Sequence[str]) -> None:
+    """Draw a table of the sets, what was found, and a table of the classes."""
+    from sfseg.data.check import listing
+    from sfseg.report.tables import console, show
+
+    header = ["set", "images", "image sizes", "labels", "faults", "suspicions"]
+    show("sets", header, [[_title(name), *_summary(r)] for name, r in reports.items()])
+    for name, report in reports.items():
+        messages: dict[tuple[str, str], list[str]] = {}
+        for found in (*report.faults, *report.suspicions):
+            word = "fault" if found.is_fault else "suspicion"
+            messages.setdefault((word, found.kind), []).append(found.message)
+        for (word, kind), lines in messages.items():
+            text = f"{word} in {_title(name)}, {len(lines)} x {kind}{listing(lines)}"
+            # Names of files need not be valid text.
+            text = text.encode(errors="backslashreplace").decode()
+            console().print(text, soft_wrap=True, markup=False, highlight=False)
+    labelled = {_title(name): report for name, report in reports.items() if report.has_labels}
+    columns = [_occurrences(report) for report in labelled.values()]
+    if columns:
+        rows = [list(cells) for cells in zip(classes, *columns, strict=True)]
+        show("labelled pixels in percent, and number of images", ["class", *labelled], rows)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _summary(report: "Report") -> list[str]:
+    """A set in a row: how many images, of which sizes, and what was found."""
+    number = f"{report.scenes:,}"
+    if report.official not in (None, report.scenes):
+        number += f" of {report.official:,}"
+    if len(report.looks) < report.scenes:
+        number += f", {len(report.looks):,} read"
+    sizes = [f"{height}x{width}" for height, width in report.sizes]
+    extent = sizes[0] if len(sizes) == 1 else "-"
+    if len(sizes) > 1:
+        extent = f"{sizes[0]} to {sizes[-1]}, {len(sizes)} sizes"
+    labels = "yes" if report.has_labels else "no"
+    return [number, extent, labels, str(len(report.faults)), str(len(report.suspicions))]
+
+
+def _occurrences(report: "Report") -> list[str]:
+    """For each class its share of the labelled pixels and the number of images with it."""
+    from sfseg.report.tables import percent
+
+    width = len(f"{report.images.max():,}")
+    return [
+        f"{percent(share)} {number:>{width},}" if number else "-"
+        for share, number in zip(report.shares, report.images, strict=True)
+    ]
+
+
+class Scene(NamedTuple):
+    """A scene as it is drawn: a caption, its image and its label, both (H, W, 3)."""
+
+    caption: str
+    image: "Pixels"
+    label: "Pixels"
+
+
+def preview(cfg: DictConfig) -> None:
+    """Draw a few scenes of each set with their labels; source and target are side by side.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+        DataError: there is no scene that can be drawn.
+    """
+    from sfseg.data.check import spread
+    from sfseg.report.drawing import write_png
+
+    require_positive("images", cfg.images)
+    labels, sets = opened(cfg)
+    drawn: dict[str, list[Scene]] = {}
+    for name, scenes in sets.items():
+        if isinstance(scenes, DataError):
+            log.warning("the %s set cannot be drawn: %s", _title(name), scenes)
+        else:
+            chosen = spread(len(scenes), cfg.images)
+            drawn[name] = [drawn_scene(scenes, index, cfg.opacity) for index in chosen]
+    if not any(drawn.values()):
+        raise DataError("no scene could be drawn; sfseg-data check says what is wrong")
+    path = taken(cfg) / "preview.png"
+    write_png(path, contact_sheet(drawn, labels))
+    log.info("preview: %s", path)
+
+
+def drawn_scene(scenes: "Scenes", index: int, opacity: float) -> Scene:
+    """A scene, no larger than its place."""
+    from sfseg.data.folder import label_of
+    from sfseg.data.geometry import resize_image, resize_label
+    from sfseg.report.drawing import overlay
+
+    caption = scenes.name(index)
+    small, shown = _note("unusable"), _note("no label")
+    try:
+        image = scenes.image(index)
+        height, width = image.shape[:2]
+        factor = min(TILE / width, HEIGHT / height)
+        size = max(1, round(factor * height)), max(1, round(factor * width))
+        caption, small = f"{caption}  {height}x{width}", resize_image(image, size)
+        if scenes.has_labels:
+            label = resize_label(label_of(scenes, index, image), size)
+            shown = overlay(small, label, scenes.labels.palette, opacity)
+    except DataError as error:
+        log.warning("%s", error)
+        shown = _note("unusable")
+    return Scene(caption, small, shown)
+
+
+def contact_sheet(drawn: Mapping[str, Sequence[Scene]], labels: "LabelSpace") -> "Pixels":
+    """The scenes of the source beside those of the target, and the classes' legend."""
+    import numpy as np
+
+    from sfseg.report.drawing import legend, sheet
+
+    tiles = [t for scenes in drawn.values() for s in scenes for t in (s.image, s.label)]
+    height = max(tile.shape[0] for tile in tiles)
+    nothing = Scene("", _note(""), _note(""))
+    sides = []
+    for domain in [d for d in DOMAINS if any(name.startswith(d) for name in drawn)]:
+        rows = []
+        for part in PARTS:
+            own = drawn.get(f"{domain}_{part}", [])
+            longest = max(len(drawn.get(f"{d}_{part}", [])) for d in DOMAINS)
+            for scene in [*own, *[nothing] * (longest - len(own))]:
+                tiles = [_framed(tile, height) for tile in (scene.image, scene.label)]
+                rows.append((f"{part}   {scene.caption}" if scene.caption else "", tiles))
+        sides.append(sheet(rows, [f"{domain}: image", "label"]))
+    picture = np.hstack(sides)
+    return np.vstack([picture, legend(labels.classes, labels.palette, picture.shape[1])])
+
+
+def _framed(tile: "Pixels", height: int) -> "Pixels":
+    """The tile in the middle of its place."""
+    import numpy as np
+
+    frame = np.full((height, TILE, 3), DARK, np.uint8)
+    top, left = (height - tile.shape[0]) // 2, (TILE - tile.shape[1]) // 2
+    frame[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return frame
+
+
+def _note(text: str) -> "Pixels":
+    from sfseg.report.drawing import legend
+
+    return legend([text], [DARK], 130)
+
+
+TASKS: dict[str, Callable[[DictConfig], None]] = {"check": check, "preview": preview}
+
+if __name__ == "__main__":
+    main()

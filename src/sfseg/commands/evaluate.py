@@ -1,0 +1,100 @@
+"""``sfseg-eval``: the tables of a checkpoint, on its own data or others."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from sfseg.config.composition import build, command, overrides, plain
+from sfseg.errors import ConfigError
+from sfseg.runs.folder import claim, is_first_process
+
+if TYPE_CHECKING:
+    from sfseg.runs.checkpoints import Restored
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of ``sfseg-eval``."""
+    command(evaluate, "eval")
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Evaluate and write results into a run folder of its own."""
+    from lightning.pytorch import Trainer
+
+    from sfseg.methods.evaluation import Evaluation
+    from sfseg.runs.checkpoints import restore
+    from sfseg.runs.quiet import quiet_lightning
+
+    quiet_lightning()
+    restored = restore(cfg.ckpt_path)
+    settings = data_config(cfg, restored)
+    data = build(settings.module, needs=needs(cfg, restored), checks={"samples": 20})
+    if data.labels.classes != restored.labels.classes:
+        raise ConfigError(
+            f"the checkpoint knows the {restored.labels.num_classes} classes of "
+            f"{restored.labels.name}, the data {data.labels.num_classes} of {data.labels.name}; "
+            "choose data of the same classes"
+        )
+    data.setup("validate")
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if is_first_process():
+        claim(
+            folder,
+            plain(cfg, resolve=False),
+            overrides(),
+            {
+                "data": plain(settings, resolve=True),
+                "evaluation": plain(cfg.evaluation, resolve=True),
+            },
+        ).release()
+    module = Evaluation(
+        network=restored.network,
+        labels=restored.labels,
+        eval_domains=data.eval_domains,
+        inference=build(cfg.evaluation),
+    )
+    module.protocol = f"{data.protocol}, {module.inference}"
+    if restored.selection:
+        module.protocol += f", {restored.selection}"
+    log.info("evaluation: %s", module.protocol)
+    trainer: Trainer = build(
+        cfg.trainer, logger=False, callbacks=[build(node) for node in cfg.callbacks.values()]
+    )
+    trainer.validate(module, datamodule=data, verbose=False)
+    if is_first_process():
+        log.info("results: %s", folder)
+
+
+def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:
+    """The data of the command line: a whole group, or changes to the run's own."""
+    stored = restored.config
+    if "module" in cfg.data:
+        stored.data = cfg.data
+    else:
+        for key in cfg.data:
+            if key not in stored.data:
+                raise ConfigError(
+                    f"data.{key} is no setting of the checkpoint's data; it has "
+                    f"{sorted(str(k) for k in stored.data)}, or choose another group: data=<name>"
+                )
+        stored.data = OmegaConf.merge(stored.data, cfg.data)
+    stored.output_dir = cfg.output_dir
+    data: DictConfig = stored.data
+    return data
+
+
+def needs(cfg: DictConfig, restored: "Restored") -> list[str]:
+    """What the data must serve: the target always, the source if asked for."""
+    with_source = cfg.with_source
+    if with_source is None:
+        with_source = "source" in restored.config.method.needs
+    return ["source", "target"] if with_source else ["target"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""``sfseg-train``: train a method, evaluate it, write its results.
+
+Heavy imports wait inside functions, so that ``--help`` and ``--cfg job`` answer at once.
+"""
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from sfseg.config.composition import build, command, overrides, plain
+from sfseg.errors import ConfigError, LostProcessError
+from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
+from sfseg.runs.resume import (
+    CHECKPOINTS,
+    check_resume,
+    in_its_folder,
+    last_logged,
+    tidy,
+    where_it_stopped,
+)
+from sfseg.runs.sweep import refuse_parallel_sweep
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.loggers import Logger
+
+    from sfseg.data.module import AdaptationData
+    from sfseg.methods.base import Method
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of ``sfseg-train``."""
+    sys.argv[1:] = in_its_folder(sys.argv[1:])
+    command(train, "train")
+
+
+def train(cfg: DictConfig) -> float | None:
+    """One job: fit, save, evaluate; returns the metric that sweeps optimise."""
+    import torch
+    from lightning.pytorch import seed_everything
+
+    from sfseg.runs import source_model
+    from sfseg.runs.quiet import quiet_lightning
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    check_resume(cfg)
+    record = read_record(folder) if cfg.resume == "auto" else None
+    if cfg.seed is None:
+        cfg.seed = drawn_seed() if record is None else record["seed"]
+    quiet_lightning()
+    refuse_parallel_sweep(cfg)
+    config, resolved = plain(cfg, resolve=False), plain(cfg, resolve=True)
+    if record is not None and FINISHED in record:
+        require_same(folder, config)
+        log.info("%s is complete: nothing is left to do; its tables are there", folder)
+        return cast("float | None", record[FINISHED]["metric"])
+    seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+
+    if record is not None:
+        cfg.ckpt_path = where_it_stopped(cfg, folder, config)
+    data = build(cfg.data.module)
+    source = source_model.find(cfg) if is_source_free(cfg) else None
+    method = build_method(cfg, data, source)
+    check(cfg, method)
+    # Now, not in `fit`: broken data must end the run before its folder is taken.
+    data.setup("fit")
+    method.protocol = f"{data.protocol}, {method.inference}"
+    with claimed(folder, config, resolved, resume=record is not None):
+        if is_source_free(cfg) and source is None:
+            source = source_model.train(cfg)
+            # The adaptation must not depend on whether its source model was trained just now.
+            seed_everything(cfg.seed, verbose=False)
+            method = build_method(cfg, data, source)
+        return run(cfg, config, method, data, source)
+
+
+def is_source_free(cfg: DictConfig) -> bool:
+    """Whether the method starts from a model that has been trained on the source."""
+    return "source_model" in cfg.method.needs
+
+
+@contextmanager
+def claimed(
+    folder: Path, config: dict[str, Any], resolved: dict[str, Any], *, resume: bool
+) -> Iterator[None]:
+    """Keep other processes out of the run's folder, and what killed ones have left."""
+    if not is_first_process():
+        yield
+        return
+    lock = claim(folder, config, overrides(), resolved, resume=resume)
+    try:
+        tidy(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def run(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    method: "Method",
+    data: "AdaptationData",
+    source: Path | None,
+) -> float | None:
+    """Train and evaluate in the claimed folder; returns the metric that sweeps optimise.
+
+    Args:
+        cfg: the run's settings as they are now.
+        config: as they were composed, for checkpoints: however often a run has been interrupted.
+        method: to train.
+        data: opened.
+        source: checkpoint of the source model, if the method starts from one.
+    """
+    report_size(method)
+    log.info("evaluation: %s", method.protocol)
+    loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
+    try:
+        metric = fit(cfg, {**config, "resume": None}, method, data, source, loggers)
+    finally:
+        finish_loggers(loggers)
+        data.close()
+    if is_first_process():
+        finish(Path(HydraConfig.get().runtime.output_dir), metric)
+    return metric
+
+
+def fit(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    method: "Method",
+    data: "AdaptationData",
+    source: Path | None,
+    loggers: "list[Logger]",
+) -> float | None:
+    """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
+    from sfseg.callbacks.provenance import Provenance
+    from sfseg.callbacks.selection import selection_of
+    from sfseg.report.loggers import MetricsCsv
+    from sfseg.runs.preparation import prepare, strategy_of
+    from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    content = Provenance(config, data.labels.to_dict())
+    plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
+    trainer: Trainer = build(
+        cfg.trainer,
+        **strategy_of(cfg, method),
+        logger=loggers or False,
+        callbacks=[content, *built_callbacks(cfg)],
+        plugins=[*plugins, CheckpointFiles()],
+    )
+    log_config(loggers, cfg, method)
+    if cfg.resume == "auto":
+        for logger in loggers:
+            if isinstance(logger, MetricsCsv):
+                logger.resume_from(last_logged(cfg))
+    with lost_processes(trainer):
+        if source is not None:
+            prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
+        trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        if not cfg.trainer.get("fast_dev_run"):
+            trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
+        if (selection := selection_of(trainer)) is not None:
+            selection.conclude(trainer, method, data)
+        trainer.validate(method, datamodule=data, verbose=False)
+    if is_first_process():
+        log.info("run folder: %s", folder)
+    return logged_metric(trainer, cfg.optimized_metric)
+
+
+@contextmanager
+def lost_processes(trainer: "Trainer") -> Iterator[None]:
+    """Say what it means that the other processes of a run do not answer.
+
+    Raises:
+        LostProcessError: with the way out.
+    """
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except RuntimeError as error:
+        is_lost = isinstance(error, DistError) or "gloo" in str(error)
+        if trainer.world_size == 1 or not is_lost:
+            raise
+        raise LostProcessError(
+            f"process {trainer.global_rank} of {trainer.world_size} waits in vain for another, "
+            "which has ended or hangs (its own output says why); the same command with resume=auto "
+            f"goes on from the last checkpoint: {error}"
+        ) from error
+
+
+def check(cfg: DictConfig, method: "Method") -> None:
+    """Refuse now what training would refuse later.
+
+    Raises:
+        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
+            pseudo-labels to leave out, the selection or the amount of training does not fit.
+    """
+    from sfseg.callbacks.selection import Selection
+    from sfseg.runs.checkpoints import check_resumable
+    from sfseg.runs.preparation import label_selection_of
+
+    if cfg.ckpt_path is not None:
+        warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
+    check_metric(cfg.optimized_metric, method.metric_names())
+    for setting in ("limit_train_batches", "max_epochs"):
+        if cfg.trainer.get(setting) == 0:
+            raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
+    label_selection_of(cfg)
+    if not method.automatic_optimization:
+        check_manual_optimization(cfg)
+    # Built once to see that they can be; Lightning asks for the optimiser when training starts.
+    method.configure_optimizers()
+    for callback in built_callbacks(cfg):
+        if isinstance(callback, Selection):
+            callback.require(method)
+
+
+def check_manual_optimization(cfg: DictConfig) -> None:
+    """Refuse what Lightning cannot do for a method that steps several optimisers itself.
+
+    Raises:
+        ConfigError: gradients shall be clipped or added up over batches.
+    """
+    for setting, off in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if cfg.trainer.get(setting, off) != off:
+            raise ConfigError(
+                f"trainer.{setting} must be {'null' if off is None else off} for a method with "
+                f"several optimisers, got {cfg.trainer[setting]}; remove it"
+            )
+
+
+def built_callbacks(cfg: DictConfig) -> "list[Callback]":
+    """Those of the configuration; null takes one out."""
+    return [build(node) for node in cfg.callbacks.values() if node is not None]
+
+
+def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":
+    """The method around its network, for the task of the data.
+
+    Args:
+        cfg: of the run.
+        data: the task.
+        source: checkpoint with the weights of a source model, for methods that start from one.
+
+    Raises:
+        ConfigError: the method refuses a setting, or the source model is another network.
+    """
+    from sfseg.runs.preparation import network_of, student_of
+
+    network = network_of(cfg, data.labels, source)
+    inference = build(cfg.evaluation)
+    try:
+        method: Method = build(cfg.method)(
+            **student_of(cfg, data.labels),
+            network=network,
+            labels=data.labels,
+            eval_domains=data.eval_domains,
+            inference=inference,
+        )
+    except ValueError as error:
+        raise ConfigError(f"method: {error}") from error
+    method.protocol = f"{data.protocol}, {method.inference}"
+    return method
+
+
+def drawn_seed() -> int:
+    """A seed for ``seed=null``, the same on all ranks; ``run.json`` records it."""
+    if is_first_process():
+        os.environ["SFSEG_SEED"] = str(secrets.randbelow(1 << 31))
+    return int(os.environ["SFSEG_SEED"])
+
+
+def warn_if_done(steps: int, max_steps: int) -> None:
+    """Say so when a resumed run has nothing left to train."""
+    if steps >= max_steps:
+        log.warning(
+            "the checkpoint is at step %d and trainer.max_steps=%d: nothing is left to train; "
+            "raise trainer.max_steps to go on",
+            steps,
+            max_steps,
+        )
+
+
+def report_size(method: "Method") -> None:
+    """Log how many parameters the network has and how many of them train."""
+    from sfseg.optim import count_parameters
+
+    total, trainable = count_parameters(method.network.parameters())
+    log.info("parameters: %s, of which trainable: %s", f"{total:,}", f"{trainable:,}")
+
+
+def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> None:
+    """Send the resolved configuration and the parameter counts to every logger."""
+    from sfseg.optim import count_parameters
+
+    total, trainable = count_parameters(method.network.parameters())
+    values = plain(cfg, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams({**values, "parameters": total, "trainable": trainable})
+
+
+def check_metric(name: str | None, known: list[str]) -> None:
+    """Refuse a misspelt evaluation metric now rather than after training.
+
+    Raises:
+        ConfigError: lists the metrics that the evaluation logs.
+    """
+    if name is not None and name.startswith("val/") and name not in known:
+        raise ConfigError(f"optimized_metric={name!r} is not logged; choose one of {known}")
+
+
+def logged_metric(trainer: "Trainer", name: str | None) -> float | None:
+    """The value a sweep optimises.
+
+    Raises:
+        ConfigError: the run has logged no such metric; lists those it has.
+    """
+    if name is None:
+        return None
+    logged = sorted(trainer.callback_metrics)
+    if name not in logged:
+        raise ConfigError(f"optimized_metric={name!r} was not logged; choose one of {logged}")
+    return float(trainer.callback_metrics[name])
+
+
+def finish_loggers(loggers: "list[Logger]") -> None:
+    """Close W&B's run, or the next job of a sweep would go on in it."""
+    from sfseg.report.loggers import WandbRun
+
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Configuration: how it is composed and built, and what it may name."""

@@ -1,0 +1,162 @@
+"""The commands' common frame: where the configuration lives, and errors without tracebacks."""
+
+import errno
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from sfseg.config.misspelt import explain
+from sfseg.config.trust import on_command_line, require_allowed, require_command_line, trusting
+from sfseg.errors import ConfigError, OutputError, SfsegError
+
+_PACKAGE = Path(__file__).parents[1]
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The configuration tree: inside the wheel, or beside ``src`` in a checkout."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the system says when a disk or a quota is full, or a disk takes nothing any more."""
+
+
+def fast_precision() -> str:
+    """``bf16-mixed`` where the hardware multiplies bfloat16 matrices, else ``32-true``."""
+    import torch
+
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return "bf16-mixed" if fast else "32-true"
+
+
+OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True)
+
+SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+"""Names of environment variables whose values no record of a run may hold."""
+MASKED = "masked"
+
+
+def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
+
+    Before the task begins, everything that its configuration names is looked at, see
+    :mod:`sfseg.config.trust`.
+
+    Exit codes are those of :mod:`sfseg.errors`. Anything else is a defect and keeps its traceback.
+    """
+    # A console script, unlike python -m, does not see modules beside which it is called: a
+    # user's own method.
+    sys.path.append(str(Path.cwd()))
+    # Hydra would print a traceback of its own and hide the exception.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    words = tuple(sys.argv[1:])
+
+    @functools.wraps(task)
+    def checked(cfg: DictConfig) -> Any:
+        with trusting(on_command_line(words)):
+            require_command_line(cfg.trust)
+            require_allowed(cfg)
+            return task(cfg)
+
+    decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    try:
+        decorated(checked)()
+    except SfsegError as error:
+        # From a loader process it comes inside the text of a traceback.
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        _fail(str(error).rpartition(name)[2], error.exit_code)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        _fail(explain(error, str(CONF), config_name, words) or error, ConfigError.exit_code)
+    except OSError as error:
+        if error.errno in FULL:
+            _fail(f"{error}; make room, then go on with resume=auto", OutputError.exit_code)
+        if not _is_output_error(error):
+            raise
+        _fail(f"the output folder cannot be written: {error}", ConfigError.exit_code)
+
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Instantiate a configuration node with plain containers.
+
+    Raises:
+        ConfigError: it names what a configuration must not call, or an argument is refused by the
+            object it is meant for.
+    """
+    require_allowed(node, is_built=True)
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, SfsegError):
+            raise cause from error
+        key = getattr(node, "_get_full_key", lambda _: "")("")
+        where = f"{key}: " if key else ""
+        raise ConfigError(f"{where}{cause or error}") from error
+
+
+def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """The configuration as dicts and lists, as a checkpoint, a record or a logger may hold it.
+
+    Secrets that it takes from the environment are masked, whatever way they come.
+    """
+    with _masked_secrets():
+        container = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def overrides() -> list[str]:
+    """The command line's settings of this job as they were typed, interpolations unresolved."""
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return typed
+
+
+@contextmanager
+def _masked_secrets() -> Iterator[None]:
+    """Meanwhile, ``${oc.env:NAME}`` shows no value of a variable that is named like a secret."""
+
+    def masked(name: str, *default: str | None) -> str | None:
+        if SECRET.search(name) and name in os.environ:
+            return MASKED
+        value: str | None = oc.env(name, *default)
+        return value
+
+    OmegaConf.register_new_resolver("oc.env", masked, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _is_output_error(error: OSError) -> bool:
+    """Whether Hydra failed to make the run folder."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__") == "hydra.core.utils":
+            return traceback.tb_next is None or "pathlib" in str(
+                traceback.tb_next.tb_frame.f_globals.get("__name__")
+            )
+        traceback = traceback.tb_next
+    return False
+
+
+def _fail(message: object, exit_code: int) -> None:
+    # Hydra's own errors may be empty and leave what happened to their cause.
+    while isinstance(message, Exception) and not str(message):
+        message = message.__cause__ or message.__context__ or type(message).__name__
+    sys.stderr.write(f"\nsfseg: {message}\n")
+    sys.exit(exit_code)

@@ -1,0 +1,1 @@
+"""Drawn streets in two domains, with exact labels."""

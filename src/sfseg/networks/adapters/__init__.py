@@ -1,0 +1,1 @@
+"""What is built into or around a network that has been trained."""

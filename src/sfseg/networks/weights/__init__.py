@@ -1,0 +1,1 @@
+"""Weights from files: of runs, and as other projects name them."""

@@ -1,0 +1,175 @@
+"""Models that other projects have published: which network a file holds, and its configuration.
+
+Nothing but the names and shapes of its tensors is looked at.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from sfseg.config.composition import CONF
+from sfseg.errors import ConfigError
+from sfseg.networks.backbones.mit import VARIANTS
+from sfseg.networks.weights.checkpoint import load_tensors
+from sfseg.networks.weights.key_maps import Tensors, segmenter_names, unwrapped
+from sfseg.networks.weights.weight_files import patterns
+
+log = logging.getLogger(__name__)
+_SHOWN = 200  # characters of names in a message
+
+SWINS: dict[tuple[int, tuple[int, ...]], str] = {
+    (96, (2, 2, 6, 2)): "swin_t",
+    (96, (2, 2, 18, 2)): "swin_s",
+    (128, (2, 2, 18, 2)): "swin_b",
+}
+"""Width of the first stage and blocks of each stage."""
+
+HEADS = {"daformer": r"^head\.branches\.", "segformer": r"^head\.fuse\."}
+"""What gives a head away in one of its names."""
+
+TASKS = {
+    19: ["data=gta5_to_cityscapes"],
+    16: ["data=synthia_to_cityscapes", "data.protocol=16-way"],
+}
+"""Where so many classes come from, as far as evaluation on the target is concerned."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a published network; None for what is not.
+
+    backbone: a group of ``conf/backbone``.
+    head: a group of ``conf/backbone/head``.
+    head_channels: width of the head's last layer but one.
+    num_classes: outputs.
+    is_prompted: has the prompt adapter of Uni-UVPT.
+    leave_one_out: heads beside the global one, of Generalize then Adapt.
+    """
+
+    backbone: str | None
+    head: str | None
+    head_channels: int | None
+    num_classes: int | None
+    is_prompted: bool
+    leave_one_out: int
+
+    def overrides(self) -> list[str]:
+        """The choices of a command line that builds it."""
+        method = ["method=source_only"]
+        if self.is_prompted:
+            method = ["method=uniuvpt", "method.variant=release"]
+        elif self.leave_one_out:
+            method = ["method=source_gta", f"method.adapter.heads={self.leave_one_out}"]
+        return [
+            f"backbone={self.backbone}",
+            f"backbone/head={self.head}",
+            f"backbone.head.channels={self.head_channels}",
+            *method,
+            *TASKS.get(self.num_classes or 0, []),
+        ]
+
+
+def recognise(tensors: Tensors) -> Published:
+    """What network named tensors belong to, under the names of their project or of ours."""
+    ours = segmenter_names(unwrapped(tensors))
+    backbone = {
+        re.sub(r"^backbone\.(backbone\.)?", "", key): tensor
+        for key, tensor in ours.items()
+        if key.startswith("backbone.")
+    }
+    outputs, channels = _sides(ours, "head.classifier.weight")
+    return Published(
+        backbone=_swin(backbone) or _mit(backbone),
+        head=next((head for head, sign in HEADS.items() if _any(sign, ours)), None),
+        head_channels=channels,
+        num_classes=outputs,
+        is_prompted=_any(r"^backbone\.adapter\.", ours),
+        leave_one_out=len(set(_numbers(r"leave_one_out\.(\d+)\.", ours))),
+    )
+
+
+def configuration(path: Path) -> DictConfig:
+    """The configuration of a run whose network a published file would fit.
+
+    Its ``method.needs`` is the target alone: there is no source to evaluate on.
+
+    Raises:
+        ConfigError: the file cannot be read, or its network is none of ours; says how far it was
+            understood.
+    """
+    tensors = load_tensors(path)
+    found = recognise(tensors)
+    if not (found.backbone and found.head and found.num_classes in TASKS):
+        raise ConfigError(_not_understood(path, found, tensors))
+    overrides = found.overrides()
+    log.info("%s: recognised as %s", path, " ".join(overrides))
+    config = _composed(overrides)
+    config.method.needs = ["target"]
+    return config
+
+
+def _composed(overrides: list[str]) -> DictConfig:
+    if GlobalHydra.instance().is_initialized():
+        # Inside a command: its search path may have groups of the user's own.
+        return compose("train", overrides=overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=overrides)
+
+
+def _swin(backbone: Tensors) -> str | None:
+    width, _ = _sides(backbone, "trunk.patch_embed.proj.weight")
+    depths = _depths(r"trunk\.layers\.(\d+)\.blocks\.(\d+)\.", backbone)
+    return None if width is None else SWINS.get((width, depths))
+
+
+def _mit(backbone: Tensors) -> str | None:
+    width, _ = _sides(backbone, "patch_embed1.proj.weight")
+    depths = _depths(r"block(\d+)\.(\d+)\.", backbone)
+    names = {size: name for name, size in VARIANTS.items()}
+    return None if width is None else names.get((width, depths))
+
+
+def _sides(tensors: Tensors, name: str) -> tuple[int, int] | tuple[None, None]:
+    """Outputs and inputs of a convolution, if it is there."""
+    shape = tensors[name].shape if name in tensors else ()
+    return (shape[0], shape[1]) if len(shape) == 4 else (None, None)
+
+
+def _depths(block: str, names: Iterable[str]) -> tuple[int, ...]:
+    """Blocks of each stage, of names that start with both numbers."""
+    count = Counter(stage for stage, _ in set(_numbers(block, names)))
+    return tuple(count[stage] for stage in sorted(count, key=int))
+
+
+def _numbers(pattern: str, names: Iterable[str]) -> list[tuple[str, ...]]:
+    return [match.groups() for name in names if (match := re.match(pattern, name))]
+
+
+def _any(pattern: str, names: Iterable[str]) -> bool:
+    return any(re.search(pattern, name) for name in names)
+
+
+def _not_understood(path: Path, found: Published, tensors: Tensors) -> str:
+    known = (
+        ("backbone", found.backbone, [*SWINS.values(), *VARIANTS]),
+        ("head", found.head, HEADS),
+        ("classes", found.num_classes if found.num_classes in TASKS else None, TASKS),
+    )
+    parts = [
+        f"{part} {name}" if name else f"{part} none of {', '.join(map(str, options))}"
+        for part, name, options in known
+    ]
+    others = [key for key in tensors if "backbone." not in key] or list(tensors)
+    return (
+        f"ckpt_path={path} was not written by sfseg-train, and as a published model it is not "
+        f"understood: {', '.join(parts)}; it has {len(tensors)} tensors, among them "
+        f"{patterns(others)[:_SHOWN] or 'none'}; give a run's checkpoints/last.ckpt, or a "
+        "backbone's weights with backbone.weights"
+    )

@@ -1,0 +1,108 @@
+"""Pictures of labels: colours, overlays, error maps, captioned sheets, and their files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sfseg.errors import DataError
+from sfseg.labels import Colour
+from sfseg.storage.atomic import write_whole
+from sfseg.types import IGNORE
+
+Pixels = NDArray[np.uint8]
+RIGHT, WRONG = (60, 60, 60), (255, 60, 40)
+FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+
+
+def colourise(label: Pixels, palette: Sequence[Colour]) -> Pixels:
+    """(H, W) class ids to (H, W, 3) RGB; IGNORE and ids beyond the palette are black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    return table[label]
+
+
+def overlay(
+    image: Pixels, label: Pixels, palette: Sequence[Colour], opacity: float = 0.55
+) -> Pixels:
+    """The class colours over an RGB image of the same size; void pixels stay as they are."""
+    colours = colourise(label, palette)
+    mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
+    return np.where((label == IGNORE)[..., None], image, mixed).astype(np.uint8)
+
+
+def error_map(prediction: Pixels, label: Pixels) -> Pixels:
+    """Wrong pixels red, right ones dark grey, unlabelled ones black."""
+    table = np.array([(0, 0, 0), RIGHT, WRONG], np.uint8)
+    state = np.where(label == IGNORE, 0, np.where(prediction == label, 1, 2))
+    return table[state]
+
+
+def sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], titles: Sequence[str]) -> Pixels:
+    """One picture of captioned rows, all tiles scaled to one size.
+
+    Args:
+        rows: caption and tiles (RGB) of each row.
+        titles: one caption per column.
+    """
+    width = max(320, min(640, rows[0][1][0].shape[1]))
+    ratio = rows[0][1][0].shape[0] / rows[0][1][0].shape[1]
+    size = (width, max(1, round(width * ratio)))
+    lines = [np.hstack([_caption(title, width) for title in titles])]
+    for caption, tiles in rows:
+        lines.append(_caption(caption, width * len(titles)))
+        lines.append(np.hstack([_tile(tile, size) for tile in tiles]))
+    return np.vstack(lines)
+
+
+def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixels:
+    """A strip of class names on their colours, as many lines as needed."""
+    cell, height = 130, 22
+    per_line = max(1, width // cell)
+    lines = -(-len(names) // per_line)
+    strip = np.zeros((lines * height, width, 3), np.uint8)
+    for k, (name, colour) in enumerate(zip(names, palette, strict=True)):
+        top, left = k // per_line * height, k % per_line * cell
+        strip[top : top + height, left : left + cell] = colour
+        bright = sum(colour) > 380
+        put_text(strip, name, (left + 4, top + 15), (0, 0, 0) if bright else (255, 255, 255))
+    return strip
+
+
+def put_text(image: Pixels, text: str, origin: tuple[int, int], colour: Colour) -> None:
+    """Write on an image, from the left end of the base line, (x, y) in pixels."""
+    cv2.putText(image, text, origin, FONT, SCALE, colour, 1, cv2.LINE_AA)
+
+
+def text_width(text: str) -> int:
+    """Pixels that :func:`put_text` takes from left to right."""
+    return int(cv2.getTextSize(text, FONT, SCALE, 1)[0][0])
+
+
+def write_png(path: Path, image: Pixels) -> None:
+    """Write (H, W) or RGB (H, W, 3) pixels, whole or not at all.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    encoded, data = cv2.imencode(".png", stored)
+    if not encoded:
+        raise DataError(f"an image of shape {image.shape} cannot be encoded for {path}")
+    try:
+        write_whole(path, lambda file: file.write(data.tobytes()))
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+
+
+def _tile(tile: Pixels, size: tuple[int, int]) -> Pixels:
+    # Nearest: a picture of labels must not invent colours between classes.
+    return np.asarray(cv2.resize(tile, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+
+
+def _caption(text: str, width: int) -> Pixels:
+    strip = np.full((22, width, 3), 24, np.uint8)
+    put_text(strip, text, (6, 15), (235, 235, 235))
+    return strip

@@ -1,0 +1,1 @@
+"""One run and what it stands on: its folder, checkpoints, source model and restart."""

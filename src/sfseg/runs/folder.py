@@ -1,0 +1,186 @@
+"""Run folders: one a run, never shared, holding what is needed to run again."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sfseg.errors import ConfigError
+from sfseg.storage.atomic import write_whole
+from sfseg.storage.lock import WriterLock
+
+RECORD, HYDRA, LOCK = "run.json", ".hydra", ".lock"
+FINISHED = "finished"
+"""Entry of the record of a run that is complete."""
+PACKAGES = (
+    "sfseg", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf",
+    "timm", "albumentations", "opencv-python-headless", "numpy", "wandb",
+)  # fmt: skip
+
+
+def claim(
+    folder: Path,
+    config: Mapping[str, Any],
+    overrides: Sequence[str],
+    resolved: Mapping[str, Any],
+    *,
+    resume: bool = False,
+) -> WriterLock:
+    """Take the folder for this run and write its record there.
+
+    ``run.json`` (command, versions, git state) is created exclusively, so two runs can never
+    share a folder; ``.hydra/`` holds the configuration as composed, as resolved, and the
+    overrides.
+
+    Args:
+        folder: of the run.
+        config: as composed, interpolations unresolved.
+        overrides: of the command line.
+        resolved: as composed, with values.
+        resume: the folder may hold this run, which then goes on; its record gets one more start.
+
+    Returns:
+        What keeps other processes out until it is released.
+
+    Raises:
+        ConfigError: the folder holds another run, a process works in it, or it cannot be written.
+    """
+    start = {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "git": git_state(Path.cwd()),
+    }
+    record = {**start, "tags": config.get("tags") or [], "seed": config.get("seed"), "restarts": []}
+    documents = {"config": config, "resolved": resolved, "overrides": list(overrides)}
+    lock = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder / LOCK)
+        before = read_record(folder) if resume else None
+        if before is not None:
+            record = {**before, "restarts": [*before.get("restarts", []), start]}
+        elif (folder / RECORD).exists():
+            raise ConfigError(
+                f"the run folder {folder} holds another run, which stays as it is; choose another "
+                "hydra.run.dir, go on with that run with resume=auto and its own command, or "
+                "continue a checkpoint of it with ckpt_path=<file> in a new folder"
+            )
+        for name, document in documents.items():
+            _write(folder / HYDRA / f"{name}.yaml", yaml.safe_dump(document, sort_keys=False))
+        # Last: a folder without a record holds nothing that a run could go on with.
+        _write(folder / RECORD, json.dumps(record, indent=2))
+    except BaseException as error:
+        if lock is not None:
+            lock.release()
+        if isinstance(error, OSError):
+            raise ConfigError(f"the run folder {folder} cannot be written: {error}") from error
+        raise
+    return lock
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` says; None where no run has begun.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError(f"a {type(record).__name__}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}); restore it, or choose another hydra.run.dir"
+        ) from error
+    return record
+
+
+def finish(folder: Path, metric: float | None) -> None:
+    """Write into the record that the run is complete, and what its sweep optimises."""
+    record = read_record(folder)
+    assert record is not None, "claimed"
+    _write(folder / RECORD, json.dumps({**record, FINISHED: {"metric": metric}}, indent=2))
+
+
+def require_same(folder: Path, config: Mapping[str, Any]) -> None:
+    """Compare the configuration of the run in a folder with this one's.
+
+    Raises:
+        ConfigError: names the settings that differ.
+    """
+    path = folder / HYDRA / "config.yaml"
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = dict(_leaves({**before, "resume": None}))
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}), so this run cannot go on") from error
+    # As a file says it: tuples become lists, and so on.
+    now = dict(_leaves(yaml.safe_load(yaml.safe_dump({**config, "resume": None}))))
+    differ = [key for key in sorted({*known, *now}) if known.get(key) != now.get(key)]
+    if differ:
+        lines = [f"  {key}: {known.get(key)} there, {now.get(key)} here" for key in differ[:5]]
+        raise ConfigError(
+            f"resume=auto: the run in {folder} has other settings\n"
+            + "\n".join(lines)
+            + "\nrepeat its command, choose another hydra.run.dir, or continue its checkpoint with "
+            "ckpt_path=<file> in a new folder"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with their full names."""
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's files; others are its ranks."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(int(rank) == 0 for rank in ranks)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,216 @@
+"""What a source-free run needs before it adapts: the source model, its scores and its labels."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from sfseg.config.composition import build
+from sfseg.errors import ConfigError
+from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, stored_labels
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from sfseg.data.module import AdaptationData
+    from sfseg.labels import LabelSpace
+    from sfseg.methods.base import Method
+    from sfseg.methods.evaluation import Evaluation
+    from sfseg.methods.labelling import Selection
+    from sfseg.networks.segmenter import Segmenter
+    from sfseg.pseudo.identity import Identity
+
+log = logging.getLogger(__name__)
+FOLDER = "pseudo_labels"
+
+
+def network_of(cfg: DictConfig, labels: "LabelSpace", source: Path | None) -> "Segmenter":
+    """The network of a run before its method adapts it.
+
+    Args:
+        cfg: of the run.
+        labels: the task's.
+        source: checkpoint of a run, or weights under the names of mmseg or DAFormer; None keeps
+            the backbone's own weights.
+
+    Raises:
+        ConfigError: the file is of another backbone, head or label space.
+    """
+    from sfseg.networks.weights.checkpoint import load_segmenter
+
+    node = cfg.backbone.network if source is None else empty_backbone(cfg)
+    network: Segmenter = build(node, num_classes=labels.num_classes)
+    if cfg.method.source_adapter is not None:
+        network = build(cfg.method.source_adapter)(network)
+    if source is None:
+        return network
+    known = stored_labels(source)
+    if known is not None and known.classes != labels.classes:
+        raise ConfigError(
+            f"source_checkpoint={source} knows the {known.num_classes} classes of {known.name}, "
+            f"the data {labels.num_classes} of {labels.name}; choose data of the same classes"
+        )
+    load_segmenter(network, source)
+    return network
+
+
+def student_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]":
+    """The new network of a method that teaches one, with the backbone's own weights; or none."""
+    return {"student": network_of(cfg, labels, None)} if cfg.method.get("transfer_only") else {}
+
+
+def strategy_of(cfg: DictConfig, method: "Method") -> dict[str, str]:
+    """Which of Lightning's parallel strategies a method needs, where that is not the one set.
+
+    Each loss of a method with several optimisers reaches a part of its parameters.
+    """
+    if method.automatic_optimization or cfg.trainer.get("strategy") != "ddp":
+        return {}
+    return {"strategy": "ddp_find_unused_parameters_true"}
+
+
+def prepare(
+    cfg: DictConfig,
+    source: Path,
+    *,
+    trainer: "Trainer",
+    method: "Method",
+    data: "AdaptationData",
+    folder: Path,
+) -> None:
+    """Score the source model, and have it label the training images of the target.
+
+    Args:
+        cfg: of the run.
+        source: checkpoint of the source model.
+        trainer: evaluates; its first process makes the labels.
+        method: gets the scores.
+        data: will serve the labels, if the method needs any.
+        folder: of the run; labels are kept in its ``pseudo_labels``.
+
+    Raises:
+        ConfigError: given labels are of other images, classes or another source model.
+        DataError: the labels cannot be read or written.
+    """
+    from sfseg.methods.evaluation import Evaluation
+    from sfseg.metrics import Scores
+    from sfseg.pseudo.identity import Identity
+    from sfseg.pseudo.reader import PseudoLabels
+    from sfseg.pseudo.store import PseudoLabelStore
+
+    network = network_of(cfg, data.labels, source)
+    # What a run has measured and logged before its checkpoint is in that.
+    state = {} if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path)
+    evaluation = Evaluation(
+        network=network,
+        labels=data.labels,
+        eval_domains=data.eval_domains,
+        inference=method.inference,
+        stage="source_only",
+    )
+    evaluation.protocol = method.protocol
+    if "source_scores" in state:
+        method.source_scores = {d: Scores(**s) for d, s in state["source_scores"].items()}
+    else:
+        trainer.validate(evaluation, datamodule=data, verbose=False)
+        method.source_scores = evaluation.scores
+    if "pseudo_labels" not in data.needs:
+        return
+    images = data.target_images()
+    identity = Identity(images.names, images.sizes, data.labels.classes, digest(source))
+    place = folder / FOLDER
+    if trainer.is_global_zero:
+        make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
+    trainer.strategy.barrier(FOLDER)
+    if not trainer.is_global_zero:
+        data.serve_pseudo_labels(PseudoLabels(place, identity))
+        return
+    store = PseudoLabelStore(place, identity)
+    # A disk may have changed, since they were written, what given labels say.
+    store.verify()
+    data.serve_pseudo_labels(store)
+
+
+def make_labels(
+    cfg: DictConfig,
+    place: Path,
+    identity: "Identity",
+    evaluation: "Evaluation",
+    *,
+    trainer: "Trainer",
+    data: "AdaptationData",
+) -> None:
+    """A store of pseudo-labels: as another run left it, or of the source model."""
+    from sfseg.methods.labelling import label_images, select_labels
+    from sfseg.pseudo.making import copy_store
+    from sfseg.pseudo.reader import PseudoLabels
+
+    given = given_labels(cfg)
+    if given is not None:
+        PseudoLabels(given, identity)
+        if given.absolute() == place.absolute():
+            log.info("pseudo-labels: %s, as this run left them", place)
+            return
+        copy_store(given, place)
+        log.info("pseudo-labels: %s, continued from %s", place, given)
+        return
+    selection = label_selection_of(cfg)
+    common: dict[str, Any] = {
+        "device": trainer.strategy.root_device,
+        "context": trainer.precision_plugin.forward_context(),
+        "left_out": data.left_out["target_train"].indices,
+    }
+    if selection.keeps_all:
+        evaluation.inference = selection.protocol(evaluation.inference)
+        label_images(evaluation, data.labelling_dataloader(), place, identity, **common)
+    else:
+        load = data.labelling_dataloader
+        select_labels(evaluation, load, place, identity, selection, **common)
+    log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
+
+
+def label_selection_of(cfg: DictConfig) -> "Selection":
+    """Which pixels the source model labels.
+
+    Raises:
+        ConfigError: an unknown rule, or a share out of its range.
+    """
+    from sfseg.methods.labelling import Selection
+
+    settings = {key: value for key, value in cfg.pseudo_labels.items() if key != "start_from"}
+    try:
+        return Selection(**settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def given_labels(cfg: DictConfig) -> Path | None:
+    """The folder of pseudo-labels that a run goes on with: its own earlier one's, or as set.
+
+    Raises:
+        ConfigError: the checkpoint to continue has lost its pseudo-labels.
+    """
+    if cfg.ckpt_path is None:
+        given = cfg.pseudo_labels.start_from
+        return None if given is None else Path(given).expanduser()
+    state = read_checkpoint(cfg.ckpt_path).get("AdaptationData", {})
+    if "pseudo_labels" not in state:
+        raise ConfigError(f"ckpt_path={cfg.ckpt_path} is of a run without pseudo-labels")
+    folder = Path(state["pseudo_labels"]["folder"])
+    # A run folder may have been moved.
+    beside = Path(cfg.ckpt_path).absolute().parent.parent / FOLDER
+    found = next((place for place in (folder, beside) if place.is_dir()), None)
+    if found is None:
+        raise ConfigError(
+            f"ckpt_path={cfg.ckpt_path} needs its run's pseudo-labels, but neither {folder} nor "
+            f"{beside} is there; continue a checkpoint inside its run folder"
+        )
+    return found
+
+
+def digest(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,246 @@
+"""Checkpoint files: whole, known by their content, and never replaced by worse ones.
+
+A folder keeps the last checkpoint and the one before it. ``manifest.json`` lists what they contain
+by checksum, not by name, and is written before the files get their names, so that a process that
+is killed at any moment leaves at least one that it describes.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from torch import Tensor
+
+from sfseg.errors import ConfigError, NumericError, OutputError
+from sfseg.storage.atomic import sync, write_whole
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, MANIFEST = "last.ckpt", "previous.ckpt", "manifest.json"
+REMEMBERED = 3
+"""Checksums in a manifest: of the last file, the one before it, and one being written."""
+
+Manifest = dict[str, int]
+"""SHA-256 of a checkpoint's content to the optimiser steps it has done, the newest last."""
+
+
+class CheckpointFiles(CheckpointIO):
+    """How a trainer writes and reads checkpoints.
+
+    Writing needs no other folder and no second copy in memory. What was at the path becomes
+    ``previous.ckpt`` once the new file is on the disk and has been read back.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint of tensors and plain containers.
+
+        Raises:
+            NumericError: a weight is NaN or infinite; nothing is written.
+            OutputError: the folder or the disk takes nothing; what was there is still there.
+        """
+        require_finite(checkpoint.get("state_dict", {}))
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        with _output_errors(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with partial.open("xb") as file:
+                    hashing = _Hashing(file)
+                    torch.save(checkpoint, cast(BinaryIO, hashing))
+                    file.flush()
+                    os.fsync(file.fileno())
+                if digest(partial) != hashing.hexdigest():
+                    raise OSError(f"{partial} does not read as it was written")
+                manifest = _readable_manifest(path.parent)
+                manifest.pop(hashing.hexdigest(), None)
+                manifest[hashing.hexdigest()] = int(checkpoint.get("global_step", 0))
+                _write_manifest(path.parent, manifest)
+                if path.exists():
+                    path.replace(path.with_name(PREVIOUS))
+                partial.replace(path)
+                sync(path.parent)
+            finally:
+                with suppress(OSError):
+                    partial.unlink()
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read tensors and plain containers; nothing else is ever executed or built."""
+        content: dict[str, Any] = torch.load(
+            path, map_location=map_location or "cpu", weights_only=True
+        )
+        return content
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Part of Lightning's interface; the folder here keeps its number of files itself."""
+        Path(path).unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint of a run's folder to go on from; None where there is none yet.
+
+    One that is not as it was written is passed over, with a warning.
+
+    Raises:
+        ConfigError: there are some, and all are damaged.
+    """
+    found: list[tuple[int, Path]] = []
+    damaged: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            found.append((require_whole(path), path))
+        except ConfigError as error:
+            damaged.append(str(error))
+    if damaged and not found:
+        raise ConfigError(
+            f"no checkpoint in {folder} is whole, so this run cannot go on: {'; '.join(damaged)}. "
+            "Restore one, or remove the run's folder to start anew"
+        )
+    chosen = max(found, default=None)
+    for reason in damaged:
+        assert chosen is not None
+        log.warning("%s; going on from %s, of step %d", reason, chosen[1], chosen[0])
+    return None if chosen is None else chosen[1]
+
+
+def require_whole(path: Path) -> int:
+    """Compare a checkpoint with its folder's manifest, or without one with its own checksums.
+
+    Returns:
+        The optimiser steps it has done; 0 where no manifest says it.
+
+    Raises:
+        ConfigError: it is damaged, or the manifest is.
+    """
+    manifest = read_manifest(path.parent)
+    if manifest is not None:
+        if (found := digest(path)) not in manifest:
+            raise ConfigError(
+                f"{path} is not as it was written: its checksum {found[:12]} is not in "
+                f"{path.parent / MANIFEST}"
+            )
+        return manifest[found]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"{path} is truncated or damaged ({type(error).__name__})") from error
+    if wrong is not None:
+        raise ConfigError(f"{path} is damaged: {wrong} in it has another checksum")
+    return 0
+
+
+def verify(path: Path) -> None:
+    """:func:`require_whole` for a file that a manifest speaks of; others pass.
+
+    Raises:
+        ConfigError: it is damaged, or the manifest is.
+    """
+    if path.name in {LAST, PREVIOUS} and read_manifest(path.parent) is not None:
+        require_whole(path)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """What a folder says of its checkpoints; None where it says nothing.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = {str(sha): int(steps) for sha, steps in content["checkpoints"].items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}), so no checkpoint beside it can be told "
+            "from a broken one; remove it to have them checked by their own checksums"
+        ) from error
+    return entries
+
+
+def require_finite(tensors: Mapping[str, Any]) -> None:
+    """Refuse weights that no training could go on from.
+
+    Raises:
+        NumericError: names those that are NaN or infinite.
+    """
+    wrong = [
+        name
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor)
+        and tensor.is_floating_point()
+        and not bool(torch.isfinite(tensor).all())
+    ]
+    if wrong:
+        raise NumericError(
+            f"{len(wrong)} tensors are NaN or infinite, {wrong[0]} first; no checkpoint is "
+            "written, the last one stays. Lower the learning rate or use trainer.precision=32-true"
+        )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is hashed while it is written from its beginning to its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file, self._hash = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self._hash.update(content)
+        return self._file.write(content)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _readable_manifest(folder: Path) -> Manifest:
+    """To be continued by a writer, for whom a damaged one is none: it knows what it writes."""
+    try:
+        return read_manifest(folder) or {}
+    except ConfigError as error:
+        log.warning("%s; it is written anew", error)
+        return {}
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    kept = dict(list(manifest.items())[-REMEMBERED:])
+    text = json.dumps({"checkpoints": kept}, indent=2)
+    write_whole(folder / MANIFEST, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its archive writer.
+        raise OutputError(
+            f"the checkpoint {path} cannot be written: {error}; what was there is still there. "
+            "Make room, then go on with resume=auto"
+        ) from error

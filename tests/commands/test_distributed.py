@@ -46,7 +46,7 @@ def test_two_processes_score_as_one_does(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.filterwarnings("ignore:.*")
 def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, processes: int) -> None:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     settings = [s for s in DEBUG if not s.startswith("trainer")]
     base = [
         *settings, "method=colours", "trust=[colours]", "trainer.precision=32-true",

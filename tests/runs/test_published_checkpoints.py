@@ -1,12 +1,12 @@
 """Files that other projects have published, given to the commands as they are."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
+import make
 import numpy as np
 import pytest
 import timm
@@ -15,21 +15,6 @@ import torch.nn.functional as F
 from conftest import Cli
 from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
-from torch import Tensor, nn
-
-from sfseg.config.composition import CONF
-from sfseg.errors import ConfigError
-from sfseg.labels import CITYSCAPES
-from sfseg.networks.adapters.prompt_adapter import PromptedBackbone
-from sfseg.networks.backbones import mit
-from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
-from sfseg.networks.weights import published
-from sfseg.optim import count_parameters
-from sfseg.runs.checkpoints import restore
-from sfseg.runs.preparation import network_of
-
-sys.path += [str(Path(__file__).parent / folder) for folder in ("networks", "data")]
-import make
 from test_published import (
     Shapes,
     batch_norm,
@@ -42,6 +27,18 @@ from test_published import (
     saved,
     segmenter,
 )
+from torch import Tensor, nn
+
+from sfseg.config.composition import CONF
+from sfseg.errors import ConfigError
+from sfseg.labels import CITYSCAPES
+from sfseg.networks.adapters.prompt_adapter import PromptedBackbone
+from sfseg.networks.backbones import mit
+from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.weights import published
+from sfseg.optim import count_parameters
+from sfseg.runs.checkpoints import restore
+from sfseg.runs.preparation import network_of
 
 WIDTHS = {"swin_t": (24, 48, 96, 192), "mit_b0": (8, 16, 40, 64)}
 HEADS = {"swin_t": (6, 12, 16, 16), "mit_b0": (2, 4, 10, 16)}  # of the adapter's attention

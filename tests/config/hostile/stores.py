@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from payload import flipped, truncated
 
-sys.path.append(str(Path(__file__).parents[1] / "pseudo"))
+sys.path.append(str(Path(__file__).parents[2] / "pseudo"))
 from pseudo_case import SIZES, filled, identity, part
 
 from sfseg.pseudo.journal import Commit

@@ -16,7 +16,7 @@ from zygote import Zygote, killed_until_done
 from sfseg.config.composition import CONF
 from sfseg.pseudo.reader import ROW
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RUN = [
     f"--config-dir={HERE / 'conf'}", *DEBUG, "trust=[adversarial,bomb,colours,gradients,memory]",
     "trainer.max_steps=6", "source_model.steps=3",

@@ -14,7 +14,7 @@ from sfseg.config.composition import CONF, build
 from sfseg.config.trust import require_allowed, trusting
 from sfseg.errors import ConfigError
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def block(language: str, first: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from payload import TOUCH, flipped, truncated
 from scipy.io import savemat
 
-sys.path.append(str(Path(__file__).parents[1] / "data"))
+sys.path.append(str(Path(__file__).parents[2] / "data"))
 from make import own_folder, picture, write
 
 from sfseg.data.folder import FolderDataset

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import CONF, build
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def options(group: str) -> list[str]:

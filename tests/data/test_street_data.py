@@ -1,8 +1,8 @@
 """Every data group of street scenes, from its YAML to batches, on generated trees."""
 
-import sys
 from pathlib import Path
 
+import make
 import pytest
 import torch
 from conftest import Cli
@@ -10,9 +10,6 @@ from hydra import compose, initialize_config_dir
 
 from sfseg.config.composition import CONF, build
 from sfseg.data.module import AdaptationData
-
-sys.path.append(str(Path(__file__).parent / "data"))
-import make
 
 LAYOUTS = ("cityscapes", "gta5", "synthia", "cross_city", "bdd100k", "mapillary", "acdc")
 GROUPS = sorted(

@@ -14,7 +14,7 @@ import numpy as np
 from payload import flipped, truncated
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "data"))
+sys.path.append(str(Path(__file__).parents[2] / "data"))
 from make import ids, own_folder, picture
 
 from sfseg.data.check import Checks

@@ -1,5 +1,6 @@
 """Checkpoints: read them safely, compare them with a model, rebuild their network."""
 
+import logging
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,19 +10,21 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from sfseg.callbacks.provenance import KEY
-from sfseg.config.composition import build
+from sfseg.config.composition import CONF, build
 from sfseg.config.trust import require_allowed
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.nesting import require_small
 from sfseg.networks.weights.checkpoint import load_segmenter, load_strictly, require_same_keys
-from sfseg.networks.weights.published import configuration
+from sfseg.networks.weights.published import identify
 from sfseg.networks.weights.weight_files import (
     local_file,
     require_intact,
@@ -30,6 +33,7 @@ from sfseg.networks.weights.weight_files import (
 )
 from sfseg.storage.checkpoint_files import verify
 
+log = logging.getLogger(__name__)
 PREFIX = "network."
 
 
@@ -118,7 +122,7 @@ def restore(path: str | Path) -> Restored:
     """
     path = Path(path)
     if _is_published(path):
-        config = configuration(path)
+        config = _published_config(path)
         labels: LabelSpace = build(config.data.module.labels)
         network = _network(config, labels)
         load_segmenter(network, path)
@@ -193,6 +197,26 @@ def _is_published(path: Path) -> bool:
         # As in read_checkpoint, which will say it.
         return False
     return not (isinstance(content, dict) and KEY in content)
+
+
+def _published_config(path: Path) -> DictConfig:
+    """The configuration of a run whose network a published file would fit.
+
+    Its ``method.needs`` is the target alone: there is no source to evaluate on.
+
+    Raises:
+        ConfigError: see :func:`sfseg.networks.weights.published.identify`.
+    """
+    overrides = identify(path).overrides()
+    log.info("%s: recognised as %s", path, " ".join(overrides))
+    if GlobalHydra.instance().is_initialized():
+        # Inside a command: its search path may have groups of the user's own.
+        config = compose("train", overrides=overrides)
+    else:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("train", overrides=overrides)
+    config.method.needs = ["target"]
+    return config
 
 
 def _network(config: DictConfig, labels: LabelSpace) -> nn.Module:

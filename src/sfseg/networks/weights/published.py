@@ -1,27 +1,20 @@
-"""Models that other projects have published: which network a file holds, and its configuration.
+"""Models that other projects have published: which network a file holds.
 
 Nothing but the names and shapes of its tensors is looked at.
 """
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
-
-from sfseg.config.composition import CONF
 from sfseg.errors import ConfigError
 from sfseg.networks.backbones.mit import VARIANTS
 from sfseg.networks.weights.checkpoint import load_tensors
 from sfseg.networks.weights.key_maps import Tensors, segmenter_names, unwrapped
 from sfseg.networks.weights.weight_files import patterns
 
-log = logging.getLogger(__name__)
 _SHOWN = 200  # characters of names in a message
 
 SWINS: dict[tuple[int, tuple[int, ...]], str] = {
@@ -95,10 +88,8 @@ def recognise(tensors: Tensors) -> Published:
     )
 
 
-def configuration(path: Path) -> DictConfig:
-    """The configuration of a run whose network a published file would fit.
-
-    Its ``method.needs`` is the target alone: there is no source to evaluate on.
+def identify(path: Path) -> Published:
+    """What a published file holds, all that it takes to build its network.
 
     Raises:
         ConfigError: the file cannot be read, or its network is none of ours; says how far it was
@@ -108,19 +99,7 @@ def configuration(path: Path) -> DictConfig:
     found = recognise(tensors)
     if not (found.backbone and found.head and found.num_classes in TASKS):
         raise ConfigError(_not_understood(path, found, tensors))
-    overrides = found.overrides()
-    log.info("%s: recognised as %s", path, " ".join(overrides))
-    config = _composed(overrides)
-    config.method.needs = ["target"]
-    return config
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    if GlobalHydra.instance().is_initialized():
-        # Inside a command: its search path may have groups of the user's own.
-        return compose("train", overrides=overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=overrides)
+    return found
 
 
 def _swin(backbone: Tensors) -> str | None:

@@ -9,14 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEBUG, Cli
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from test_train import equal, weights
 
 from sfseg.commands import train
-from sfseg.config.composition import CONF
 from sfseg.pseudo.reader import PseudoLabels
-from sfseg.runs.source_model import place
 
 ADAPT = [
     *DEBUG,
@@ -80,26 +77,6 @@ def test_the_source_model_is_trained_once_and_does_not_change_the_adaptation(cli
     assert given.code == 0 and "as given" in given.output
     runs = [weights(first.folder / name) for name in ("first", "second", "given")]
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
-
-
-def test_the_name_of_a_source_model_stands_for_all_it_depends_on() -> None:
-    def name(*overrides: str) -> str:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", overrides=["method=uniuvpt", *overrides])
-        return place(cfg).parent.name
-
-    usual = name()
-    without_effect = [
-        "method.alpha=0", "trainer.max_steps=7", "data.shift=severe", "data.adaptation.steps=9",
-        "backbone.compile=true", "data.num_workers=1", "eval_every=3", "method.lr=1",
-    ]  # fmt: skip
-    assert {name(setting) for setting in without_effect} == {usual}
-    with_effect = [
-        "seed=1", "data.scene_seed=1", "source_model.steps=9", "source_model=source_gta",
-        "backbone/head=upernet", "data.batch_size=3", "source_model.method.lr=1",
-        "data.colour.hue=0.1", "trainer.precision=64-true", "data.source_view.flip=0",
-    ]  # fmt: skip
-    assert len({usual, *(name(setting) for setting in with_effect)}) == 1 + len(with_effect)
 
 
 def test_gta_trains_its_own_kind_of_source_model(cli: Cli) -> None:

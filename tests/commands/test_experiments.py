@@ -22,7 +22,7 @@ from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.optim import count_parameters
 from sfseg.runs.checkpoints import empty_backbone
-from sfseg.runs.source_model import recipe_of
+from sfseg.runs.recipe import recipe_of
 from sfseg.types import IGNORE, TrainingBatch
 
 FOLDER = CONF / "experiment"
@@ -66,7 +66,7 @@ def test_it_and_its_source_model_train_a_step(name: str) -> None:
     cfg = composed(name)
     if "fake_scale" in cfg.method:
         cfg.method.fake_scale, cfg.method.latent = 0.1, 4  # or most of the time goes into fakes
-    for recipe in (cfg, recipe_of(cfg)):
+    for recipe in (cfg, recipe_of(cfg, is_there=False).config):
         method = around(lambda cfg, num_classes: TINY(num_classes=num_classes), recipe)
         if method.automatic_optimization:
             method.trainer = cast(Trainer, SimpleNamespace(world_size=1, global_rank=0))
@@ -147,7 +147,10 @@ def test_parameters_are_those_of_uni_uvpts_table(
     """Of their 28.6 and 12.3 million, 0.6 belong to a convolution that nothing uses."""
     cfg = composed(f"uniuvpt/{name}")
     with torch.device("meta"):
-        networks = [around(own_network, recipe).network for recipe in (cfg, recipe_of(cfg))]
+        networks = [
+            around(own_network, recipe).network
+            for recipe in (cfg, recipe_of(cfg, is_there=False).config)
+        ]
     (_, trained), (total, _) = (count_parameters(network.parameters()) for network in networks)
     assert (round(trained / 1e6, 1), round(total / 1e6, 1)) == (millions, of_source_model)
 
@@ -206,7 +209,7 @@ def test_recipes_of_uni_uvpt() -> None:
         ("gta5_swin_b_offline", 6e-6, 6e-6, 400_000, "mIoU"),
     ):
         cfg = composed(f"uniuvpt/{name}")
-        source = recipe_of(cfg)
+        source = recipe_of(cfg, is_there=False).config
         assert (cfg.method.lr, source.method.lr) == (rate, source_rate)
         assert (cfg.trainer.max_steps, source.trainer.max_steps) == (80_000, source_steps)
         assert (cfg.data.module.batch_size, source.data.module.batch_size) == (1, 2)

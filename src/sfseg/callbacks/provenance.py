@@ -16,10 +16,20 @@ class Provenance(Callback):
         config: the configuration with interpolations unresolved, so that a root given by the
             environment is looked up again where the checkpoint is used.
         labels: :meth:`sfseg.labels.LabelSpace.to_dict`.
+        source_model: path and digest of the checkpoint that the run has started from, if any.
     """
 
-    def __init__(self, config: dict[str, Any], labels: dict[str, Any]) -> None:
-        self.content = {"version": __version__, "config": config, "labels": labels}
+    def __init__(
+        self,
+        config: dict[str, Any],
+        labels: dict[str, Any],
+        source_model: dict[str, str] | None = None,
+    ) -> None:
+        self.content: dict[str, Any] = {
+            "version": __version__, "config": config, "labels": labels
+        }  # fmt: skip
+        if source_model is not None:
+            self.content["source_model"] = source_model
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

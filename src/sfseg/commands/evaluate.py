@@ -82,7 +82,14 @@ def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:
                     f"data.{key} is no setting of the checkpoint's data; it has "
                     f"{sorted(str(k) for k in stored.data)}, or choose another group: data=<name>"
                 )
-        stored.data = OmegaConf.merge(stored.data, cfg.data)
+        for key, value in cfg.data.items():
+            before, old = plain(stored.data.module, resolve=True), stored.data[key]
+            stored.data = OmegaConf.merge(stored.data, {key: value})
+            if stored.data[key] != old and plain(stored.data.module, resolve=True) == before:
+                raise ConfigError(
+                    f"data.{key}={value} would change nothing: the checkpoint's data do not refer "
+                    "to it; remove it, or choose a whole group: data=<name>"
+                )
     stored.output_dir = cfg.output_dir
     data: DictConfig = stored.data
     return data

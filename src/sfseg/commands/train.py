@@ -147,11 +147,11 @@ def fit(
     from sfseg.callbacks.provenance import Provenance
     from sfseg.callbacks.selection import selection_of
     from sfseg.report.loggers import MetricsCsv
-    from sfseg.runs.preparation import prepare, strategy_of
+    from sfseg.runs.preparation import described, prepare, strategy_of
     from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    content = Provenance(config, data.labels.to_dict())
+    content = Provenance(config, data.labels.to_dict(), described(source))
     plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
     trainer: Trainer = build(
         cfg.trainer,

@@ -87,7 +87,7 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def build(node: Any, **arguments: Any) -> Any:
-    """Instantiate a configuration node with plain containers.
+    """Instantiate a configuration node with plain containers; the configuration stays as it is.
 
     Raises:
         ConfigError: it names what a configuration must not call, or an argument is refused by the
@@ -95,7 +95,7 @@ def build(node: Any, **arguments: Any) -> Any:
     """
     require_allowed(node, is_built=True)
     try:
-        return hydra.utils.instantiate(node, _convert_="all", **arguments)
+        return hydra.utils.instantiate(detached(node), _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
@@ -105,6 +105,27 @@ def build(node: Any, **arguments: Any) -> Any:
         key = getattr(node, "_get_full_key", lambda _: "")("")
         where = f"{key}: " if key else ""
         raise ConfigError(f"{where}{cause or error}") from error
+
+
+def detached(node: Any) -> Any:
+    """A copy of a node with values in place of interpolations, which belongs to no configuration.
+
+    Hydra resolves what it instantiates in place, and with it the nodes that interpolations lead
+    to, wherever in the configuration these stand.
+    """
+    if not OmegaConf.is_config(node):
+        return node
+    return OmegaConf.create(_as_text(OmegaConf.to_container(node, resolve=True)))
+
+
+def _as_text(value: Any) -> Any:
+    """Containers in which a string that has come to hold ``${`` is one, not an interpolation."""
+    if isinstance(value, dict):
+        return {key: _as_text(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_as_text(part) for part in value]
+    # As OmegaConf's grammar has it: backslashes before an escaped brace count double.
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sfseg.config.moved import today
 from sfseg.errors import ConfigError
 
 TARGET = "_target_"
@@ -214,6 +215,8 @@ def _refusal(target: Any, *, is_built: bool) -> str:
     if target in trusted:
         return ""
     module, _, name = target.rpartition(".")
+    if (now := today(target)) != target:
+        return f"it is called {now} now"
     is_trusted = _is_below(module, tuple(f"{entry}." for entry in trusted), trusted)
     if not (is_trusted or target in SINGLE or _may_hold(module)):
         return "its module is not among those that may be named"

@@ -2,14 +2,13 @@
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfseg.data.check import count_classes, on_all_processors
-from sfseg.data.files import Files
+from sfseg.data.fingerprint import fingerprint
 from sfseg.data.folder import Scenes
 from sfseg.storage.atomic import write_whole
 
@@ -47,19 +46,13 @@ def class_counts(scenes: Scenes, folder: str | Path) -> NDArray[np.int64]:
 def counts_file(scenes: Scenes, folder: str | Path) -> Path | None:
     """Where the counts of a set are kept: a name that changes with anything they depend on.
 
-    That is the classes, how ids are read, and the names, sizes and times of the files. None for
-    a set that is not stored in files.
+    None for a set that is not stored in files.
     """
-    if not isinstance(scenes, Files) or scenes.masks is None:
+    content = fingerprint(scenes)
+    if content is None or not scenes.has_labels:
         return None
-    digest = hashlib.sha256(
-        f"{FORMAT} {scenes.labels.classes} {scenes.labels.palette} {scenes.rgb} "
-        f"{scenes.fit_labels} {scenes.table.tobytes().hex()}\n".encode()
-    )
-    for paths in (scenes.images, scenes.masks):
-        for path in paths:
-            digest.update(_stamp(path, scenes.root))
-    return Path(folder).expanduser() / "statistics" / f"{digest.hexdigest()}.npz"
+    name = hashlib.sha256(f"{FORMAT} {content}".encode()).hexdigest()
+    return Path(folder).expanduser() / "statistics" / f"{name}.npz"
 
 
 def store(counts: NDArray[np.int64], path: Path) -> bool:
@@ -81,13 +74,3 @@ def _load(path: Path, shape: tuple[int, int]) -> NDArray[np.int64] | None:
     except Exception:
         return None
     return counts if counts.shape == shape and counts.dtype == np.int64 else None
-
-
-def _stamp(path: Path, root: Path) -> bytes:
-    """A file's name, size and time of change."""
-    try:
-        status = path.stat()
-        when = f"{status.st_size} {status.st_mtime_ns}"
-    except OSError:
-        when = "missing"
-    return os.fsencode(path.relative_to(root)) + f"\0{when}\n".encode()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import CONF, build
+from sfseg.config.moved import with_todays_names
 from sfseg.config.trust import require_allowed
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -172,7 +173,7 @@ def _labels(record: Any, path: Path) -> LabelSpace:
 def _config(record: Any, path: Path) -> DictConfig:
     with _record_of(path):
         require_small(record, "the record")
-        config = OmegaConf.create(_updated(record["config"]))
+        config = OmegaConf.create(_updated(with_todays_names(record["config"])))
         for key in ("backbone.network", "method", "data.module"):
             if not OmegaConf.is_dict(OmegaConf.select(config, key)):
                 raise ValueError(f"{key} is no group of settings")

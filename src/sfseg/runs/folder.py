@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from sfseg.config.moved import with_todays_names
 from sfseg.errors import ConfigError
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.lock import WriterLock
@@ -124,7 +125,7 @@ def require_same(folder: Path, config: Mapping[str, Any]) -> None:
     """
     path = folder / HYDRA / "config.yaml"
     try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = with_todays_names(yaml.safe_load(path.read_text(encoding="utf-8")))
         known = dict(_leaves({**before, "resume": None}))
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error}), so this run cannot go on") from error

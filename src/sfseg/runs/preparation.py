@@ -1,15 +1,17 @@
 """What a source-free run needs before it adapts: the source model, its scores and its labels."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, stored_labels
+from sfseg.storage import checkpoint_files
+from sfseg.storage.checkpoint_files import LAST
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -210,7 +212,29 @@ def given_labels(cfg: DictConfig) -> Path | None:
     return found
 
 
+def described(source: Path | None) -> dict[str, str] | None:
+    """What a checkpoint says of the source model that its run has started from."""
+    return None if source is None else {"path": str(source.absolute()), "digest": digest(source)}
+
+
+def began_with(cfg: DictConfig) -> Path | None:
+    """The source model of the run that ``ckpt_path`` is of; None where it is not known or gone."""
+    from sfseg.pseudo.identity import read_record
+
+    content = read_checkpoint(cfg.ckpt_path)
+    known = content[KEY].get("source_model")
+    if known is None:
+        # Written before checkpoints said it: the run's labels do, if it has any.
+        has_labels = "pseudo_labels" in content.get("AdaptationData", {})
+        labels = given_labels(cfg) if has_labels else None
+        if labels is None:
+            return None
+        known = {"path": "", "digest": read_record(labels)["source"]}
+    kept = Path(cfg.source_model.folder).expanduser().glob(f"*/{LAST}")
+    places = (path for path in (Path(known["path"]), *kept) if path.is_file())
+    return next((path for path in places if digest(path) == known["digest"]), None)
+
+
 def digest(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """Of a file's content, as stores of pseudo-labels keep it."""
+    return checkpoint_files.digest(path)[:16]

@@ -1,21 +1,21 @@
 """The model that source-free methods start from: given, trained before, or trained now."""
 
-import hashlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sfseg.config.composition import build, plain
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, DataError
 from sfseg.networks.weights.weight_files import local_file
-from sfseg.storage.atomic import remove_partial
+from sfseg.runs.recipe import Recipe, recipe_of
+from sfseg.storage.atomic import remove_partial, write_whole
 from sfseg.storage.lock import WriterLock
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WITHOUT_EFFECT = {"compile", "channels_last", "gradient_checkpointing", "recompute_prompts"}
-"""Settings of the backbone that change its speed, not its weights."""
-UNUSED = {"needs", "log_every", "plan"}
-"""Settings of the method that do not either; of its plan, steps and batch size do."""
+MODEL, RECORD = "last.ckpt", "recipe.json"
 WAIT = 1.0
 """Seconds between two looks at a folder in which another process trains."""
 
@@ -36,9 +33,13 @@ WAIT = 1.0
 def find(cfg: DictConfig) -> Path | None:
     """The checkpoint of the source model of a run; None where it must be trained first.
 
+    A run that is continued goes on with the model that it began with, wherever that is kept.
+
     Raises:
         ConfigError: ``source_checkpoint`` is no file, or a file is damaged.
+        DataError: the source's data are not there, nor a model that was trained on them.
     """
+    from sfseg.runs.preparation import began_with
     from sfseg.storage.checkpoint_files import verify
 
     if cfg.source_checkpoint is not None:
@@ -46,40 +47,83 @@ def find(cfg: DictConfig) -> Path | None:
         verify(path)
         log.info("source model: %s, as given", path)
         return path
-    path = place(cfg)
-    if path.is_file():
-        verify(path)
-        log.info("source model: %s, trained before", path)
-        return path
-    return None
+    if cfg.ckpt_path is not None and (before := began_with(cfg)):
+        log.info("source model: %s, which the run began with", before)
+        return before
+    try:
+        path = place(cfg, recipe_of(cfg))
+    except DataError as error:
+        return _trained_before(cfg, error)
+    if not path.is_file():
+        return None
+    log.info("source model: %s, trained before", path)
+    verify(path)
+    return path
+
+
+def _trained_before(cfg: DictConfig, error: DataError) -> Path:
+    """The newest model of the same settings and folders, for when the source is gone.
+
+    Raises:
+        DataError: there is none.
+    """
+    recipe = recipe_of(cfg, is_there=False)
+    fitting = [
+        path.with_name(MODEL)
+        for path in folder(cfg).glob(f"{recipe.method}-*/{RECORD}")
+        if path.with_name(MODEL).is_file()
+        and recipe.differs_in_content_alone(json.loads(path.read_text(encoding="utf-8")))
+    ]
+    if not fitting:
+        raise DataError(
+            f"{error}; a run needs the source's data to train its source model, or a model that "
+            "has been trained: source_checkpoint=<file>"
+        ) from error
+    path = max(fitting, key=lambda model: model.stat().st_mtime)
+    log.warning("source model: %s, trained on what was there before: %s", path, error)
+    return path
 
 
 def train(cfg: DictConfig) -> Path:
     """Supervised training on the source; the file appears when all is done.
 
-    Runs that agree in source data, backbone, head, recipe, steps, seed and precision share it, and
-    wait for the one that trains it. One that was interrupted goes on where it was.
+    Runs of one :class:`sfseg.runs.recipe.Recipe` share it, and wait for the one that trains it.
+    One that was interrupted goes on where it was. A trial run (``trainer.fast_dev_run``) trains as
+    many steps as it has itself, into its own folder, where no other run finds it.
 
     Raises:
         ConfigError: the run has several processes, of which one would have to train for all.
     """
-    path = place(cfg)
+    trial = int(cfg.trainer.get("fast_dev_run") or 0)
+    recipe = recipe_of(cfg, steps=trial or None)
+    path = place(cfg, recipe)
+    if trial:
+        path = Path(cfg.output_dir) / "source_model" / MODEL
+        log.warning("source model: of %d steps, for this trial alone", trial)
     if several_processes(cfg):
         raise ConfigError(
             f"source_checkpoint must be given to a run of several processes, got null and no "
-            f"{path}; train it with sfseg-train method={recipe_name(cfg)} and the same data and "
+            f"{path}; train it with sfseg-train method={recipe.method} and the same data and "
             "backbone, then give its checkpoints/last.ckpt"
         )
     with waiting_lock(path.parent):
         if path.is_file():
             log.info("source model: %s, trained by another process meanwhile", path)
             return path
-        log.info("source model: none yet for these settings; training %s first", path)
-        return _train(cfg, recipe_of(cfg), path)
+        log.info(
+            "source model: none yet for these settings; training %s first, %d steps",
+            path, recipe.steps,
+        )  # fmt: skip
+        _train(recipe, path)
+    return path
 
 
-def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
-    """:func:`train` in a folder that no other process uses."""
+def _train(recipe: Recipe, path: Path) -> None:
+    """:func:`train` in a folder that no other process uses.
+
+    Raises:
+        ConfigError: training has ended before its last step.
+    """
     from lightning.pytorch import seed_everything
 
     from sfseg.callbacks.checkpoint import Checkpoint
@@ -89,40 +133,46 @@ def _train(cfg: DictConfig, recipe: DictConfig, path: Path) -> Path:
     from sfseg.runs.checkpoints import check_resumable
     from sfseg.storage.checkpoint_files import CheckpointFiles, newest
 
-    seed_everything(cfg.seed, verbose=False)
-    data = build(recipe.data.module)
-    network = build(recipe.backbone.network, num_classes=data.labels.num_classes)
-    method: Method = build(recipe.method)(
+    config = recipe.config
+    record = plain(config, resolve=False)
+    seed_everything(config.seed, verbose=False)
+    data = build(config.data.module)
+    network = build(config.backbone.network, num_classes=data.labels.num_classes)
+    method: Method = build(config.method)(
         network=network,
         labels=data.labels,
         eval_domains=data.eval_domains,
-        inference=build(recipe.evaluation),
+        inference=build(config.evaluation),
     )
-    content = Provenance(plain(recipe, resolve=False), data.labels.to_dict())
     unfinished = path.parent / "unfinished"
     trainer: Trainer = build(
-        recipe.trainer,
+        config.trainer,
         logger=False,
         callbacks=[
             FiniteGuard(),
-            content,
+            Provenance(record, data.labels.to_dict()),
             ProgressReport(),
-            Checkpoint(str(unfinished), **recipe.checkpoint),
+            Checkpoint(str(unfinished), **config.checkpoint),
         ],
         plugins=[CheckpointFiles()],
         default_root_dir=str(path.parent),
-        limit_val_batches=0,
     )
     remove_partial(path.parent)
+    text = json.dumps(recipe.record(), indent=2)
+    write_whole(path.with_name(RECORD), lambda file: file.write(text.encode()))
     start = newest(unfinished)
     if start is not None:
         log.info("source model: going on from step %d", check_resumable(start, method))
     trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
+    if trainer.global_step != recipe.steps:
+        raise ConfigError(
+            f"the source model has ended at step {trainer.global_step} of {recipe.steps} and is "
+            f"not kept; the same command goes on from {unfinished}, or set source_model.steps"
+        )
     # Complete or not there: a process may be killed while it writes.
     trainer.save_checkpoint(path)
     shutil.rmtree(unfinished, ignore_errors=True)
     log.info("source model: %s, trained now", path)
-    return path
 
 
 def several_processes(cfg: DictConfig) -> bool:
@@ -153,52 +203,11 @@ def waiting_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def place(cfg: DictConfig) -> Path:
-    """Where the source model of these settings is kept: words and a hash of all it depends on."""
-    text = json.dumps(ingredients(cfg), sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    words = f"{recipe_name(cfg)}-{cfg.backbone.network.name}-s{cfg.seed}-{digest}"
-    return Path(cfg.source_model.folder).expanduser() / words / "last.ckpt"
+def folder(cfg: DictConfig) -> Path:
+    """Where source models are kept."""
+    return Path(cfg.source_model.folder).expanduser()
 
 
-def recipe_name(cfg: DictConfig) -> str:
-    """The method that trains the source model, as in its class's module."""
-    return str(cfg.source_model.method._target_).split(".")[-2]
-
-
-def ingredients(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that the source model's weights depend on."""
-    recipe = recipe_of(cfg)
-    data = plain(recipe.data, resolve=True)
-    return {
-        "scenes": data["scenes"]["source_train"],
-        "data": {key: data[key] for key in ("classes", "source_view", "colour")},
-        "backbone": _without(plain(recipe.backbone, resolve=True), WITHOUT_EFFECT),
-        "method": _without(plain(recipe.method, resolve=True), UNUSED),
-        "steps": recipe.trainer.max_steps,
-        "batch_size": recipe.method.plan.batch_size,
-        "seed": recipe.seed,
-        "precision": recipe.trainer.precision,
-    }
-
-
-def recipe_of(cfg: DictConfig) -> DictConfig:
-    """The configuration of the source model's own run, as its checkpoint keeps it."""
-    recipe = cfg.copy()
-    OmegaConf.set_struct(recipe, False)
-    recipe.method = cfg.source_model.method
-    recipe.resume = recipe.ckpt_path = None
-    recipe.trainer.max_steps = cfg.source_model.steps
-    # What this command line says of the adaptation is not the source model's.
-    recipe.method.plan.target_view = None
-    recipe.trainer.gradient_clip_val, recipe.trainer.accumulate_grad_batches = None, 1
-    return recipe
-
-
-def _without(settings: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    """Nested settings without these keys."""
-    return {
-        key: _without(value, keys) if isinstance(value, Mapping) else value
-        for key, value in settings.items()
-        if key not in keys
-    }
+def place(cfg: DictConfig, recipe: Recipe) -> Path:
+    """Where the source model of a recipe is kept."""
+    return folder(cfg) / recipe.name / MODEL

@@ -149,7 +149,7 @@ def _are_tensors(content: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _record_of(path: Path) -> Iterator[None]:
+def record_of(path: Path) -> Iterator[None]:
     """Errors of reading what a run has written of itself into its checkpoint.
 
     Raises:
@@ -165,13 +165,13 @@ def _record_of(path: Path) -> Iterator[None]:
 
 
 def _labels(record: Any, path: Path) -> LabelSpace:
-    with _record_of(path):
+    with record_of(path):
         require_small(record, "the record")
         return LabelSpace.from_dict(record["labels"])
 
 
 def _config(record: Any, path: Path) -> DictConfig:
-    with _record_of(path):
+    with record_of(path):
         require_small(record, "the record")
         config = OmegaConf.create(_updated(with_todays_names(record["config"])))
         for key in ("backbone.network", "method", "data.module"):

@@ -127,7 +127,7 @@ def require_same(folder: Path, config: Mapping[str, Any]) -> None:
     try:
         before = with_todays_names(yaml.safe_load(path.read_text(encoding="utf-8")))
         known = dict(_leaves({**before, "resume": None}))
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}), so this run cannot go on") from error
     # As a file says it: tuples become lists, and so on.
     now = dict(_leaves(yaml.safe_load(yaml.safe_dump({**config, "resume": None}))))

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
-from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, stored_labels
+from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, record_of, stored_labels
 from sfseg.storage import checkpoint_files
 from sfseg.storage.checkpoint_files import LAST
 
@@ -222,17 +222,19 @@ def began_with(cfg: DictConfig) -> Path | None:
     from sfseg.pseudo.identity import read_record
 
     content = read_checkpoint(cfg.ckpt_path)
-    known = content[KEY].get("source_model")
-    if known is None:
-        # Written before checkpoints said it: the run's labels do, if it has any.
-        has_labels = "pseudo_labels" in content.get("AdaptationData", {})
-        labels = given_labels(cfg) if has_labels else None
-        if labels is None:
+    with record_of(Path(cfg.ckpt_path)):
+        known = content[KEY].get("source_model")
+        if known is None and "pseudo_labels" in content.get("AdaptationData", {}):
+            # Written before checkpoints said it: the run's labels do.
+            labels = given_labels(cfg)
+            assert labels is not None, "the checkpoint has some"
+            known = {"path": "", "digest": read_record(labels)["source"]}
+        if known is None:
             return None
-        known = {"path": "", "digest": read_record(labels)["source"]}
+        first, wanted = Path(known["path"]), str(known["digest"])
     kept = Path(cfg.source_model.folder).expanduser().glob(f"*/{LAST}")
-    places = (path for path in (Path(known["path"]), *kept) if path.is_file())
-    return next((path for path in places if digest(path) == known["digest"]), None)
+    places = (path for path in (first, *kept) if path.is_file())
+    return next((path for path in places if digest(path) == wanted), None)
 
 
 def digest(path: Path) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -71,8 +71,7 @@ def _trained_before(cfg: DictConfig, error: DataError) -> Path:
     fitting = [
         path.with_name(MODEL)
         for path in folder(cfg).glob(f"{recipe.method}-*/{RECORD}")
-        if path.with_name(MODEL).is_file()
-        and recipe.differs_in_content_alone(json.loads(path.read_text(encoding="utf-8")))
+        if path.with_name(MODEL).is_file() and recipe.differs_in_content_alone(_record(path))
     ]
     if not fitting:
         raise DataError(
@@ -82,6 +81,15 @@ def _trained_before(cfg: DictConfig, error: DataError) -> Path:
     path = max(fitting, key=lambda model: model.stat().st_mtime)
     log.warning("source model: %s, trained on what was there before: %s", path, error)
     return path
+
+
+def _record(path: Path) -> Any:
+    """What is kept beside a model; None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("source model: %s is damaged and passed over: %s", path, error)
+        return None
 
 
 def train(cfg: DictConfig) -> Path:

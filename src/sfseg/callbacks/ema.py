@@ -5,6 +5,8 @@ from typing import Any, Protocol, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
+from sfseg.storage.lightning_state import count_as_averaged
+
 
 class CanSkip(Protocol):
     """What the callback reads of a method."""
@@ -19,6 +21,6 @@ class WeightAverage(EMAWeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if cast(CanSkip, pl_module).is_skipped:
-            self._latest_update_step = trainer.global_step
+            count_as_averaged(self, trainer.global_step)
             return
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -20,6 +20,7 @@ from sfseg.methods.evaluation import Evaluation
 from sfseg.ops.inference import Inference
 from sfseg.optim import Rule, parameter_groups
 from sfseg.randomness import seed32
+from sfseg.storage.lightning_state import count_first_optimizer_only
 from sfseg.types import StepOutput
 
 
@@ -116,13 +117,11 @@ class Method(Evaluation):
     def stepped_optimizers(self) -> list[LightningOptimizer]:
         """The optimisers of a method that steps them itself (``automatic_optimization=False``).
 
-        Call it in ``training_step``. Lightning counts every optimiser's step, so that a run of two
-        would end after half of its batches; here the first counts alone.
+        Call it in ``training_step``: of their steps, the first one's alone count as the run's.
         """
-        first, *others = cast(list[LightningOptimizer], self.optimizers())
-        for optimizer in others:
-            optimizer._on_before_step = optimizer._on_after_step = _nothing
-        return [first, *others]
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        count_first_optimizer_only(optimizers)
+        return optimizers
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of a loss's weighted terms, in their order; keeps them as ``terms``.

@@ -68,6 +68,7 @@ INHERITED = {
     ("WandbRun", "_wandb_init"),
 }
 """Lightning's private names that a class of ours uses; ``report/test_loggers.py`` asks for them."""
+ATTRIBUTES = {"getattr", "setattr", "hasattr", "delattr"}
 LONGEST, METHOD = 350, 220
 """Lines of a file, and of a method's."""
 
@@ -144,9 +145,8 @@ def touched(path: Path) -> Iterator[str]:
                 yield node.attr
         elif isinstance(node, ast.ImportFrom):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in {"getattr", "setattr", "hasattr", "delattr"}:
-                yield from (a.value for a in node.args[1:2] if isinstance(a, ast.Constant))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ATTRIBUTES:
+            yield from (a.value for a in node.args[1:2] if isinstance(a, ast.Constant))
 
 
 def is_private(name: str) -> bool:

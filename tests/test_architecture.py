@@ -1,6 +1,9 @@
 """Who may import whom, folder by folder, and other rules that a reader relies on."""
 
 import ast
+import importlib
+import inspect
+import textwrap
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -46,6 +49,26 @@ WINGS = {
     "data": {"toyscapes"},
     "networks": {"backbones", "heads", "adapters", "weights"},
 }
+PRIVATE = {
+    "_enlarge", "_frozen",  # ours: methods of networks that methods and heads call
+    "_replace",  # of named tuples, whose public names begin so
+    "_BatchNorm", "_NormBase",  # torch: nothing else tells every kind of batch normalisation
+    "_compiled_call_impl", "_is_mkldnn_bf16_supported",  # torch
+    "_console_stop",  # W&B
+    "_target_", "_get_full_key",  # Hydra and OmegaConf
+}  # fmt: skip
+"""What may be touched of other objects. Lightning's stays in ``storage/lightning_state.py``."""
+INHERITED = {
+    ("MetricsCsv", "_experiment"),
+    ("MetricsFile", "_check_log_dir_exists"),
+    ("MetricsFile", "_record_new_keys"),
+    ("WandbRun", "_experiment"),
+    ("WandbRun", "_id"),
+    ("WandbRun", "_prefix"),
+    ("WandbRun", "_wandb_init"),
+}
+"""Lightning's private names that a class of ours uses; ``report/test_loggers.py`` asks for them."""
+ATTRIBUTES = {"getattr", "setattr", "hasattr", "delattr"}
 LONGEST, METHOD = 350, 220
 """Lines of a file, and of a method's."""
 
@@ -112,3 +135,59 @@ def test_every_file_has_a_room() -> None:
     folders = {path.parent.relative_to(ROOT) for path in CODE} - {Path()}
     wings = {Path(folder) / wing for folder, names in WINGS.items() for wing in names}
     assert folders == {Path(folder) for folder in MAY_IMPORT} | wings
+
+
+def touched(path: Path) -> Iterator[str]:
+    """Private names of objects that are neither ``self`` nor ``cls``, however they are reached."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            if not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}):
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ATTRIBUTES:
+            yield from (a.value for a in node.args[1:2] if isinstance(a, ast.Constant))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("path", CODE, ids=ids)
+def test_nothing_touches_what_is_private_to_others(path: Path) -> None:
+    found = {name for name in touched(path) if is_private(name)} - PRIVATE
+    assert not found, "Lightning's state belongs into storage/lightning_state.py"
+
+
+def own_names(kind: type) -> set[str]:
+    """Private names that a class gives to itself."""
+    names = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names |= {node.attr} if node.value.id == "self" else set()
+    return {name for name in names if is_private(name)}
+
+
+def lightning_names(kind: type) -> set[str]:
+    """Those of the classes of Lightning that it derives from."""
+    bases = [b for b in kind.__mro__ if b.__module__.split(".")[0] == "lightning"]
+    return {name for base in bases for name in own_names(base)}
+
+
+@pytest.mark.parametrize("path", CODE, ids=ids)
+def test_nothing_shares_a_private_name_with_lightning(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    module = importlib.import_module(".".join(("sfseg", *parts)))
+    for kind in vars(module).values():
+        if inspect.isclass(kind) and kind.__module__ == module.__name__:
+            shared = {(kind.__name__, name) for name in own_names(kind) & lightning_names(kind)}
+            assert shared <= INHERITED
+
+
+def test_private_names_of_lightning_are_seen() -> None:
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    assert "_latest_update_step" in lightning_names(EMAWeightAveraging)
+    assert "_console_stop" in set(touched(ROOT / "report" / "loggers.py"))

@@ -5,6 +5,7 @@ width in pixels. Sizes are always ``(height, width)``.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NotRequired, Required, TypedDict
 
 from torch import Tensor
@@ -50,3 +51,30 @@ class StepOutput(TypedDict, total=False):
     loss: Required[Tensor]
     prediction: Tensor
     confidence: Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement of early learning, see :class:`sfseg.callbacks.early_learning.EarlyLearning`.
+
+    slowed: ids of the classes whose labels are to be corrected.
+    """
+
+    slowed: frozenset[int]
+
+
+@dataclass
+class Step:
+    """A training step, and what those who look on have found out about it so far.
+
+    iteration: number of its batch, from 1; 0 before the first.
+    terms: parts of the loss at hand by name, detached.
+    is_skipped: it was left out, see :class:`sfseg.callbacks.finite.FiniteGuard`: nothing may be
+        learnt from it.
+    early_learning: the measurement that it ended with, if any.
+    """
+
+    iteration: int = 0
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    is_skipped: bool = False
+    early_learning: Measured | None = None

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fake_method import FakeMethod
 
 from sfseg.callbacks.early_learning import EarlyLearning, History, class_iou
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, Measured
 
 CLASSES = 4
 LABELS = LabelSpace("four", ("a", "b", "c", "d"), tuple((k, 0, 0) for k in range(CLASSES)))
@@ -49,27 +50,30 @@ def images(count=60, seed=0, absent=()):
 
 
 def started(early, length=IMAGES, logger=None):
-    module = SimpleNamespace(labels=LABELS, iteration=0, device=torch.device("cpu"))
+    module = FakeMethod(LABELS)
     world = trainer(length, logger)
     early.on_fit_start(world, module)
     return world, module
 
 
-def feed(early, label, prediction, batch_size=1, world=None, after=None):
-    """Train on images; returns how many had been seen at each measurement."""
+def feed(early, label, prediction, batch_size=1, world=None, after=None, is_skipped=False):
+    """Train on images; returns how many had been seen at each measurement.
+
+    after: called after every step with the callback and what the step has measured.
+    """
     world, module = world or started(early)
     times = []
     for first in range(0, len(label), batch_size):
         part = slice(first, first + batch_size)
         world.global_step += 1
-        module.iteration += 1
+        module.begin_step(is_skipped=is_skipped)
         outputs = {"prediction": prediction[part]}
         batch = {"target": {"pseudo_label": label[part]}}
         early.on_train_batch_end(world, module, outputs, batch, 0)
-        if early.has_measured:
+        if module.step.early_learning is not None:
             times.append(first + len(label[part]))
         if after is not None:
-            after(early)
+            after(early, module.step.early_learning)
     return times
 
 
@@ -106,12 +110,10 @@ def test_nothing_is_learnt_from_a_skipped_step():
     label, prediction = images()
     early = EarlyLearning(0.5, 2.0)
     world = started(early)
-    feed(early, label[:5], prediction[:5], world=world)
+    assert feed(early, label[:5], prediction[:5], world=world) == [5]
     before = early.state_dict()
-    assert early.has_measured
-    world[1].is_skipped = True
-    assert feed(early, label[5:20], prediction[5:20], world=world) == []
-    assert str(early.state_dict()) == str(before) and not early.slowed
+    assert feed(early, label[5:20], prediction[5:20], world=world, is_skipped=True) == []
+    assert str(early.state_dict()) == str(before)
 
 
 @pytest.mark.parametrize("length", [10, 7, 64])
@@ -172,7 +174,7 @@ def test_times_at_which_a_class_was_absent_change_nothing(curve):
         early.histories[0] = History()
         for t in sorted(times):
             early._images = round(t * IMAGES)
-            taken = early._take(0, known.get(t, math.nan), SimpleNamespace(iteration=1))
+            taken = early._take(0, known.get(t, math.nan), 1)
         slowdowns.append(taken.slowdown)
     assert slowdowns[0] == slowdowns[1] == slowdowns[2] > 0
 
@@ -184,17 +186,18 @@ def test_a_flat_curve_never_slows(curve, rule):
     label[:, 0] = 2
     prediction = torch.full_like(label, 1)
     early = EarlyLearning(0.2, 0.2, curve=curve, rule=rule, threshold=1e-9)
-    feed(early, label, prediction)
+    steps = []
+    feed(early, label, prediction, after=lambda e, measured: steps.append(measured))
     assert {k for m in early.measurements if (k := m.iou) == k} == {0.0, 2 / 3}
     assert not any(m.has_slowed for m in early.measurements)
-    assert early.slowed == frozenset()
+    assert {step for step in steps if step is not None} == {Measured(frozenset())}
 
 
 def test_fewer_than_four_points_never_slow():
     label, prediction = images(80)
     early = EarlyLearning(0.5, 0.5, curve="cubic", threshold=1e-9)
     slowed = []
-    feed(early, label, prediction, after=lambda e: slowed.append(e.slowed))
+    feed(early, label, prediction, after=lambda e, m: slowed.append(m.slowed if m else ()))
     first = next(k for k, classes in enumerate(slowed, start=1) if classes)
     assert first == 20
     assert all(math.isnan(m.slowdown) for m in early.measurements[: 3 * CLASSES])
@@ -205,8 +208,8 @@ def test_a_restart_begins_a_curve_that_needs_four_points_again():
     label, prediction = images(80)
     early = EarlyLearning(0.5, 0.5, curve="cubic", threshold=1e-9)
 
-    def restart(callback):
-        if callback.has_measured and callback.passes == 4.0:
+    def restart(callback, measured):
+        if measured is not None and callback.passes == 4.0:
             callback.restart(1)
 
     feed(early, label, prediction, after=restart)
@@ -227,19 +230,22 @@ def test_a_restored_run_measures_as_an_uninterrupted_one(stop, tmp_path):
     whole, first, second = (EarlyLearning(0.5, 1.5, curve="cubic", threshold=0.5) for _ in range(3))
     feed(whole, label, prediction)
     world = started(first)
+    steps = []
     feed(first, label[:stop], prediction[:stop], world=world)
     torch.save(first.state_dict(), tmp_path / "state")
-    feed(first, label[stop:], prediction[stop:], world=world)
+    feed(first, label[stop:], prediction[stop:], world=world, after=lambda _, m: steps.append(m))
     second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     world, module = started(second)
     module.iteration = stop
-    feed(second, label[stop:], prediction[stop:], world=(world, module))
+    again = []
+    world = (world, module)
+    feed(second, label[stop:], prediction[stop:], world=world, after=lambda _, m: again.append(m))
+    assert again == steps and any(again)
     for other in (first, second):
         for kind in ("measurements", "histories"):
             np.testing.assert_equal(
                 *([asdict(m) for m in getattr(e, kind)] for e in (other, whole))
             )
-        assert other.slowed == whole.slowed
         assert torch.equal(other.block.counts, whole.block.counts)
 
 

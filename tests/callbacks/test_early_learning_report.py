@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fake_method import FakeMethod
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
+from sfseg.callbacks.base import TRAINED
 from sfseg.callbacks.early_learning import EarlyLearning, Measurement
 from sfseg.callbacks.early_learning_report import (
     CORRECTED,
@@ -21,6 +23,7 @@ from sfseg.callbacks.early_learning_report import (
     words,
 )  # fmt: skip
 from sfseg.callbacks.label_correction import LabelCorrection, Opening
+from sfseg.callbacks.order import ordered
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import CITYSCAPES, LabelSpace
 from sfseg.report.plots import AXES, CELL, CURVE, FIT, HEADER, MOMENT, PAD, SPAN
@@ -64,7 +67,8 @@ def fake_trainer(measurements, openings=None, loggers=(), step=7, **state):
 
 def report(folder, trainer, hook="on_train_end", labels=LABELS):
     callback = EarlyLearningReport(str(folder))
-    module = SimpleNamespace(labels=labels, iteration=0)
+    ordered([*trainer.callbacks, callback])
+    module = FakeMethod(labels)
     callback.on_fit_start(trainer, module)
     getattr(callback, hook)(trainer, module)
     return callback
@@ -229,7 +233,7 @@ def test_wandb_gets_picture_and_table_once_a_step(tmp_path):
     logger = Recorder()
     trainer = fake_trainer(MEASUREMENTS, [OPENING], [logger])
     callback = report(tmp_path, trainer, "on_validation_end")
-    module = SimpleNamespace(labels=LABELS, iteration=0)
+    module = FakeMethod(LABELS)
     callback.on_train_end(trainer, module)
     ((key, image),) = logger.images
     assert key == "early_learning" and image.dtype == np.uint8
@@ -249,9 +253,8 @@ def test_rows_are_plain_values():
 
 
 def test_needs_early_learning():
-    trainer = SimpleNamespace(callbacks=[])
-    with pytest.raises(ConfigError, match=r"needs callbacks.early_learning; add it, or remove"):
-        EarlyLearningReport("x").on_fit_start(trainer, SimpleNamespace())
+    with pytest.raises(ConfigError, match="EarlyLearningReport needs EarlyLearning and was not"):
+        EarlyLearningReport("x").on_fit_start(fake_trainer([]), FakeMethod(LABELS))
 
 
 def test_a_folder_that_takes_nothing_is_named(tmp_path):
@@ -277,11 +280,11 @@ class Target(LightningDataModule):
 class Guesses(LightningModule):
     """Trains nothing, and predicts by chance."""
 
-    labels = LABELS
-    iteration = 0
-
     def __init__(self):
         super().__init__()
+        read = vars(FakeMethod(LABELS))
+        for name in TRAINED:
+            setattr(self, name, read[name])
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.chance = torch.Generator().manual_seed(1)
 
@@ -312,7 +315,7 @@ def test_training_writes_at_evaluations_and_at_the_end(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="board")
     trainer = Trainer(
         accelerator="cpu", max_steps=10, val_check_interval=4, check_val_every_n_epoch=None,
-        callbacks=[early, Seen(str(tmp_path))], logger=logger, log_every_n_steps=1,
+        callbacks=ordered([Seen(str(tmp_path)), early]), logger=logger, log_every_n_steps=1,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Guesses(), datamodule=Target())

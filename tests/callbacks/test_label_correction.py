@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from fake_method import FakeMethod
 
 from sfseg.callbacks.early_learning import EarlyLearning
 from sfseg.callbacks.label_correction import LabelCorrection, Opening
+from sfseg.callbacks.order import ordered
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, Measured
 
 CLASSES, IMAGES = 4, 6
 SIZE, CROP = (7, 9), (4, 5)
@@ -78,10 +80,15 @@ class Scripted(EarlyLearning):
         self.slows, self.step, self.every_images, self.restarted = slows, 0, every, []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if pl_module.step.is_skipped:
+            return
         self._images += len(outputs["prediction"])
         self.step += 1
-        self.has_measured = self._images % self.every_images == 0
-        self.slowed = frozenset(self.slows.get(self.step, ()))
+        slowed = frozenset(self.slows.get(self.step, ()))
+        if self._images % self.every_images == 0:
+            pl_module.step.early_learning = Measured(slowed)
+        else:
+            assert not slowed, "a script that says what nobody measures"
 
     @property
     def blocks(self):
@@ -116,7 +123,7 @@ def steps(count, batch=1, seed=0):
     return made
 
 
-class Module(SimpleNamespace):
+class Module(FakeMethod):
     """A method that is called with images."""
 
     def __call__(self, image):
@@ -129,7 +136,7 @@ class World:
     def __init__(self, correction, early=None, data=None):
         self.data = data or Data()
         self.early, self.correction = early, correction
-        callbacks = [correction] if early is None else [early, correction]
+        callbacks = [correction] if early is None else ordered([correction, early])
         self.trainer = SimpleNamespace(
             callbacks=callbacks, datamodule=self.data, is_global_zero=True, world_size=1,
             global_step=0, loggers=[],
@@ -140,15 +147,15 @@ class World:
         )  # fmt: skip
         self.modes = []
         self.module = Module(
-            labels=LABELS, iteration=0, device=torch.device("cpu"),
+            LABELS,
             eval=lambda: self.modes.append("eval"), train=lambda: self.modes.append("train"),
         )  # fmt: skip
         for callback in callbacks:
             callback.on_fit_start(self.trainer, self.module)
 
-    def feed(self, step):
+    def feed(self, step, *, is_skipped=False):
         self.trainer.global_step += 1
-        self.module.iteration += 1
+        self.module.begin_step(is_skipped=is_skipped)
         outputs = {"prediction": step.prediction, "confidence": step.confidence}
         label = np.stack([
             self._crop(int(k), place) for k, place in zip(*step[:2], strict=True)
@@ -213,9 +220,8 @@ def test_a_skipped_step_corrects_nothing(rule):
         world.feed(step)
     maps, state = world.data.maps.copy(), str(correction.state_dict())
     assert correction.open
-    world.module.is_skipped = True
     for step in steps(8, seed=1):
-        world.feed(step)
+        world.feed(step, is_skipped=True)
     assert (maps == world.data.maps).all() and str(correction.state_dict()) == state
 
 
@@ -404,21 +410,18 @@ def test_only_the_first_process_goes_on_with_a_histogram():
     for is_first in (True, False):
         other = LabelCorrection()
         other.load_state_dict(correction.state_dict())
-        world.trainer.callbacks[1] = other
+        ordered([world.early, other])
         world.trainer.is_global_zero = is_first
         other.on_fit_start(world.trainer, world.module)
         totals.append(int(other._histogram.sum()))
     assert totals == [CROP[0] * CROP[1], 0]
 
 
-def test_needs_early_learning_before_it():
-    message = r"label_correction needs callbacks\.early_learning before it; set callbacks="
-    with pytest.raises(ConfigError, match=message):
+def test_needs_early_learning():
+    with pytest.raises(ConfigError, match=r"callbacks=.*ordered\(\[EarlyLearning\(\.\.\.\), Label"):
         World(LabelCorrection())
-    correction = LabelCorrection()
-    late = SimpleNamespace(callbacks=[correction, EarlyLearning()])
-    with pytest.raises(ConfigError, match=message):
-        correction.on_fit_start(late, SimpleNamespace())
+    with pytest.raises(ConfigError, match=r"label_correction needs callbacks\.early_learning; add"):
+        ordered([LabelCorrection()])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from sinking import Images, method, trainer
 
 from sfseg.callbacks.ema import WeightAverage
 from sfseg.callbacks.label_free_score import LabelFreeScore
+from sfseg.callbacks.order import ordered
 from sfseg.callbacks.provenance import KEY, Provenance
 from sfseg.callbacks.selection import Selection, selection_of
 from sfseg.errors import ConfigError, OutputError
@@ -28,7 +29,7 @@ class Run:
         needs = more.pop("needs", ("target", "source_model"))
         self.folder, self.data = folder, data or Images()
         self.model = method(path, needs)
-        self.trainer = trainer(callbacks, steps or len(path), every, **more)
+        self.trainer = trainer(ordered(callbacks), steps or len(path), every, **more)
 
     def fit(self, **more):
         self.trainer.fit(self.model, datamodule=self.data, **more)
@@ -64,7 +65,7 @@ def test_the_oracle_takes_the_best_by_labels(tmp_path):
     assert run.kept()["global_step"] == 2 and run.kept()["selection"] == run.selection.note
     assert [p.name for p in tmp_path.glob("*.ckpt")] == ["selected.ckpt"]
     assert not (tmp_path / "candidates").exists()
-    assert selection_of(run.trainer) is run.selection
+    assert selection_of(run.trainer.callbacks) is run.selection
 
 
 def test_without_labels_the_best_score_is_taken(tmp_path):
@@ -230,8 +231,10 @@ def test_what_cannot_be_selected_is_refused(tmp_path):
     Selection("here", "oracle").require(plain)
     Selection("here", "label_free").require(method([]))
     alone = Selection(str(tmp_path), "label_free")
-    with pytest.raises(ConfigError, match=r"needs callbacks\.label_free_score before"):
-        Run(tmp_path, [1.0], "label_free", callbacks=[alone]).fit()
+    with pytest.raises(ConfigError, match=r"label_free_score; add it: callbacks=\[default\]"):
+        ordered([alone])
+    with pytest.raises(ConfigError, match="Selection needs LabelFreeScore and was not given one"):
+        trainer([alone], 1).fit(method([1.0]), datamodule=Images())
     with pytest.raises(ConfigError, match=r"needs evaluations, but trainer\.limit_val_batches=0"):
         Run(tmp_path, [1.0], "oracle", limit_val_batches=0).fit()
     blind = Run(tmp_path, [1.0], "oracle", data=Images(void=True))

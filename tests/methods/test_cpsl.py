@@ -239,7 +239,7 @@ def test_nothing_is_learnt_from_a_skipped_step():
     with torch.no_grad():
         method.network.head.classifier.weight.add_(1)
         method.prototypes.add_(1)
-    method.is_skipped = True
+    method.step.is_skipped = True
     method.on_train_batch_end({}, None, 0)
     now = dict(method.named_buffers()) | dict(method.teacher.named_parameters())
     kept = [n for n in before if not n.startswith("network.head")]  # running statistics have moved

@@ -184,7 +184,7 @@ def test_weights_of_absent_classes_move_slowly():
 
 def test_nothing_is_learnt_from_a_skipped_step():
     method = make(refresh=1)
-    method.iteration, method.is_skipped = 1, True
+    method.iteration, method.step.is_skipped = 1, True
     method.training_step(batch(), 0)
     disturb(method.network, 0)
     method.on_train_batch_end({}, None, 0)

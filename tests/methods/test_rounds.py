@@ -113,7 +113,7 @@ def test_portions_grow_up_to_the_largest(tmp_path, monkeypatch):
 
 def test_a_skipped_step_ends_its_round_all_the_same(tmp_path):
     method, data = make("cbst", rounds=2, steps=2), Data(tmp_path / "s", 2)
-    method.on_after_backward = lambda: setattr(method, "is_skipped", True)
+    method.on_after_backward = lambda: setattr(method.step, "is_skipped", True)
     fit(method, data)
     assert (np.array(data.labels()) != IGNORE).any()
 

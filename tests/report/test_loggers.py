@@ -13,7 +13,7 @@ import wandb
 from conftest import DEBUG
 
 from sfseg.errors import ConfigError
-from sfseg.report.loggers import ID_FILE, MetricsCsv, WandbRun, is_reachable
+from sfseg.report.loggers import ID_FILE, MetricsCsv, MetricsFile, WandbRun, is_reachable
 
 CLOSED = "http://127.0.0.1:9"
 NOWHERE = "http://10.255.255.1"
@@ -77,6 +77,32 @@ def test_a_continued_run_has_the_same_bytes(tmp_path, at, saves_later_rows):
         log_step(second, step)
     second.finalize("success")
     assert content(tmp_path / "cut") == expected
+
+
+def test_lightning_asks_what_its_loggers_are_overridden_by(tmp_path):
+    """Private names that these loggers take over from Lightning's, see test_architecture.py."""
+    asked = []
+
+    class Watched(MetricsFile):
+        def _check_log_dir_exists(self):
+            asked.append("folder")
+
+        def _record_new_keys(self):
+            asked.append("keys")
+            return super()._record_new_keys()
+
+    file = Watched(str(tmp_path))
+    file.log_metrics({"a": 1.0}, step=0)
+    file.save()
+    assert asked == ["folder", "keys"]
+    assert vars(MetricsCsv(tmp_path, name=""))["_experiment"] is None
+    run = WandbRun(save_dir=str(tmp_path), name="r", project="p", id="i", prefix="x", entity="e")
+    arguments = vars(run)
+    assert (arguments["_id"], arguments["_prefix"], arguments["_experiment"]) == ("i", "x", None)
+    assert (
+        arguments["_wandb_init"] | {"project": "p", "entity": "e", "id": "i"}
+        == (arguments["_wandb_init"])
+    )
 
 
 def test_a_new_logger_deletes_nothing(tmp_path):

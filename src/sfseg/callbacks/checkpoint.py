@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from sfseg.errors import PreemptedError
 from sfseg.storage.checkpoint_files import LAST
+from sfseg.storage.lightning_state import between_batches, set_batches_that_stepped
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,8 @@ class Checkpoint(LightningCheckpoint):
         done = int(pl_module.iteration)  # type: ignore[arg-type]
         if done % trainer.accumulate_grad_batches:
             return
-        loop = trainer.fit_loop.epoch_loop
         if self._resumed:
-            # Lightning counts a step twice where an evaluation was the last thing before.
-            loop._batches_that_stepped = done // trainer.accumulate_grad_batches
+            set_batches_that_stepped(trainer, done // trainer.accumulate_grad_batches)
         due = self._due(done, is_first=self._resumed)
         self._resumed = False
         if trainer.world_size > 1:
@@ -111,16 +110,8 @@ class Checkpoint(LightningCheckpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say to Lightning's loops that the last batch is over and the next has not begun."""
-        loops = checkpoint["loops"]["fit_loop"]
-        for progress in (loops["epoch_loop.batch_progress"][k] for k in ("total", "current")):
-            progress.update(dict.fromkeys(("ready", "started", "completed"), progress["processed"]))
         is_evaluating = trainer.state.fn == TrainerFn.FITTING and trainer.validating
-        evaluation = loops["epoch_loop.val_loop.batch_progress"]
-        for progress in (evaluation[k] for k in ("total", "current")):
-            # One that is under way begins again.
-            begun = 1 if is_evaluating else 0
-            progress.update(ready=begun, started=begun, processed=0, completed=0)
+        between_batches(checkpoint, is_evaluating=is_evaluating)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint; what has been logged so far goes to the disk before it."""

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,17 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
+from sfseg.callbacks.base import Trained, trained
 from sfseg.errors import ConfigError
-from sfseg.labels import LabelSpace
 from sfseg.metrics import ConfusionMatrix
 from sfseg.ops.early_learning import Curve, Fit, Rule, fit_curve, has_slowed, slowdown
-
-
-class HasTask(Protocol):
-    """What the callbacks of this kind read from a method."""
-
-    labels: LabelSpace
-    iteration: int
+from sfseg.storage.lightning_state import datamodule_of
+from sfseg.types import Measured
 
 
 @dataclass
@@ -74,8 +69,7 @@ class EarlyLearning(Callback):
         rule: see :func:`sfseg.ops.early_learning.slowdown`.
         threshold: slowdown from which a class is to be corrected.
 
-    ``slowed`` are the classes to correct after the last step, ``has_measured`` says whether it
-    ended with a measurement, of which ``measurements`` holds all.
+    A step that ends with a measurement carries it; ``measurements`` holds all.
 
     Raises:
         ValueError: times that are not positive, or a threshold outside (0, 1].
@@ -98,8 +92,6 @@ class EarlyLearning(Callback):
         self.histories: list[History] = []
         self.fits: list[Fit | None] = []
         self.measurements: list[Measurement] = []
-        self.slowed: frozenset[int] = frozenset()
-        self.has_measured = False
         self._block: ConfusionMatrix | None = None
         self._restored: Tensor | None = None
         self._blocks: deque[tuple[int, Tensor]] = deque()
@@ -117,7 +109,7 @@ class EarlyLearning(Callback):
         self.fits[label] = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        labels = getattr(getattr(trainer, "datamodule", None), "pseudo_labels", None)
+        labels = getattr(datamodule_of(trainer), "pseudo_labels", None)
         if labels is None:
             raise ConfigError(
                 "callbacks.early_learning needs a method that trains on pseudo-labels, got "
@@ -125,7 +117,7 @@ class EarlyLearning(Callback):
             )
         self._length = len(labels)
         self._strategy = trainer.strategy
-        classes = cast(HasTask, pl_module).labels.num_classes
+        classes = trained(pl_module).labels.num_classes
         self._block = ConfusionMatrix(classes).to(pl_module.device)
         if self._restored is not None and trainer.is_global_zero:
             self._block.counts += self._restored.to(pl_module.device)
@@ -136,19 +128,18 @@ class EarlyLearning(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.slowed, self.has_measured = frozenset(), False
-        if getattr(pl_module, "is_skipped", False):
+        method = trained(pl_module)
+        if method.step.is_skipped:
             return
         label = batch["target"]["pseudo_label"]
         self.block.update(outputs["prediction"], label)
         # Multiples of `every`, counted from the start: no batch size makes them drift.
         before, self._images = self._images, self._images + len(label) * trainer.world_size
         images = self.every * self._length
-        self.has_measured = self._images // images > before // images
-        if self.has_measured:
-            self._measure(trainer, cast(HasTask, pl_module))
+        if self._images // images > before // images:
+            self._measure(trainer, method)
 
-    def _measure(self, trainer: Trainer, method: HasTask) -> None:
+    def _measure(self, trainer: Trainer, method: Trained) -> None:
         counts = over_all_processes(self.block.counts, self._strategy)
         self._blocks.append((self._images, counts))
         self.block.reset()
@@ -157,9 +148,11 @@ class EarlyLearning(Callback):
         while len(self._blocks) > 1 and self._blocks[0][0] <= least:
             self._blocks.popleft()
         counts = torch.stack([block for _, block in self._blocks]).sum(dim=0)
-        taken = [self._take(k, iou, method) for k, iou in enumerate(class_iou(counts))]
+        taken = [
+            self._take(k, iou, method.step.iteration) for k, iou in enumerate(class_iou(counts))
+        ]
         self.measurements += taken
-        self.slowed = frozenset(m.label for m in taken if m.has_slowed)
+        method.step.early_learning = Measured(frozenset(m.label for m in taken if m.has_slowed))
         names = method.labels.classes
         values = {f"early_learning/IoU/{names[m.label]}": m.iou for m in taken}
         values |= {f"early_learning/slowdown/{names[m.label]}": m.slowdown for m in taken}
@@ -170,7 +163,7 @@ class EarlyLearning(Callback):
                 step=trainer.global_step - 1,
             )
 
-    def _take(self, label: int, iou: float, method: HasTask) -> Measurement:
+    def _take(self, label: int, iou: float, iteration: int) -> Measurement:
         """Add a point to a class's curve and see what that says."""
         history = self.histories[label]
         history.t.append(self.passes - history.start)
@@ -182,7 +175,7 @@ class EarlyLearning(Callback):
         first, last = (t[known][0], t[known][-1]) if known.any() else (math.nan, math.nan)
         change = slowdown(fit, first=first, last=last, rule=self.rule)
         slow = has_slowed(change, threshold=self.threshold, rule=self.rule)
-        return Measurement(method.iteration, self.passes, label, iou, change, slow)
+        return Measurement(iteration, self.passes, label, iou, change, slow)
 
     @property
     def blocks(self) -> int:

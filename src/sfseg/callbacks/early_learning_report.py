@@ -4,17 +4,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from jaxtyping import Float
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sfseg.callbacks.early_learning import EarlyLearning, HasTask, Measurement
+from sfseg.callbacks.base import trained
+from sfseg.callbacks.early_learning import EarlyLearning, Measurement
 from sfseg.callbacks.label_correction import LabelCorrection, Opening
-from sfseg.errors import ConfigError
+from sfseg.callbacks.order import Ordered
 from sfseg.labels import LabelSpace
 from sfseg.ops.early_learning import Curve, Fit, fit_curve
 from sfseg.report.drawing import Pixels, write_png
@@ -54,40 +54,34 @@ class Segment:
         return self.fit.value(np.asarray(passes, np.float64) - self.start)
 
 
-class EarlyLearningReport(Callback):
+class EarlyLearningReport(Ordered):
     """Writes how every class learnt its pseudo-labels and what their correction changed.
 
     ``early_learning.png`` and ``.csv`` hold the curves, ``label_correction.csv`` the times in which
     labels were corrected. All are written anew at every evaluation and at the end of training, and
-    go to loggers that take images and tables. Needs :class:`EarlyLearning`;
-    :class:`LabelCorrection` may be absent.
+    go to loggers that take images and tables.
 
     Args:
         folder: where the files go.
     """
+
+    needs = (EarlyLearning,)
+    after = (LabelCorrection,)
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self._written = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        found = [c for c in callbacks if isinstance(c, EarlyLearning)]
-        if not found:
-            raise ConfigError(
-                "callbacks.early_learning_report needs callbacks.early_learning; add it, or remove "
-                "the report with ~callbacks.early_learning_report"
-            )
-        self.early = found[0]
-        self.corrections = [c for c in callbacks if isinstance(c, LabelCorrection)]
+        self.early = self.needed(EarlyLearning)
         self._written = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._write(trainer, cast(HasTask, pl_module).labels)
+            self._write(trainer, trained(pl_module).labels)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, cast(HasTask, pl_module).labels)
+        self._write(trainer, trained(pl_module).labels)
 
     def _write(self, trainer: Trainer, labels: LabelSpace) -> None:
         measurements, step = self.early.measurements, trainer.global_step
@@ -95,7 +89,7 @@ class EarlyLearningReport(Callback):
         if not trainer.is_global_zero or not measurements or step == self._written:
             return
         self._written = step
-        openings = [opening for c in self.corrections for opening in c.openings]
+        openings = [opening for c in self.given(LabelCorrection) for opening in c.openings]
         segments = split(measurements, openings, curve=self.early.curve)
         picture = draw(segments, openings, labels, title=self._title())
         corrected = correction_rows(openings, labels)

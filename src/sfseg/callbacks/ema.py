@@ -1,24 +1,49 @@
 """Exponential moving average of the weights."""
 
-from typing import Any, Protocol, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-
-class CanSkip(Protocol):
-    """What the callback reads of a method."""
-
-    is_skipped: bool
+from sfseg.callbacks.base import trained
+from sfseg.storage.lightning_state import count_as_averaged
 
 
 class WeightAverage(EMAWeightAveraging):
-    """Lightning's average, which a skipped step does not move."""
+    """Lightning's average, which a skipped step does not move.
+
+    It takes the weights' place from ``on_validation_epoch_start`` to ``on_validation_epoch_end``,
+    and for good when training ends. Callbacks that look at the weights that were evaluated do so at
+    the end of the epoch and run before it, see :class:`sfseg.callbacks.order.Ordered`.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.is_in_place = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if cast(CanSkip, pl_module).is_skipped:
-            self._latest_update_step = trainer.global_step
+        if trained(pl_module).step.is_skipped:
+            count_as_averaged(self, trainer.global_step)
             return
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_start(trainer, pl_module)
+        self.is_in_place = True
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+        self.is_in_place = False
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        current = "current_model_state"
+        if self.is_in_place and current in checkpoint:
+            # Lightning does not know that both have changed places during an evaluation.
+            checkpoint["state_dict"], checkpoint[current] = (
+                checkpoint[current], checkpoint["state_dict"]
+            )  # fmt: skip

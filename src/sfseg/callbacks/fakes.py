@@ -6,10 +6,12 @@ from typing import Protocol, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from sfseg.callbacks.order import Ordered
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.report.drawing import Pixels, colourise, legend, sheet, write_png
@@ -28,7 +30,7 @@ class MakesFakes(Protocol):
     def draw_fakes(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
-class Fakes(Callback):
+class Fakes(Ordered):
     """Draws fakes of the same noise after every evaluation, for methods that make some.
 
     Files are ``<folder>/step_<step>.png``; loggers that take images get them too.
@@ -42,6 +44,8 @@ class Fakes(Callback):
         ConfigError: the method makes no fakes.
     """
 
+    before = (WeightAveraging,)
+
     def __init__(self, folder: str, images: int = 4) -> None:
         if images < 1:
             raise ValueError(f"images must be at least 1, got {images}; ~callbacks.fakes is off")
@@ -54,7 +58,7 @@ class Fakes(Callback):
                 f"{type(pl_module).__name__}; remove it with ~callbacks.fakes"
             )
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The source model is evaluated too, which makes none.
         if not hasattr(pl_module, "draw_fakes") or not trainer.is_global_zero:
             return

@@ -3,31 +3,24 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from sfseg.callbacks.base import trained
+from sfseg.data.module import AdaptationData
 from sfseg.errors import NumericError
+from sfseg.storage.lightning_state import datamodule_of
 
 log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
 SHOWN = 5
 """A message names so many parameters."""
-
-
-class Guarded(Protocol):
-    """What the callback reads and sets of a method, see :class:`sfseg.methods.base.Method`."""
-
-    iteration: int
-    terms: dict[str, Tensor]
-    is_skipped: bool
-    automatic_optimization: bool
-
-    def undo_step(self) -> Callable[[], None]: ...
 
 
 @dataclass(frozen=True)
@@ -95,24 +88,24 @@ class FiniteGuard(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        method = cast(Guarded, pl_module)
-        done = Backward(method.iteration, loss.detach(), dict(method.terms), self._images)
+        step = trained(pl_module).step
+        done = Backward(step.iteration, loss.detach(), step.terms, self._images)
         self._backwards.append(done)
         # Anomaly detection ends the backward pass of such a loss with an error of its own.
         if torch.is_anomaly_enabled() and not _all_finite(trainer, [done.loss], []):
-            raise NumericError(f"{self._describe(trainer, pl_module)}; {_way_out(method)}")
+            raise NumericError(f"{self._describe(trainer, pl_module)}; {_way_out(pl_module)}")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        method = cast(Guarded, pl_module)
+        step = trained(pl_module).step
         # What an earlier optimiser of the iteration has had skipped is counted once.
-        if not method.is_skipped and (self._backwards or not self._steps):
+        if not step.is_skipped and (self._backwards or not self._steps):
             losses = [done.loss for done in self._backwards]
             if not _all_finite(trainer, losses, _gradients(trainer)):
                 self._refuse(trainer, pl_module)
             self._backwards = []
-        if method.is_skipped:
+        if step.is_skipped:
             # Without gradients, an optimiser leaves parameters and their state alone.
             for parameter in _parameters(trainer):
                 parameter.grad = None
@@ -121,12 +114,11 @@ class FiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        method = cast(Guarded, pl_module)
-        if method.is_skipped and self._undo is not None:
+        if trained(pl_module).step.is_skipped and self._undo is not None:
             self._undo()
         if self._steps:
             self._undo = None
-        if not method.automatic_optimization:
+        if not pl_module.automatic_optimization:
             # What a method steps on later still shows in the gradients.
             self._backwards = []
 
@@ -138,13 +130,13 @@ class FiniteGuard(Callback):
 
     def _refuse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run or mark the step as skipped."""
-        method, text = cast(Guarded, pl_module), self._describe(trainer, pl_module)
+        text = self._describe(trainer, pl_module)
         if self.on_nonfinite == "stop":
-            raise NumericError(f"{text}; {_way_out(method)}")
+            raise NumericError(f"{text}; {_way_out(pl_module)}")
         if self._steps:
             raise NumericError(
                 f"{text}; it cannot be skipped, since another optimiser has stepped in this "
-                f"iteration; {_way_out(method)}"
+                f"iteration; {_way_out(pl_module)}"
             )
         if self.skips == self.max_skips:
             raise NumericError(
@@ -152,7 +144,7 @@ class FiniteGuard(Callback):
                 "before; lower method.lr, or raise it"
             )
         self.skips += 1
-        method.is_skipped = True
+        trained(pl_module).step.is_skipped = True
         if trainer.is_global_zero:
             log.warning("%s; step skipped, %d of at most %d", text, self.skips, self.max_skips)
 
@@ -183,13 +175,13 @@ class FiniteGuard(Callback):
         ]
         listed = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" * (len(bad) > SHOWN))
         return (
-            f"iteration {cast(Guarded, pl_module).iteration}: the loss is finite, but not the "
+            f"iteration {trained(pl_module).step.iteration}: the loss is finite, but not the "
             f"gradient of {listed}{_names(trainer, self._backwards)}"
         )
 
 
-def _way_out(method: Guarded) -> str:
-    if not method.automatic_optimization:
+def _way_out(module: LightningModule) -> str:
+    if not module.automatic_optimization:
         return "lower method.lr, or set trainer.precision=32-true"
     return (
         "lower method.lr, set trainer.gradient_clip_val or trainer.precision=32-true; "
@@ -200,7 +192,7 @@ def _way_out(method: Guarded) -> str:
 def _undo(module: LightningModule) -> Callable[[], None]:
     """Makes what takes a module back to the state that it has now, but for its parameters."""
     kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    others = cast(Guarded, module).undo_step()
+    others = trained(module).undo_step()
 
     def undo() -> None:
         for buffer, before in kept:
@@ -218,7 +210,8 @@ def _parameters(trainer: Trainer) -> Iterator[Tensor]:
 
 def _gradients(trainer: Trainer) -> list[Tensor]:
     """All that are to be finite: none where a gradient scaler expects infinite ones."""
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+    plugin = trainer.precision_plugin
+    if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
         return []
     return [p.grad for p in _parameters(trainer) if p.grad is not None]
 
@@ -257,7 +250,8 @@ def _bad_terms(done: Backward) -> str:
 
 def _names(trainer: Trainer, backwards: list[Backward]) -> str:
     """Files of the batches, domain by domain."""
-    scenes: Mapping[str, Any] = getattr(getattr(trainer, "datamodule", None), "scenes", {})
+    data = datamodule_of(trainer)
+    scenes = data.scenes if isinstance(data, AdaptationData) else {}
     found = []
     for done in backwards:
         for domain, index in done.images.items():

@@ -9,15 +9,17 @@ from typing import Any, Literal, Protocol, cast, get_args
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from sfseg.callbacks.base import trained
 from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
-from sfseg.errors import ConfigError, DataError
-from sfseg.labels import LabelSpace
+from sfseg.callbacks.order import Ordered
+from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
 from sfseg.ops.inference import Inference
+from sfseg.storage.lightning_state import datamodule_of
 from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
@@ -67,12 +69,12 @@ class Opening:
     right_after: int = 0
 
 
-class LabelCorrection(Callback):
+class LabelCorrection(Ordered):
     """Pixels predicted with confidence as a class that has slowed take that class as label.
 
     While a class is open, a pixel takes it if its prediction is more confident than a share of the
-    last predictions of that class. Needs :class:`EarlyLearning` before it, and a method whose
-    ``training_step`` returns ``prediction`` and ``confidence``.
+    last predictions of that class. For methods whose ``training_step`` returns ``prediction`` and
+    ``confidence``.
 
     Args:
         mode: ``online`` corrects the crops that training visits; ``offline`` predicts all images
@@ -88,6 +90,8 @@ class LabelCorrection(Callback):
     Raises:
         ValueError: an unknown mode or rule, a quantile outside [0, 1), no time.
     """
+
+    needs = (EarlyLearning,)
 
     def __init__(
         self,
@@ -116,16 +120,9 @@ class LabelCorrection(Callback):
         self._visits: dict[int, tuple[Tensor, ...]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        found = [c for c in callbacks[: callbacks.index(self)] if isinstance(c, EarlyLearning)]
-        if not found:
-            raise ConfigError(
-                "callbacks.label_correction needs callbacks.early_learning before it; set "
-                "callbacks=[default,early_learning,label_correction]"
-            )
-        self.early = found[0]
-        self.labels: LabelSpace = cast(Any, pl_module).labels
-        self.data: PseudoLabelData = cast(Any, trainer).datamodule
+        self.early = self.needed(EarlyLearning)
+        self.labels = trained(pl_module).labels
+        self.data: PseudoLabelData = datamodule_of(trainer)
         if not self._histogram.numel():
             self._histogram = torch.zeros(self.labels.num_classes, BINS, dtype=torch.int64)
         if not trainer.is_global_zero:
@@ -138,15 +135,16 @@ class LabelCorrection(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.mode in ("none", "elr") or getattr(pl_module, "is_skipped", False):
+        step = trained(pl_module).step
+        if self.mode in ("none", "elr") or step.is_skipped:
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
         self._histogram += confidence_histogram(
             confidence, prediction, num_classes=self.labels.num_classes
         )
-        if self.early.has_measured:
+        if step.early_learning is not None:
             self._refresh()
-            self._open(trainer, pl_module)
+            self._open(trainer, pl_module, step.iteration, step.early_learning.slowed)
         if self.mode == "online" and (self.open or self.rule == "release"):
             self._correct_crops(trainer, pl_module, batch["target"], prediction, confidence)
         self._close()
@@ -180,10 +178,11 @@ class LabelCorrection(Callback):
         total = torch.stack(list(self._histograms)).sum(dim=0)
         self._threshold = class_quantiles(total, self.quantile).to(self._histogram.device)
 
-    def _open(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        new = sorted(self.early.slowed - set(self.open))
+    def _open(
+        self, trainer: Trainer, pl_module: LightningModule, iteration: int, slowed: frozenset[int]
+    ) -> None:
+        new = sorted(slowed - set(self.open))
         for label in new:
-            iteration = int(cast(Any, pl_module).iteration)
             opening = Opening(label, iteration, self.early.passes)
             self.openings.append(opening)
             self.open[label] = opening
@@ -254,18 +253,17 @@ class LabelCorrection(Callback):
     def _correct_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Predict every training image, whole, and write what is confident."""
         if trainer.is_global_zero:
-            method = cast(Any, pl_module)
             # As in training steps, whose confidences the thresholds come from.
-            predict = Inference(scales=getattr(method, "scales", (1.0,)))
-            method.eval()
+            predict = Inference(scales=trained(pl_module).scales)
+            pl_module.eval()
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 for target in self.data.labelling_dataloader():
-                    image = target["image"].to(method.device)
-                    probability = predict(method, image).float().softmax(dim=1)
+                    image = target["image"].to(pl_module.device)
+                    probability = predict(pl_module, image).float().softmax(dim=1)
                     confidence, prediction = probability.max(dim=1)
                     proposal = self._proposal(prediction.to(torch.uint8), confidence)
                     self._write(target["index"], target["geometry"], proposal)
-            method.train()
+            pl_module.train()
         trainer.strategy.barrier("label correction")
 
     def _write(self, index: Tensor, geometry: Tensor, proposal: Tensor) -> None:

@@ -5,20 +5,23 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from sfseg.callbacks.base import Trained, is_adapting, trained
+from sfseg.callbacks.order import Ordered
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
-from sfseg.metrics import Scores
+from sfseg.metrics import Scored, Scores
 from sfseg.modes import evaluating
 from sfseg.ops.entropy import normalized_entropy
-from sfseg.ops.inference import Inference, label_map
+from sfseg.ops.inference import label_map
 from sfseg.ops.label_free import (
     agreement,
     agreement_counts,
@@ -30,6 +33,7 @@ from sfseg.ops.label_free import (
 from sfseg.randomness import generator
 from sfseg.report.tables import to_csv
 from sfseg.storage.atomic import write_whole
+from sfseg.storage.lightning_state import datamodule_of
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +42,6 @@ SCORES: tuple[Score, ...] = get_args(Score)
 PREDICTED = 1e-3
 """Share of pixels above which a class counts as predicted."""
 HEADER = ("step", "iteration", *SCORES, "classes", "vanished", "has_collapsed", "target_mIoU")
-
-
-class Adapting(Protocol):
-    """What the callbacks of this kind read from a method."""
-
-    labels: LabelSpace
-    inference: Inference
-    scores: dict[str, Scores]
-    source_scores: dict[str, Scores]
-    eval_domains: tuple[str, ...]
-    stage: str
-    iteration: int
-    shared: Any
-    starts_as_source_model: bool
 
 
 @dataclass
@@ -89,7 +79,7 @@ class Predicted:
     snd: list[float] = field(default_factory=list)
 
 
-class LabelFreeScore(Callback):
+class LabelFreeScore(Ordered):
     """Scores the model on unlabelled training images of the target, and warns when it collapses.
 
     At every evaluation and before the first step, two views of some images (as they are, and
@@ -121,6 +111,8 @@ class LabelFreeScore(Callback):
         ValueError: no images, fewer than two pixels, an unknown score.
     """
 
+    before = (WeightAveraging,)
+
     def __init__(
         self, folder: str, images: int = 32, pixels: int = 256, score: Score = "combined"
     ) -> None:
@@ -151,19 +143,19 @@ class LabelFreeScore(Callback):
         logged = self._measure(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
-        method = cast(Adapting, pl_module)
+        method = trained(pl_module)
         scores = method.source_scores if self._follows_source(method, trainer.global_step) else {}
         self._complete(trainer, pl_module, scores)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Here, not when evaluation ends: averaged weights are still in their place.
+        # Here, not when evaluation ends: averaged weights are still in place.
         if self._is_due(trainer, pl_module):
             pl_module.log_dict(self._measure(trainer, pl_module), sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found = self._at(trainer.global_step)
         if found is not None and math.isnan(found.miou) and is_adapting(pl_module):
-            self._complete(trainer, pl_module, cast(Adapting, pl_module).scores)
+            self._complete(trainer, pl_module, trained(pl_module).scores)
 
     def _is_due(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         is_trial = trainer.sanity_checking or cast(Any, trainer).fast_dev_run
@@ -182,7 +174,7 @@ class LabelFreeScore(Callback):
         predicted = trainer.strategy.broadcast(predicted)
         assert predicted is not None
         self._chosen = predicted.images
-        method = cast(Adapting, pl_module)
+        method = trained(pl_module)
         found = self._judge(predicted, method, trainer.global_step)
         had_collapsed = bool(self.measurements) and self.measurements[-1].has_collapsed
         if found.has_collapsed and not had_collapsed and trainer.is_global_zero:
@@ -191,7 +183,7 @@ class LabelFreeScore(Callback):
         return {f"label_free/{name}": value for name, value in found.scores.items()}
 
     def _predict(self, trainer: Trainer, pl_module: LightningModule) -> Predicted:
-        method = cast(Adapting, pl_module)
+        method = trained(pl_module)
         # Without its further views: an average with the mirror image always agrees with it.
         predict = replace(method.inference, scales=(1.0,), flip=False)
         classes = method.labels.num_classes
@@ -212,7 +204,7 @@ class LabelFreeScore(Callback):
 
     def _pictures(self, trainer: Trainer) -> Iterator[tuple[int, Tensor]]:
         """Numbers and images (1, 3, H, W); an image that cannot be read is left out for good."""
-        loader = cast(Any, trainer).datamodule.labelling_dataloader()
+        loader = datamodule_of(trainer).labelling_dataloader()
         chosen = self._chosen
         if not chosen:
             usable = loader.sampler.indices
@@ -233,7 +225,7 @@ class LabelFreeScore(Callback):
         places = rng.choice(len(flat), size=min(self.pixels, len(flat)), replace=False)
         return flat[torch.from_numpy(places).to(flat.device)].softmax(dim=1)
 
-    def _judge(self, predicted: Predicted, method: Adapting, step: int) -> Measurement:
+    def _judge(self, predicted: Predicted, method: Trained, step: int) -> Measurement:
         present = class_shares(predicted.counts) > PREDICTED
         ids = torch.arange(len(present))
         if not self._reference:
@@ -258,7 +250,7 @@ class LabelFreeScore(Callback):
             ),
         )
 
-    def _follows_source(self, method: Adapting, step: int) -> bool:
+    def _follows_source(self, method: Trained, step: int) -> bool:
         """Whether the first measurement was, or at this step is, that of the source model."""
         first = self.measurements[0].step if self.measurements else step
         return method.starts_as_source_model and first == 0
@@ -278,7 +270,7 @@ class LabelFreeScore(Callback):
         self, trainer: Trainer, pl_module: LightningModule, scores: dict[str, Scores]
     ) -> None:
         """Note the mIoU of the last measurement, where there is one, and write the file."""
-        found, method = self.measurements[-1], cast(Adapting, pl_module)
+        found, method = self.measurements[-1], trained(pl_module)
         found.miou = target_miou(method, scores)
         if trainer.is_global_zero:
             rows = [_row(m, method.labels) for m in self.measurements]
@@ -300,12 +292,7 @@ class LabelFreeScore(Callback):
         self._chosen = state_dict["images"]
 
 
-def is_adapting(module: LightningModule) -> bool:
-    """Whether it is a method that trains on images of the target without their labels."""
-    return "target" in getattr(module, "shared", {}).get("needs", ())
-
-
-def target_miou(method: Adapting, scores: dict[str, Scores]) -> float:
+def target_miou(method: Scored, scores: dict[str, Scores]) -> float:
     """Of the target, in [0, 1]; NaN where it was not evaluated or has no labels."""
     target = scores.get(method.eval_domains[0])
     return math.nan if target is None else target.miou["mIoU"]

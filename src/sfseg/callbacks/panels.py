@@ -2,15 +2,15 @@
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from sfseg.callbacks.base import scored
 from sfseg.labels import LabelSpace
-from sfseg.metrics import Scored
 from sfseg.report.drawing import Pixels, colourise, error_map, legend, sheet, write_png
 from sfseg.types import IGNORE, Batch
 
@@ -54,13 +54,13 @@ class Panels(Callback):
         batches = trainer.num_val_batches[dataloader_idx]
         if batch_idx not in np.linspace(0, int(batches) - 1, self.images).astype(int):
             return
-        domain = cast(Scored, pl_module).eval_domains[dataloader_idx]
+        domain = scored(pl_module).eval_domains[dataloader_idx]
         self.examples.append((domain, *self._pixels(batch, outputs)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.examples:
             return
-        labels = cast(Scored, pl_module).labels
+        labels = scored(pl_module).labels
         picture = draw(self.examples, labels)
         path = self.folder / f"step_{trainer.global_step:06d}.png"
         write_png(path, picture)

@@ -4,19 +4,21 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from sfseg.callbacks.base import scored
+from sfseg.callbacks.order import Ordered
 from sfseg.callbacks.selection import Selection, selection_of
 from sfseg.labels import LabelSpace
-from sfseg.metrics import Scored, Scores
+from sfseg.metrics import Scores
 from sfseg.optim import count_parameters
 from sfseg.report import tables
 
 
-class Results(Callback):
+class Results(Ordered):
     """Writes and shows the scores of the evaluation that follows training.
 
     ``results.json`` holds the protocol and the scores as shares in [0, 1]; ``results.csv`` and
@@ -28,12 +30,14 @@ class Results(Callback):
         title: heading of the table.
     """
 
+    after = (Selection,)
+
     def __init__(self, folder: str, title: str) -> None:
         self.folder = Path(folder)
         self.title = title
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = cast(Scored, pl_module)
+        module = scored(pl_module)
         if trainer.state.fn != TrainerFn.VALIDATING or module.stage != "val":
             return
         if not trainer.is_global_zero:
@@ -42,7 +46,7 @@ class Results(Callback):
         header, rows = tables.per_class(scores, labels, module.source_scores)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "results.csv").write_text(tables.to_csv(header, rows))
-        selection = selection_of(trainer)
+        selection = selection_of(self.others)
         note = "" if selection is None else selection.note
         text = tables.to_markdown(header, rows) + (f"\n{note}\n" if note else "")
         (self.folder / "results.md").write_text(text)

@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -13,10 +14,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sfseg.callbacks.label_free_score import Adapting, LabelFreeScore, is_adapting, target_miou
+from sfseg.callbacks.base import is_adapting, scored, trained
+from sfseg.callbacks.label_free_score import LabelFreeScore, target_miou
+from sfseg.callbacks.order import Ordered
 from sfseg.errors import ConfigError, OutputError
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.checkpoint_files import REMEMBERED, CheckpointFiles, require_finite
+from sfseg.storage.lightning_state import callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ LAST_STAGE = "last"
 """First part of the names that the last weights' scores are logged by where others may be shown."""
 
 
-class Selection(Callback):
+class Selection(Ordered):
     """Keeps the weights of the best evaluation, and shows them in the end.
 
     Candidates are the source model before the first step, if the network starts as that, every
@@ -39,8 +43,8 @@ class Selection(Callback):
 
     Args:
         folder: of the checkpoints.
-        mode: ``last`` keeps nothing; ``label_free`` goes by :class:`LabelFreeScore`, which must
-            stand before it; ``oracle`` by the target's mIoU.
+        mode: ``last`` keeps nothing; ``label_free`` goes by :class:`LabelFreeScore`; ``oracle``
+            by the target's mIoU.
 
     ``note`` says in words what the tables show; empty for ``last`` and before the end.
 
@@ -53,6 +57,7 @@ class Selection(Callback):
             raise ValueError(f"select must be one of {', '.join(get_args(Select))}, got {mode!r}")
         self.folder = Path(folder)
         self.mode = mode
+        self.needs = (LabelFreeScore,) if mode == "label_free" else ()
         self.note = ""
         self.step: int | None = None
         self._value = math.nan
@@ -81,29 +86,22 @@ class Selection(Callback):
                 "select=last"
             )
         if self.mode == "label_free":
-            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            before = callbacks[: callbacks.index(self)]
-            self._score = next((c for c in before if isinstance(c, LabelFreeScore)), None)
-            if self._score is None:
-                raise ConfigError(
-                    "select=label_free needs callbacks.label_free_score before "
-                    "callbacks.selection; set callbacks=[default], or select=last"
-                )
+            self._score = self.needed(LabelFreeScore)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_off(trainer):
             return
         self._forget_lost(trainer)
-        method = cast(Adapting, pl_module)
+        method = trained(pl_module)
         at_start = self._seen < 0 and trainer.global_step == 0
         if at_start and method.starts_as_source_model:
             self._consider(trainer, pl_module, target_miou(method, method.source_scores))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        method = cast(Adapting, pl_module)
+        module = scored(pl_module)
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not self._is_off(trainer) and (in_training or method.stage == LAST_STAGE):
-            self._consider(trainer, pl_module, target_miou(method, method.scores))
+        if not self._is_off(trainer) and (in_training or module.stage == LAST_STAGE):
+            self._consider(trainer, pl_module, target_miou(module, module.scores))
 
     def conclude(self, trainer: Trainer, method: LightningModule, data: Any) -> None:
         """Name the best weights ``selected.ckpt`` and put them into the method.
@@ -116,7 +114,7 @@ class Selection(Callback):
         if self._is_off(trainer):
             return
         self._forget_lost(trainer)
-        evaluated = cast(Adapting, method)
+        evaluated = trained(method)
         if self.step is None or self._seen != trainer.global_step:
             stage, evaluated.stage = evaluated.stage, LAST_STAGE
             trainer.validate(method, datamodule=data, verbose=False)
@@ -181,7 +179,7 @@ class Selection(Callback):
             "global_step": trainer.global_step,
             "pytorch-lightning_version": lightning.__version__,
             "state_dict": trainer.strategy.lightning_module_state_dict(),
-            "iteration": cast(Adapting, pl_module).iteration,
+            "iteration": trained(pl_module).iteration,
             "selection": self._text(),
         }
         for callback in _others(trainer):
@@ -233,11 +231,9 @@ class Selection(Callback):
 
 def _others(trainer: Trainer) -> list[Callback]:
     """Callbacks that add to a checkpoint, but for those that write the run's own."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    return [callback for callback in callbacks_of(trainer) if not isinstance(callback, Checkpoint)]
 
 
-def selection_of(trainer: Trainer) -> Selection | None:
-    """The trainer's selection, where it has one."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+def selection_of(callbacks: Iterable[Callback]) -> Selection | None:
+    """The selection among some callbacks, where there is one."""
     return next((c for c in callbacks if isinstance(c, Selection)), None)

@@ -26,6 +26,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate and write results into a run folder of its own."""
     from lightning.pytorch import Trainer
 
+    from sfseg.commands.train import built_callbacks
     from sfseg.methods.evaluation import Evaluation
     from sfseg.runs.checkpoints import restore
     from sfseg.runs.quiet import quiet_lightning
@@ -62,9 +63,7 @@ def evaluate(cfg: DictConfig) -> None:
     if restored.selection:
         module.protocol += f", {restored.selection}"
     log.info("evaluation: %s", module.protocol)
-    trainer: Trainer = build(
-        cfg.trainer, logger=False, callbacks=[build(node) for node in cfg.callbacks.values()]
-    )
+    trainer: Trainer = build(cfg.trainer, logger=False, callbacks=built_callbacks(cfg))
     trainer.validate(module, datamodule=data, verbose=False)
     if is_first_process():
         log.info("results: %s", folder)

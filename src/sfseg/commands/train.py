@@ -152,12 +152,13 @@ def fit(
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     content = Provenance(config, data.labels.to_dict(), described(source))
+    callbacks = built_callbacks(cfg)
     plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
     trainer: Trainer = build(
         cfg.trainer,
         **strategy_of(cfg, method),
         logger=loggers or False,
-        callbacks=[content, *built_callbacks(cfg)],
+        callbacks=[content, *callbacks],
         plugins=[*plugins, CheckpointFiles()],
     )
     log_config(loggers, cfg, method)
@@ -171,7 +172,7 @@ def fit(
         trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         if not cfg.trainer.get("fast_dev_run"):
             trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
-        if (selection := selection_of(trainer)) is not None:
+        if (selection := selection_of(callbacks)) is not None:
             selection.conclude(trainer, method, data)
         trainer.validate(method, datamodule=data, verbose=False)
     if is_first_process():
@@ -206,9 +207,9 @@ def check(cfg: DictConfig, method: "Method") -> None:
 
     Raises:
         ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out, the selection or the amount of training does not fit.
+            pseudo-labels to leave out, the callbacks or the amount of training does not fit.
     """
-    from sfseg.callbacks.selection import Selection
+    from sfseg.callbacks.selection import selection_of
     from sfseg.runs.checkpoints import check_resumable
     from sfseg.runs.preparation import label_selection_of
 
@@ -223,9 +224,8 @@ def check(cfg: DictConfig, method: "Method") -> None:
         check_manual_optimization(cfg)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     method.configure_optimizers()
-    for callback in built_callbacks(cfg):
-        if isinstance(callback, Selection):
-            callback.require(method)
+    if (selection := selection_of(built_callbacks(cfg))) is not None:
+        selection.require(method)
 
 
 def check_manual_optimization(cfg: DictConfig) -> None:
@@ -243,8 +243,15 @@ def check_manual_optimization(cfg: DictConfig) -> None:
 
 
 def built_callbacks(cfg: DictConfig) -> "list[Callback]":
-    """Those of the configuration; null takes one out."""
-    return [build(node) for node in cfg.callbacks.values() if node is not None]
+    """Those of the configuration in the order that they need; null takes one out.
+
+    Raises:
+        ConfigError: one needs another that is not there.
+    """
+    from sfseg.callbacks.order import ordered
+
+    nodes = cfg.callbacks.items()
+    return ordered({str(name): build(node) for name, node in nodes if node is not None})
 
 
 def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":

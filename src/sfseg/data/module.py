@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
@@ -26,6 +25,7 @@ from sfseg.labels import LabelSpace
 from sfseg.pseudo.journal import Commit
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.pseudo.store import PseudoLabelStore
+from sfseg.storage.lightning_state import processed_batches
 
 log = logging.getLogger(__name__)
 
@@ -324,9 +324,8 @@ class AdaptationData(LightningDataModule):
     def _trained_batches(self) -> int:
         if self.trainer is None:
             return self._position
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
         # Checkpoints are written between "processed" and "completed" of a batch.
-        return int(cast(_ProcessedTracker, progress).processed)
+        return processed_batches(self.trainer)
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

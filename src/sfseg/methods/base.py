@@ -20,7 +20,8 @@ from sfseg.methods.evaluation import Evaluation
 from sfseg.ops.inference import Inference
 from sfseg.optim import Rule, parameter_groups
 from sfseg.randomness import seed32
-from sfseg.types import StepOutput
+from sfseg.storage.lightning_state import count_first_optimizer_only
+from sfseg.types import Step, StepOutput
 
 
 class Shared(TypedDict):
@@ -65,11 +66,12 @@ class Method(Evaluation):
     """Base of all methods: a subclass writes ``training_step`` and little else.
 
     ``iteration`` is the number of the current training batch, from 1; unlike Lightning's
-    ``global_step`` it does not depend on how many optimisers step. ``terms`` are the parts of the
-    loss at hand by name, for messages; ``logged`` those of all losses of the iteration.
-    ``is_skipped`` says at the end of a training batch that its step was left out, see
-    :class:`sfseg.callbacks.finite.FiniteGuard`: nothing may be learnt from it.
+    ``global_step`` it does not depend on how many optimisers step. ``step`` is what is known of
+    that batch, a new one for each. ``logged`` are the terms of all losses of the iteration.
     """
+
+    scales: Sequence[float] = (1.0,)
+    """Factors of the image size at which training steps predict."""
 
     def __init__(self, **shared: Unpack[Shared]) -> None:
         adapter = shared["adapter"]
@@ -81,9 +83,13 @@ class Method(Evaluation):
         )
         self.shared = shared
         self.iteration = 0
-        self.terms: dict[str, Tensor] = {}
+        self.step = Step()
         self.logged: dict[str, Tensor] = {}
-        self.is_skipped = False
+
+    @property
+    def terms(self) -> Mapping[str, Tensor]:
+        """The parts of the loss at hand by name."""
+        return self.step.terms
 
     @property
     def starts_as_source_model(self) -> bool:
@@ -116,21 +122,19 @@ class Method(Evaluation):
     def stepped_optimizers(self) -> list[LightningOptimizer]:
         """The optimisers of a method that steps them itself (``automatic_optimization=False``).
 
-        Call it in ``training_step``. Lightning counts every optimiser's step, so that a run of two
-        would end after half of its batches; here the first counts alone.
+        Call it in ``training_step``: of their steps, the first one's alone count as the run's.
         """
-        first, *others = cast(list[LightningOptimizer], self.optimizers())
-        for optimizer in others:
-            optimizer._on_before_step = optimizer._on_after_step = _nothing
-        return [first, *others]
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        count_first_optimizer_only(optimizers)
+        return optimizers
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of a loss's weighted terms, in their order; keeps them as ``terms``.
+        """The sum of a loss's weighted terms, in their order; keeps them in ``step``.
 
         A method with several losses calls it before each backward pass, with names of their own.
         """
-        self.terms = {name: term.detach() for name, term in terms.items()}
-        self.logged |= self.terms
+        self.step.terms = {name: term.detach() for name, term in terms.items()}
+        self.logged |= self.step.terms
         return reduce(add, terms.values())
 
     def output(
@@ -158,7 +162,7 @@ class Method(Evaluation):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.iteration += 1
-        self.terms, self.logged, self.is_skipped = {}, {}, False
+        self.step, self.logged = Step(self.iteration), {}
         # Dropout is a function of the iteration too: a resumed run, or one that validates
         # more often, draws the same.
         torch.manual_seed(

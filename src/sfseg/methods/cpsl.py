@@ -172,7 +172,7 @@ class CPSL(Method):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.is_skipped:
+        if self.step.is_skipped:
             return
         if self._fresh is not None:
             self._enqueue(self._fresh)

@@ -141,7 +141,7 @@ class HCL(Method):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.is_skipped:
+        if self.step.is_skipped:
             return
         if self._counts is not None:
             counts = self.trainer.strategy.reduce(self._counts, reduce_op="sum")

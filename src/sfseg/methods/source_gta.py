@@ -108,7 +108,9 @@ class SourceGtA(Method):
         heads = [head for head in range(network.num_heads) if head != left_out]
         logits = network.forward_heads(image.to(network.mean.dtype), heads=heads)
         losses = [self._cross_entropy(scores, label) for scores in logits]
-        self.terms = {f"head_{k}": head.detach() for k, head in zip(heads, losses, strict=True)}
+        self.step.terms = {
+            f"head_{k}": loss.detach() for k, loss in zip(heads, losses, strict=True)
+        }
         loss = torch.stack(losses).sum()
         if left_out is not None:
             # The head is not run, or the style would enter its statistics; its gradient is exactly

@@ -15,9 +15,10 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sfseg.errors import ConfigError
@@ -160,7 +161,7 @@ class WandbRun(WandbLogger):
     def experiment(self) -> Any:
         if self._experiment is None and not self.is_lost:
             self._guarded(self._start)
-        return _DummyExperiment() if self.is_lost else self._experiment
+        return DummyLogger().experiment if self.is_lost else self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

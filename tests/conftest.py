@@ -13,8 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 from sfseg.commands import data, evaluate, predict, train
 
 # Small tensors on several threads wait for each other more than they compute.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = os.environ.get("SFSEG_TEST_THREADS", "1")
+torch.set_num_threads(int(THREADS))
+os.environ["OMP_NUM_THREADS"] = THREADS
 
 MAINS = {
     "sfseg-train": train.main,
@@ -85,3 +86,9 @@ def cli(
 
     yield call
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws does not depend on which tests its process ran before."""
+    torch.manual_seed(0)

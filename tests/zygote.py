@@ -33,7 +33,7 @@ class Zygote:
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **environment},
+            env={**os.environ, "PYTHONPATH": path, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import os
 import subprocess
 import sys
 from functools import partial
@@ -360,7 +359,7 @@ def test_all_processes_decide_alike(tmp_path, policy):
         [sys.executable, "-m", "sfseg.commands.train", "--config-dir", "conf", *settings,
          "method=spoilt", "trust=[spoilt]", "trainer=ddp_cpu", "trainer.max_steps=3",
          "trainer.precision=32-true", f"callbacks.finite.on_nonfinite={policy}"],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     output = done.stdout + done.stderr

@@ -57,7 +57,7 @@ def test_eval_protocols(cli: Cli, checkpoint: Path, protocol: str) -> None:
     window = ["evaluation.window=[32,48]", "evaluation.stride=null"] if protocol == "slide" else []
     done = cli(
         "sfseg-eval", f"ckpt_path={checkpoint}", f"evaluation={protocol}", *window,
-        "trainer.limit_val_batches=1", "with_source=false",
+        "trainer.limit_val_batches=1", "with_source=false", "trainer.precision=32-true",
     )  # fmt: skip
     assert done.code == 0, done.output
     assert set(json.loads((done.run / "results.json").read_text())) == {"target"}
@@ -65,8 +65,9 @@ def test_eval_protocols(cli: Cli, checkpoint: Path, protocol: str) -> None:
 
 def test_eval_on_changed_data(cli: Cli, checkpoint: Path) -> None:
     done = cli(
-        "sfseg-eval", f"ckpt_path={checkpoint}", "+data.shift=severe", "trainer.limit_val_batches=1"
-    )
+        "sfseg-eval", f"ckpt_path={checkpoint}", "+data.shift=severe",
+        "trainer.limit_val_batches=1", "trainer.precision=32-true",
+    )  # fmt: skip
     assert done.code == 0, done.output
     refused = cli("sfseg-eval", f"ckpt_path={checkpoint}", "+data.shfit=severe", "task_name=b")
     assert refused.code == 2 and "data.shfit" in refused.output
@@ -146,7 +147,10 @@ def test_eval_of_a_checkpoint_from_before_evaluation_had_two_sizes(
         data["module"].pop(key, None)
         data.pop(key)
     torch.save(content, tmp_path / "old.ckpt")
-    done = cli("sfseg-eval", f"ckpt_path={tmp_path}/old.ckpt", "+data.on_error=skip")
+    done = cli(
+        "sfseg-eval", f"ckpt_path={tmp_path}/old.ckpt", "+data.on_error=skip",
+        "trainer.precision=32-true",
+    )  # fmt: skip
     assert done.code == 0, done.output
     assert "whole images at scale 1" in done.output
 

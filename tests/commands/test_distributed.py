@@ -25,7 +25,6 @@ def test_two_processes_score_as_one_does(cli: Cli, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sfseg.commands.train", *settings, *two, *odd, "hydra.run.dir=two"],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -62,7 +61,7 @@ def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, proce
              *more, f"hydra.run.dir={name}"],
             cwd=tmp_path,
             env={
-                **os.environ, "OMP_NUM_THREADS": "1", "SFSEG_CACHE": str(tmp_path / "cache"),
+                **os.environ, "SFSEG_CACHE": str(tmp_path / "cache"),
                 "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")]),
             },
             capture_output=True, text=True, check=False,

@@ -152,7 +152,7 @@ def test_scenes_that_cannot_be_used_are_left_out_on_request(
     assert results["target"]["protocol"].count("target eval: 1 of 3 scenes left out") == 1
     assert "images/val/2.png is empty" in done.output
     checkpoint = f"ckpt_path={done.run}/checkpoints/last.ckpt"
-    again = cli("sfseg-eval", checkpoint, "hydra.run.dir=eval")
+    again = cli("sfseg-eval", checkpoint, "hydra.run.dir=eval", "trainer.precision=32-true")
     assert again.code == 0 and "1 of 3 scenes left out" in again.output, again.output
     assert cli("sfseg-eval", checkpoint, "+data.on_error=raise").code == 3
 

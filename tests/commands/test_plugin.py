@@ -56,7 +56,9 @@ def test_the_readmes_method_trains(mine: Path) -> None:
     assert code == 0, output
     assert "target IoU" in output and "source IoU" not in output
     # The checkpoint names the method too, but cannot bring its trust with it.
-    evaluate = ["ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=eval"]
+    evaluate = [
+        "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=eval", "trainer.precision=32-true",
+    ]  # fmt: skip
     code, output = run(mine, "sfseg-eval", *evaluate)
     assert code == 2 and "method._target_=mymethod.Entropy" in output, output
     assert "trust=[mymethod.Entropy]" in output

@@ -130,7 +130,8 @@ def test_own_statistics_are_used_and_forgotten():
     net = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), nn.BatchNorm2d(2))
     net[2].eval()
     before = [b.clone() for b in net.buffers()]
-    x = 3 + torch.randn(4, 2, 5, 5)
+    net = net.double()
+    x = 3 + torch.randn(4, 2, 5, 5, dtype=torch.float64)
     with own_statistics(net):
         found = net(x)
     mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)

@@ -61,26 +61,29 @@ def some(shape, share=0.6, seed=5):
 
 
 @pytest.mark.parametrize(("count", "num_classes"), [(3, 5), (2, 19), (1, 3), (4, 2)])
+@pytest.mark.usefixtures("double")
 def test_predictions_by_hand(count, num_classes):
     logits = views(count, num_classes)
     assert prediction_consistency(logits).item() == pytest.approx(
-        by_hand(logits), rel=1e-4, abs=1e-7
+        by_hand(logits), rel=1e-9, abs=1e-12
     )
     valid = some((2, 4, 3))
     assert prediction_consistency(logits, valid=valid).item() == pytest.approx(
-        by_hand(logits, valid.numpy()), rel=1e-4, abs=1e-7
+        by_hand(logits, valid.numpy()), rel=1e-9, abs=1e-12
     )
 
 
+@pytest.mark.usefixtures("double")
 def test_agreement_costs_nothing_and_contradiction_the_logarithm_of_the_views():
     same = views()[:1] * 3
-    assert prediction_consistency(same).item() == pytest.approx(0, abs=1e-6)
+    assert prediction_consistency(same).item() == pytest.approx(0, abs=1e-12)
     apart = [
         200 * F.one_hot(torch.tensor([[[k]]]), 3).permute(0, 3, 1, 2).float() for k in range(3)
     ]
-    assert prediction_consistency(apart).item() == pytest.approx(math.log(3), rel=1e-6)
+    assert prediction_consistency(apart).item() == pytest.approx(math.log(3), rel=1e-9)
 
 
+@pytest.mark.usefixtures("double")
 def test_the_order_of_views_pixels_and_classes_does_not_matter():
     logits = views()
     loss = prediction_consistency(logits)
@@ -97,10 +100,9 @@ def test_no_valid_pixel_is_zero_with_a_zero_gradient():
     assert all(torch.equal(z.grad, torch.zeros_like(z)) for z in logits)
 
 
-def test_gradients_are_those_of_finite_differences(monkeypatch):
-    # The losses compute in single precision: let them believe that this is double.
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    logits = [z.detach().double().requires_grad_() for z in views(3, 3, (1, 2, 2), 2.5)]
+@pytest.mark.usefixtures("double")
+def test_gradients_are_those_of_finite_differences():
+    logits = views(3, 3, (1, 2, 2), 2.5)
     weights = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *z: prediction_consistency(z), logits)
     assert torch.autograd.gradcheck(
@@ -131,8 +133,9 @@ def test_masked_pixels_learn_nothing():
         assert torch.equal(moved, valid)
 
 
+@pytest.mark.usefixtures("double")
 def test_the_mixture_by_hand():
-    logits, weight_logits = views(), torch.tensor([1.0, -0.5, 0.2])
+    logits, weight_logits = views(), torch.tensor([1.0, -0.5, 0.2]).double()
     equal = sum(z.softmax(1) for z in logits) / 3
     torch.testing.assert_close(log_mixture(logits).exp(), equal)
     weighted = sum(w * z.softmax(1) for w, z in zip(weight_logits.softmax(0), logits, strict=True))
@@ -143,6 +146,7 @@ def test_the_mixture_by_hand():
 @pytest.mark.parametrize("weight_logits", [None, [0.4, -1.0, 0.1]])
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.usefixtures("double")
 def test_released_predictions_by_hand(weight_logits, share, labelled):
     logits = views(spread=1, common=3)
     given = None if weight_logits is None else torch.tensor(weight_logits, requires_grad=True)
@@ -156,12 +160,13 @@ def test_released_predictions_by_hand(weight_logits, share, labelled):
     loss = released_prediction_consistency(
         logits, weight_logits=given, valid=valid, share_mask=share
     )
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
     if given is not None:
         loss.backward()
         assert (given.grad != 0).all()
 
 
+@pytest.mark.usefixtures("double")
 def test_images_of_a_batch_are_apart_unless_the_mask_is_shared():
     logits = views(spread=1, common=3)
 
@@ -183,15 +188,17 @@ def maps(sizes=((3, 4), (3, 4), (3, 4)), channels=5, seed=0):
 
 
 @pytest.mark.parametrize(("normalize", "divisor"), [("elements", 2 * 5 * 3 * 4), ("positions", 24)])
+@pytest.mark.usefixtures("double")
 def test_features_by_hand(normalize, divisor):
     features = maps()
     stacked = [f.double().numpy() for f in features]
     mean = sum(stacked) / 3
     expected = sum(((f - mean) ** 2).sum() for f in stacked) / 3 / divisor
     found = feature_consistency(features, reference=1, normalize=normalize)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.usefixtures("double")
 def test_features_of_other_sizes_are_brought_to_the_reference():
     features = maps(((2, 3), (4, 6), (8, 12)))
     small = F.interpolate(features[0], (4, 6), mode="bilinear", align_corners=False)
@@ -207,10 +214,11 @@ def test_features_of_other_sizes_are_brought_to_the_reference():
     )
 
 
+@pytest.mark.usefixtures("double")
 def test_equal_features_cost_nothing_and_more_channels_only_positions():
     features = maps()
     same = [features[0]] * 3
-    assert feature_consistency(same, reference=0, normalize="positions").item() < 1e-12
+    assert feature_consistency(same, reference=0, normalize="positions").item() < 1e-24
     twice = [torch.cat([f, f], 1) for f in features]
     for normalize, factor in (("elements", 1), ("positions", 2)):
         torch.testing.assert_close(
@@ -225,6 +233,7 @@ def test_every_view_gets_a_gradient():
     assert all((f.grad != 0).any() for f in features)
 
 
+@pytest.mark.usefixtures("double")
 def test_released_features_by_hand():
     features = maps(((2, 3), (4, 6), (8, 12)))
     resized = [F.interpolate(f, (4, 6), mode="bilinear", align_corners=True) for f in features]
@@ -232,7 +241,7 @@ def test_released_features_by_hand():
     mean = sum(clamped) / 3
     expected = sum(((f - mean) ** 2).mean() for f in clamped) / 3
     found = released_feature_consistency(features, reference=1)
-    assert found.item() == pytest.approx(expected, rel=1e-4)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_released_features_see_nothing_outside_zero_and_one():

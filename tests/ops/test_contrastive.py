@@ -18,7 +18,7 @@ CLASSES = 4
 
 
 def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def labels(shape, seed=0, void=0.2):
@@ -28,18 +28,20 @@ def labels(shape, seed=0, void=0.2):
     return torch.as_tensor(label)
 
 
+@pytest.mark.usefixtures("double")
 def test_agreement_by_hand():
     now, before = random(2, CLASSES, 3, 3), random(2, CLASSES, 3, 3, seed=1)
     agreement = historical_agreement(now, before)
     for b, y, x in np.ndindex(*agreement.shape):
-        p, q = (v[b, :, y, x].double().softmax(dim=0).tolist() for v in (before, now))
+        p, q = (v[b, :, y, x].softmax(dim=0).tolist() for v in (before, now))
         divergence = sum(a * math.log(a / c) for a, c in zip(p, q, strict=True))
-        assert float(agreement[b, y, x]) == pytest.approx(math.exp(-divergence), rel=1e-5)
+        assert float(agreement[b, y, x]) == pytest.approx(math.exp(-divergence), rel=1e-9)
     # Of both directions, the one in which the historical probabilities weigh.
     assert not torch.allclose(agreement, historical_agreement(before, now))
-    torch.testing.assert_close(historical_agreement(now, now), torch.ones(2, 3, 3))
+    torch.testing.assert_close(historical_agreement(now, now), torch.ones_like(agreement))
 
 
+@pytest.mark.usefixtures("double")
 def test_weighted_cross_entropy_by_hand():
     logits, label = random(2, CLASSES, 3, 5), labels((2, 3, 5))
     weight = random(2, 3, 5, seed=2).exp()
@@ -47,10 +49,10 @@ def test_weighted_cross_entropy_by_hand():
     for b, y, x in np.ndindex(*label.shape):
         k = int(label[b, y, x])
         if k != IGNORE:
-            chance = logits[b, :, y, x].double().softmax(dim=0)
+            chance = logits[b, :, y, x].softmax(dim=0)
             total -= float(weight[b, y, x]) * math.log(chance[k])
     loss = weighted_cross_entropy(logits, label, weight)
-    assert float(loss) == pytest.approx(total / label.numel(), rel=1e-5)
+    assert float(loss) == pytest.approx(total / label.numel(), rel=1e-9)
 
 
 def test_classes_are_counted_and_weighed_image_by_image():
@@ -65,20 +67,21 @@ def test_classes_are_counted_and_weighed_image_by_image():
             assert shown[b, y, x] == weight[b, int(label[b, y, x])]
 
 
+@pytest.mark.usefixtures("double")
 def test_reliability_of_certain_and_of_ignorant_pixels():
-    logits = torch.zeros(1, CLASSES, 1, 3)
+    logits = torch.zeros(1, CLASSES, 1, 3, dtype=torch.float64)
     logits[0, 0, 0, 0], logits[0, 0, 0, 1] = 50.0, 4.0
-    chance = logits[0, :, 0, 1].double().softmax(dim=0)
+    chance = logits[0, :, 0, 1].softmax(dim=0)
     entropy = -float((chance * chance.log()).sum()) / math.log(CLASSES)
     expected = [1.1, 1.1 - entropy, 0.9]
     assert 0.9 < expected[1] < 1.1
-    assert reliability(logits)[0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert reliability(logits)[0, 0].tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def contrast_by_hand(features, keys, label, weight, temperature):
     total, known = 0.0, 0
     for own, theirs, ids, trust in zip(
-        features.double(), keys.double(), label.tolist(), weight.tolist(), strict=True
+        features, keys, label.tolist(), weight.tolist(), strict=True
     ):
         for i, mine in enumerate(ids):
             if mine == IGNORE:
@@ -97,17 +100,20 @@ def contrast_by_hand(features, keys, label, weight, temperature):
 
 def contrast_case():
     features, keys = random(2, 9, 5), random(2, 9, 5, seed=1)
-    weight = torch.rand(2, 9, generator=torch.Generator().manual_seed(2)) + 0.5
+    rng = torch.Generator().manual_seed(2)
+    weight = torch.rand(2, 9, generator=rng, dtype=torch.float64) + 0.5
     return features.requires_grad_(), keys, labels((2, 9)).long(), weight
 
 
+@pytest.mark.usefixtures("double")
 def test_contrast_by_hand():
     features, keys, label, weight = contrast_case()
     loss = historical_contrast(features.detach(), keys, label, weight, temperature=0.3)
     expected = contrast_by_hand(features.detach(), keys, label, weight, 0.3)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.usefixtures("double")
 def test_contrast_does_not_depend_on_the_order_of_pixels_or_on_lengths():
     features, keys, label, weight = contrast_case()
     order = torch.randperm(9)
@@ -120,6 +126,7 @@ def test_contrast_does_not_depend_on_the_order_of_pixels_or_on_lengths():
     )
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     "label", [[IGNORE] * 9, [0] + [IGNORE] * 8, [0, 1] + [IGNORE] * 7], ids=["none", "one", "two"]
 )

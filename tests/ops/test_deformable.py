@@ -69,7 +69,7 @@ def test_gradients_are_those_of_the_function() -> None:
 
 
 def test_heads_and_images_do_not_mix() -> None:
-    values, locations, weights = random_inputs(dtype=torch.float32)
+    values, locations, weights = random_inputs()
     both = deformable_attention(values, locations, weights)
     for n in range(2):
         alone = deformable_attention(

@@ -22,7 +22,7 @@ def naive(maps: Tensor, *, norm: str, temperature: float) -> tuple[Tensor, Tenso
     """Spatial and channel attention of one image, element by element."""
     f = maps.flatten(1).T  # (N, C), as printed
     n, c = f.shape
-    s, r = torch.zeros(n, n), torch.zeros(c, c)
+    s, r = torch.zeros(n, n, dtype=f.dtype), torch.zeros(c, c, dtype=f.dtype)
     rows = f / f.norm(dim=1, keepdim=True) if norm == "l2" else f
     columns = f / f.norm(dim=0, keepdim=True) if norm == "l2" else f
     for j in range(n):
@@ -36,32 +36,35 @@ def naive(maps: Tensor, *, norm: str, temperature: float) -> tuple[Tensor, Tenso
     return s, r
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("norm", "temperature"), [("none", 1.0), ("l2", 0.1), ("l2", 1.0)])
 def test_attention_is_that_of_the_equations(norm: str, temperature: float) -> None:
     x = feature()
     found = log_attention(x, norm=norm, temperature=temperature)
     for k in range(len(x)):
         spatial, channel = naive(x[k], norm=norm, temperature=temperature)
-        torch.testing.assert_close(found.spatial[k].exp(), spatial, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(found.channel[k].exp(), channel, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.spatial[k].exp(), spatial)
+        torch.testing.assert_close(found.channel[k].exp(), channel)
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("product", ["danet", "literal"])
 def test_map_is_features_mixed_by_either_attention(product: str) -> None:
     x = feature()
     found = dual_attention_map(x, log_attention(x), product=product)
     for k in range(len(x)):
         s, r = naive(x[k], norm="l2", temperature=0.1)
-        f = x[k].flatten(1).float()  # (C, N)
-        expected = torch.zeros(2 * len(f), f.shape[1])
+        f = x[k].flatten(1)  # (C, N)
+        expected = torch.zeros(2 * len(f), f.shape[1], dtype=f.dtype)
         for c in range(len(f)):
             for j in range(f.shape[1]):
                 weights = s[j] if product == "danet" else s[:, j]
                 expected[c, j] = sum(weights[i] * f[c, i] for i in range(f.shape[1]))
                 expected[len(f) + c, j] = sum(r[c, i] * f[i, j] for i in range(len(f)))
-        torch.testing.assert_close(found[k], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[k], expected)
 
 
+@pytest.mark.usefixtures("double")
 def test_divergence_is_that_of_the_rows() -> None:
     fake, target = log_attention(feature(0)), log_attention(feature(1))
     expected = 0.0
@@ -71,8 +74,8 @@ def test_divergence_is_that_of_the_rows() -> None:
             for mine, theirs in zip(p.flatten(0, 1).tolist(), q.flatten(0, 1).tolist(), strict=True)
         ]
         expected += sum(rows) / len(rows)
-    assert float(attention_divergence(fake, target)) == pytest.approx(expected, rel=1e-4)
-    assert float(attention_divergence(fake, fake)) == pytest.approx(0, abs=1e-6)
+    assert float(attention_divergence(fake, target)) == pytest.approx(expected, rel=1e-9)
+    assert float(attention_divergence(fake, fake)) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
@@ -94,6 +97,7 @@ def test_attention_does_not_follow_autocast() -> None:
     torch.testing.assert_close(inside.spatial, log_attention(x).spatial)
 
 
+@pytest.mark.usefixtures("double")
 def test_attention_of_channels_is_the_same_wherever_pixels_lie() -> None:
     x = feature()
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
@@ -103,16 +107,19 @@ def test_attention_of_channels_is_the_same_wherever_pixels_lie() -> None:
     torch.testing.assert_close(log_attention(moved).spatial, spatial)
 
 
+@pytest.mark.usefixtures("double")
 def test_output_distance_is_mean_over_classes_and_pixels() -> None:
-    a, b = (torch.randn(2, 5, 3, 3, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    a, b = (
+        torch.randn(2, 5, 3, 3, generator=torch.Generator().manual_seed(k)).double() for k in (0, 1)
+    )
     p, q = a.softmax(1), b.softmax(1)
     pixels = [
         sum(abs(float(p[n, c, y, x] - q[n, c, y, x])) for c in range(5)) / 5
         for n in range(2) for y in range(3) for x in range(3)
     ]  # fmt: skip
-    assert float(output_distance(a, b)) == pytest.approx(sum(pixels) / len(pixels), rel=1e-5)
+    assert float(output_distance(a, b)) == pytest.approx(sum(pixels) / len(pixels), rel=1e-9)
     assert float(output_distance(a, b, of="logits")) == pytest.approx(float((a - b).abs().mean()))
-    assert output_distance(a + 7, a) < 1e-6
+    assert output_distance(a + 7, a) < 1e-12
 
 
 def test_bad_settings_are_named() -> None:

@@ -31,16 +31,18 @@ def naive_density(rows, temperature):
 @pytest.fixture
 def probability():
     rng = torch.Generator().manual_seed(0)
-    return torch.randn(7, 4, generator=rng).mul(2).softmax(dim=1)
+    return torch.randn(7, 4, generator=rng, dtype=torch.float64).mul(2).softmax(dim=1)
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 def test_density_is_that_of_the_definition(probability, temperature):
-    expected = naive_density(probability.double().tolist(), temperature)
+    expected = naive_density(probability.tolist(), temperature)
     found = soft_neighbourhood_density(probability, temperature=temperature)
-    assert float(found) == pytest.approx(expected, rel=1e-4)
+    assert float(found) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.usefixtures("double")
 def test_density_does_not_depend_on_the_order_of_pixels_or_classes(probability):
     shuffled = probability[torch.tensor([3, 1, 6, 0, 2, 5, 4])][:, torch.tensor([2, 0, 3, 1])]
     torch.testing.assert_close(
@@ -56,6 +58,7 @@ def test_clusters_of_more_pixels_are_denser():
     assert float(soft_neighbourhood_density(clustered)) == pytest.approx(math.log(3), abs=1e-5)
 
 
+@pytest.mark.usefixtures("double")
 def test_a_collapsed_model_has_the_largest_density(probability):
     collapsed = probability[:1].expand(7, 4)
     assert float(soft_neighbourhood_density(collapsed)) == pytest.approx(math.log(6))
@@ -93,6 +96,7 @@ def views():
     return label, torch.where(changed, label * 0, label)
 
 
+@pytest.mark.usefixtures("double")
 def test_agreement_is_that_of_counting(views):
     label, other = views
     counts = agreement_counts(label, other, num_classes=5)
@@ -128,6 +132,7 @@ def test_classwise_agreement_refuses_no_class():
         classwise_agreement(torch.ones(2, 2, dtype=torch.int64), torch.zeros(2, dtype=torch.bool))
 
 
+@pytest.mark.usefixtures("double")
 def test_the_second_view_is_mirrored_and_darker():
     image = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).expand(1, 3, 1, 4)
     row = second_view(image)[0, 0, 0].tolist()

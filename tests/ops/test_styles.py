@@ -85,7 +85,8 @@ def test_images_of_a_batch_are_drawn_apart(name: str) -> None:
     """Two images that are equal do not stay so, unless a style takes from its neighbour alone."""
     image = scene(1).expand(8, -1, -1, -1)
     styled = STYLES[name](image, rng())
-    differs = (styled[1:] != styled[:1]).flatten(1).any(dim=1)
+    # A processor may transform each image of a batch in another order.
+    differs = ((styled[1:] - styled[:1]).abs() > 1e-5).flatten(1).any(dim=1)
     assert differs.any() == (name not in {"adain", "fda"})
 
 

@@ -365,7 +365,10 @@ def test_a_published_file_is_evaluated_on_other_data(
     cli: Cli, narrow: None, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "released.pth", small("mit_b0", "gta"))
-    toys = ["data=toyscapes", "data.size=[64,128]", "data.scenes.target_eval.length=2"]
+    toys = [
+        "data=toyscapes", "data.size=[64,128]", "data.scenes.target_eval.length=2",
+        "trainer.precision=32-true",
+    ]  # fmt: skip
     done = cli("sfseg-eval", f"ckpt_path={path}", *toys, "data.num_workers=0")
     assert done.code == 0, done.output
     assert set(json.loads((done.run / "results.json").read_text())) == {"target"}

@@ -198,19 +198,21 @@ def interact(layer: PromptInteractor, tokens: Tensor, prompt: list[Tensor]) -> l
 def test_interaction_follows_the_formulas(
     carry_refined: bool, sizes: tuple[tuple[int, int], ...]
 ) -> None:
-    layer = PromptInteractor(16, 24, num_heads=4, num_points=3, carry_refined=carry_refined).eval()
+    layer = PromptInteractor(16, 24, num_heads=4, num_points=3, carry_refined=carry_refined)
+    layer = layer.eval().double()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.3)
-    tokens = torch.randn(2, *sizes[1], 16)
-    prompt = [torch.randn(2, 16, *size) for size in sizes]
+    tokens = torch.randn(2, *sizes[1], 16, dtype=torch.float64)
+    prompt = [torch.randn(2, 16, *size, dtype=torch.float64) for size in sizes]
     adapted, handed_on = layer(tokens, prompt)
     expected, *refined = interact(layer, tokens, prompt)
-    torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)
+    # Places are in single precision.
+    torch.testing.assert_close(adapted, expected, atol=1e-5, rtol=1e-5)
     for conv, part, result in zip(
         layer.halvings, refined if carry_refined else prompt, handed_on, strict=True
     ):
         halved = F.conv2d(part, conv.weight, stride=2, padding=1)
-        torch.testing.assert_close(result, halved, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result, halved, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -284,12 +286,12 @@ def test_any_size(make: Callable[[], nn.Module], size: tuple[int, int]) -> None:
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
-    backbone = prompted().eval()
-    images = torch.randn(2, 3, 36, 68)
+    backbone = prompted().eval().double()
+    images = torch.randn(2, 3, 36, 68, dtype=torch.float64)
     for together, *alone in zip(
         backbone(images), backbone(images[:1]), backbone(images[1:]), strict=True
     ):
-        torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_mixed_precision_stays_near() -> None:
@@ -333,8 +335,8 @@ def test_prompts_have_three_sizes() -> None:
 
 @pytest.mark.parametrize("stem", ["multiscale", "single", "none"])
 def test_level_embedding_is_added_everywhere(stem: str) -> None:
-    generator = PromptGenerator(8, stem=stem, stem_width=4).eval()
-    image = torch.randn(1, 3, 18, 22)
+    generator = PromptGenerator(8, stem=stem, stem_width=4).eval().double()
+    image = torch.randn(1, 3, 18, 22, dtype=torch.float64)
     maps = generator(image)
     assert [tuple(x.shape[2:]) for x in maps] == [(9, 11), (5, 6), (3, 3)]
     embedding = generator.level_embedding.detach().clone()

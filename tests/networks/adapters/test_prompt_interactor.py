@@ -4,6 +4,7 @@ from sfseg.networks.adapters.prompt_interactor import PromptInteractor
 
 
 def test_gradients_of_narrow_maps_do_not_hold_old_memory() -> None:
+    torch.manual_seed(0)
     interactor = PromptInteractor(16, 32, num_heads=4)
     tokens = torch.randn(2, 2, 2, 16)
     prompt = [torch.randn(2, 16, side, side) for side in (4, 2, 1)]
@@ -20,4 +21,5 @@ def test_gradients_of_narrow_maps_do_not_hold_old_memory() -> None:
             assert weight is not None
             gradients.append(weight.clone())
     for gradient in gradients[1:]:
-        torch.testing.assert_close(gradient, gradients[0], rtol=0.1, atol=0.05)
+        # Half precision has eight bits, and each processor adds them in its own way.
+        assert (gradient - gradients[0]).norm() < 0.05 * gradients[0].norm()

@@ -87,9 +87,9 @@ def test_swin_block_equals_attention_between_former_neighbours(
 ) -> None:
     """The reference rolls also maps that fit into one window, so four corners form four groups."""
     torch.manual_seed(0)
-    block = TimmPyramid(SWIN).trunk.layers[0].blocks[int(shifted)].eval()
+    block = TimmPyramid(SWIN).trunk.layers[0].blocks[int(shifted)].eval().double()
     nn.init.normal_(block.attn.relative_position_bias_table)
-    x = torch.rand(1, *size, 24)
+    x = torch.rand(1, *size, 24, dtype=torch.float64)
     with torch.inference_mode():
         result = block._attn(x)
         torch.testing.assert_close(result, naive_attention(block, x, 3 * shifted))
@@ -119,8 +119,8 @@ def naive_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tenso
 def test_stages_of_swin_can_be_run_one_by_one(recompute: bool) -> None:
     """Timm's own loop over its stages is the other way to the same maps."""
     torch.manual_seed(0)
-    swin = TimmPyramid(SWIN, gradient_checkpointing=recompute).eval()
-    x = image = torch.rand(1, 3, 72, 100)
+    swin = TimmPyramid(SWIN, gradient_checkpointing=recompute).eval().double()
+    x = image = torch.rand(1, 3, 72, 100, dtype=torch.float64)
     maps = swin.trunk.forward_intermediates(image, indices=4, intermediates_only=True)
     for stage, (theirs, ours) in enumerate(zip(maps, swin(image), strict=True)):
         tokens = swin.embed(stage, x)

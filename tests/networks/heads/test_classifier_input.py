@@ -38,8 +38,8 @@ def test_the_classifier_of_every_head(name):
 
 
 def test_features_are_what_the_classifier_gets():
-    head = HEADS["segformer"][0].eval()
-    maps = [torch.randn(2, 4, 8 // 2**k, 16 // 2**k) for k in range(4)]
+    head = SegFormerHead(WIDTHS, CLASSES, channels=8).eval().double()
+    maps = [torch.randn(2, 4, 8 // 2**k, 16 // 2**k).double() for k in range(4)]
     logits, features = classify(head, maps)
     assert features.shape == (2, 8, 8, 16)
     torch.testing.assert_close(head.classifier(features), logits)

@@ -47,7 +47,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[VGG]:
 def pyramid_of(height: int, width: int) -> list[Tensor]:
     """Random maps before each pooling, and the last one pooled."""
     maps = [
-        torch.randn(2, channels, height >> level, width >> level)
+        torch.randn(2, channels, height >> level, width >> level, dtype=torch.float64)
         for level, channels in enumerate(WIDTHS[:5])
     ]
     return [*maps, F.max_pool2d(maps[-1], 2)]
@@ -56,7 +56,7 @@ def pyramid_of(height: int, width: int) -> list[Tensor]:
 @pytest.mark.parametrize("size", [(32, 32), (64, 160)])
 def test_logits_are_sums_of_scores_at_three_strides(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    head, maps = narrow().eval(), pyramid_of(*size)
+    head, maps = narrow().eval().double(), pyramid_of(*size)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.1)
     # The definition: scores where VGG would pool, doubled with shared borders, and added.
@@ -74,7 +74,7 @@ def test_logits_are_sums_of_scores_at_three_strides(size: tuple[int, int]) -> No
 def transposed(scores: Tensor, kernel: Tensor) -> Tensor:
     """Each score paints its 4x4 kernel around it, in steps of two pixels."""
     batch, _, height, width = scores.shape
-    canvas = torch.zeros(batch, kernel.shape[1], 2 * height + 2, 2 * width + 2)
+    canvas = scores.new_zeros(batch, kernel.shape[1], 2 * height + 2, 2 * width + 2)
     for row in range(height):
         for column in range(width):
             paint = torch.einsum("bk,kcij->bcij", scores[:, :, row, column], kernel)
@@ -91,7 +91,7 @@ def test_upsampling_begins_bilinear_and_class_by_class() -> None:
 
 
 def test_scores_begin_at_zero_and_learn() -> None:
-    head, maps = narrow(), pyramid_of(32, 64)
+    head, maps = narrow().double(), pyramid_of(32, 64)
     logits = head(maps)
     assert not logits.any()
     F.cross_entropy(logits, torch.randint(0, 5, logits[:, 0].shape)).backward()
@@ -102,7 +102,7 @@ def test_scores_begin_at_zero_and_learn() -> None:
 def test_wide_layers_are_vggs_classifier() -> None:
     """In the middle of a 7x7 map they see what ImageNet's classifier sees."""
     torch.manual_seed(0)
-    head, classifier = narrow().eval(), ConvMlp(8, 12, 7)
+    head, classifier = narrow().eval().double(), ConvMlp(8, 12, 7).double()
     head.load_classifier(
         {f"pre_logits.{key}": value for key, value in classifier.state_dict().items()}, source="-"
     )

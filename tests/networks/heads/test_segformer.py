@@ -10,8 +10,10 @@ def test_it_equals_its_definition() -> None:
     """Enlarge each map, then a 1x1 convolution; mix them coarsest first."""
     torch.manual_seed(0)
     widths, sizes = (6, 8, 10, 12), [(17, 25), (9, 13), (5, 7), (3, 4)]
-    head = SegFormerHead(widths, 5, channels=4)
-    maps = [torch.randn(2, width, *size) for width, size in zip(widths, sizes, strict=True)]
+    head = SegFormerHead(widths, 5, channels=4).double()
+    maps = [
+        torch.randn(2, width, *size).double() for width, size in zip(widths, sizes, strict=True)
+    ]
     with torch.no_grad():
         head(maps)  # moves the running statistics
         logits = head.eval()(maps)

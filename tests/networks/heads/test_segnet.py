@@ -52,9 +52,10 @@ def test_values_return_to_where_they_were_pooled() -> None:
 
 def test_forward_equals_torchs_unpooling() -> None:
     torch.manual_seed(0)
-    head = SegNetHead(WIDTHS, 5, depths=(1, 2, 1, 2, 1)).eval()
+    head = SegNetHead(WIDTHS, 5, depths=(1, 2, 1, 2, 1)).eval().double()
     maps = [
-        torch.randn(2, width, 64 >> level, 96 >> level) for level, width in enumerate(WIDTHS[:5])
+        torch.randn(2, width, 64 >> level, 96 >> level).double()
+        for level, width in enumerate(WIDTHS[:5])
     ]
     pooled = [F.max_pool2d(feature, 2, return_indices=True) for feature in maps]
     x = pooled[-1][0]

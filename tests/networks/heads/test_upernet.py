@@ -54,7 +54,8 @@ def naive(weights: dict[str, Tensor], maps: list[Tensor], grids: tuple[int, ...]
 @pytest.mark.parametrize("grids", [(1, 2, 3, 6), (1, 4)])
 def test_it_equals_its_definition(grids: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    head, maps = UPerHead(WIDTHS, 5, channels=7, grids=grids), random_maps()
+    head = UPerHead(WIDTHS, 5, channels=7, grids=grids).double()
+    maps = [x.double() for x in random_maps()]
     with torch.no_grad():
         head(maps)  # moves the running statistics
         logits = head.eval()(maps)

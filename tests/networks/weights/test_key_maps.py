@@ -105,17 +105,17 @@ class Block(nn.Module):
 
 def test_block_of_mmsegs_mit_computes_the_same() -> None:
     torch.manual_seed(0)
-    theirs = Block(64, num_heads=8).eval()
+    theirs = Block(64, num_heads=8).eval().double()
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.2)
-    ours = MixTransformer(head_dim=8, depths=(0, 0, 0, 1)).eval()
+    ours = MixTransformer(head_dim=8, depths=(0, 0, 0, 1)).eval().double()
     prefixed = {f"layers.3.1.0.{key}": value for key, value in theirs.state_dict().items()}
     converted = key_maps.mit_from_mmseg(prefixed)
     ours.get_submodule("block4.0").load_state_dict(key_maps.below(converted, "block4.0."))
-    x = torch.rand(2, 5, 7, 64)
+    x = torch.rand(2, 5, 7, 64, dtype=torch.float64)
     with torch.inference_mode():
         block = ours.get_submodule("block4.0")
-        torch.testing.assert_close(block(x), theirs(x), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(block(x), theirs(x))
 
 
 def test_embeddings_and_norms_of_mmsegs_mit() -> None:
@@ -157,16 +157,24 @@ def test_nvidias_segformer_head_computes_the_same() -> None:
         **{f"linear_c{i}.proj.bias": (channels,) for i in range(1, 5)},
         **{f"linear_fuse.bn.{k}": (channels,) for k in ("weight", "bias", "running_mean")},
     }
-    tensors = {f"decode_head.{key}": torch.randn(shape) for key, shape in shapes.items()}
-    tensors["decode_head.linear_fuse.bn.running_var"] = torch.rand(channels) + 0.5
+    tensors = {
+        f"decode_head.{key}": torch.randn(shape, dtype=torch.float64)
+        for key, shape in shapes.items()
+    }
+    tensors["decode_head.linear_fuse.bn.running_var"] = (
+        torch.rand(channels, dtype=torch.float64) + 0.5
+    )
     tensors["decode_head.linear_fuse.bn.num_batches_tracked"] = torch.tensor(7)
     converted = key_maps.segmenter_names(tensors)
     unused = {"decode_head.conv_seg.weight", "decode_head.conv_seg.bias"}
-    ours = SegFormerHead(widths, 3, channels=channels).eval()
+    ours = SegFormerHead(widths, 3, channels=channels).eval().double()
     ours.load_state_dict(
         {key.removeprefix("head."): converted[key] for key in converted if key not in unused}
     )
     assert unused <= converted.keys()
-    maps = [torch.rand(1, width, 16 >> i, 24 >> i) for i, width in enumerate(widths)]
+    maps = [
+        torch.rand(1, width, 16 >> i, 24 >> i, dtype=torch.float64)
+        for i, width in enumerate(widths)
+    ]
     with torch.inference_mode():
         torch.testing.assert_close(ours(maps), segformer_logits(tensors, maps))

@@ -279,6 +279,10 @@ def stages(network: SwinTransformer, image: Tensor) -> list[Tensor]:
     return maps
 
 
+def double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.double() for key, value in tensors.items()}
+
+
 def daformer_logits(tensors: Mapping[str, Tensor], maps: list[Tensor]) -> Tensor:
     """DAFormer's head from its formula, with the dilations of this file."""
 
@@ -324,8 +328,9 @@ def test_swin_of_mmseg_computes_what_torchvisions_does(
             normalised = F.layer_norm(theirs, theirs.shape[-1:], weight, bias)
             torch.testing.assert_close(feature.movedim(1, -1), normalised, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(alone.backbone(image), maps)
-        logits = daformer_logits(head, maps)
-        torch.testing.assert_close(ours.head(maps), logits, atol=1e-3, rtol=1e-4)
+        maps = [feature.double() for feature in maps]
+        logits = daformer_logits(double(head), maps)
+        torch.testing.assert_close(ours.head.double()(maps), logits)
 
 
 def test_classifier_of_mmseg_leaves_the_output_norms_at_their_start(
@@ -409,9 +414,9 @@ def test_whole_daformer_is_read_and_the_rest_reported(
     backbone = {k: v for k, v in tensors.items() if k.startswith("backbone.")}
     torch.testing.assert_close(prefixed("backbone.", ours.backbone.state_dict()), backbone)
     head = {k.removeprefix("decode_head."): v for k, v in tensors.items() if k not in backbone}
-    maps = [torch.rand(1, width, 16 >> i, 24 >> i) for i, width in enumerate(MIT_WIDTHS)]
+    maps = [torch.rand(1, w, 16 >> i, 24 >> i).double() for i, w in enumerate(MIT_WIDTHS)]
     with torch.inference_mode():
-        torch.testing.assert_close(ours.head(maps), daformer_logits(head, maps))
+        torch.testing.assert_close(ours.head.double()(maps), daformer_logits(double(head), maps))
     count = len(tensors)
     assert loaded.messages == [
         f"{path}: {count} tensors loaded; left aside: 3 weights of heads that the model has not, "

@@ -125,7 +125,8 @@ class UniUVPT(EarlyLearningMethod):
             view = image if scale == 1 else _resized(image, _scaled(size, scale), align=align)
             logits, features = network.forward_adapted(view)
             all_logits.append(_resized(logits.float(), size, align=align))
-            all_features.append(_without_padding(features, view, network))
+            # Padding is another part of each view, and would shift its features.
+            all_features.append([network.without_padding(stage, view) for stage in features])
         return all_logits, all_features
 
     def _prediction_consistency(self, logits: list[Tensor], label: Tensor) -> Tensor:
@@ -144,16 +145,6 @@ class UniUVPT(EarlyLearningMethod):
         """Logits of the scales' weights, which the published code has and the paper has not."""
         adapter = getattr(self.network.backbone, "adapter", None)
         return getattr(adapter, "mixing", None)
-
-
-def _without_padding(features: list[Tensor], view: Tensor, network: Segmenter) -> list[Tensor]:
-    """Maps of the image alone: padding is another part of each view, and would shift them."""
-    strides = cast(Sequence[int], network.backbone.strides)
-    height, width = view.shape[-2:]
-    return [
-        stage[..., : -(-height // stride), : -(-width // stride)]
-        for stage, stride in zip(features, strides, strict=True)
-    ]
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

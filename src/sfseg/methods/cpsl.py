@@ -15,16 +15,15 @@ from sfseg.checks import (
     require_shares,
     require_weights,
 )
-from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.heads.head import Head, require_head
+from sfseg.networks.heads.head import Head, require_head, require_trained_features
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import strong_view
-from sfseg.ops.pixels import at_positions, random_positions
+from sfseg.ops.pixels import at_positions, enqueue, random_positions
 from sfseg.ops.prototypes import class_sums, cosine_scores, prototype_consistency, rectified_label
-from sfseg.ops.sinkhorn import sinkhorn, soft_cross_entropy
+from sfseg.ops.sinkhorn import self_labelling
 from sfseg.ops.symmetric import symmetric_cross_entropy
 from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
@@ -104,7 +103,7 @@ class CPSL(Method):
         require_shares(momentum=momentum, colour=colour)
         network = cast(Segmenter, self.network)
         head = require_head(network.head, "cpsl")
-        _require_trained_features(network, head)
+        require_trained_features(network, "cpsl")
         if network.aux_head is not None:
             network.freeze("aux_head")
         self.label_loss, self.pixels, self.colour = label_loss, pixels, colour
@@ -130,22 +129,6 @@ class CPSL(Method):
         own = {"params": [self.prototypes], "lr": rate, "weight_decay": 0.0}
         return [*super().optimizer_groups(), own]
 
-    def on_train_start(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        batches = getattr(data, "labelling_dataloader", None)
-        if self.has_started or batches is None:
-            return
-        means, counts = self._class_means(batches())
-        # Processes have computed the same but for rounding, which would stay with them.
-        means, counts = self.trainer.strategy.broadcast((means.cpu(), counts.cpu()))
-        seen = (counts > 0)[:, None].to(self.device)
-        with torch.no_grad():
-            self.prototypes.copy_(torch.where(seen, means.to(self.device), self.prototypes))
-            self.averages.copy_(self.prototypes)
-            self.share.copy_(counts / counts.sum())
-        self.has_started.fill_(True)
-        log.info("prototypes: of %d classes that the source model predicts", int(seen.sum()))
-
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
         network, target = cast(Segmenter, self.network), batch["target"]
@@ -154,7 +137,10 @@ class CPSL(Method):
             maps = network.features(image)
             average = cast(Head, self.teacher.network)
             goal = cosine_scores(average.features(maps), self.averages)
-            label = self._label(goal, maps, target)
+            soft = network.enlarge(self.source.network(maps), image)
+            scores = network.enlarge(goal, image)
+            label = rectified_label(scores, soft, temperature=self.temperature)
+            label.masked_fill_(target["pseudo_label"] == IGNORE, IGNORE)
         features = head.features(maps)
         logits = network.enlarge(head.classify(features, maps), image).float()
         learn = cross_entropy if self.label_loss == "cross_entropy" else symmetric_cross_entropy
@@ -171,12 +157,31 @@ class CPSL(Method):
             terms["self_labelling"] = self.labelling_weight * self._self_labelling(own)
         return self.output(terms, logits.detach().float().softmax(dim=1))
 
+    def on_train_start(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        batches = getattr(data, "labelling_dataloader", None)
+        if self.has_started or batches is None:
+            return
+        means, counts = self._class_means(batches())
+        # Processes have computed the same but for rounding, which would stay with them.
+        means, counts = self.trainer.strategy.broadcast((means.cpu(), counts.cpu()))
+        seen = (counts > 0)[:, None].to(self.device)
+        with torch.no_grad():
+            self.prototypes.copy_(torch.where(seen, means.to(self.device), self.prototypes))
+            self.averages.copy_(self.prototypes)
+            self.share.copy_(counts / counts.sum())
+        self.has_started.fill_(True)
+        log.info("prototypes: of %d classes that the source model predicts", int(seen.sum()))
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
         if self.is_skipped:
             return
         if self._fresh is not None:
-            self._enqueue(self._fresh)
+            fresh = self._fresh
+            if self.trainer.world_size > 1:
+                fresh = cast(Tensor, self.all_gather(fresh)).flatten(0, 1)
+            enqueue(self.queue, self.queued, fresh)
         if self.iteration % self.trainer.accumulate_grad_batches == 0:
             self.teacher.follow(cast(Segmenter, self.network).head, self.momentum)
             self.averages.lerp_(self.prototypes.detach(), 1 - self.momentum)
@@ -202,57 +207,13 @@ class CPSL(Method):
                 count += counts
         return F.normalize(total, dim=1), count
 
-    def _label(self, goal: Tensor, maps: list[Tensor], target: Batch) -> Tensor:
-        """Rectified class ids (B, H, W), IGNORE where the pseudo-labels have none."""
-        network, image = cast(Segmenter, self.network), target["image"]
-        soft = network.enlarge(self.source.network(maps), image)
-        scores = network.enlarge(goal, image)
-        label = rectified_label(scores, soft, temperature=self.temperature)
-        return label.masked_fill(target["pseudo_label"] == IGNORE, IGNORE)
-
     def _self_labelling(self, features: Tensor) -> Tensor:
         """Cross-entropy of drawn pixels against what Sinkhorn's algorithm assigns to them."""
         batch, _, height, width = features.shape
         places = random_positions(batch, height * width, count=self.pixels, device=features.device)
         drawn = F.normalize(at_positions(features, places).float(), dim=2)  # (B, n, C)
         self._fresh = drawn.detach().flatten(0, 1)
-        with torch.autocast(features.device.type, enabled=False):
-            directions = F.normalize(self.prototypes, dim=1).T
-            scores = drawn @ directions
-            kept = self.queue[: int(self.queued)] @ directions.detach()
-        assigned = [
-            sinkhorn(
-                torch.cat([kept, own]), self.share, epsilon=self.epsilon, iterations=self.iterations
-            )[len(kept) :]
-            for own in scores.detach()
-        ]
-        return soft_cross_entropy(scores, torch.stack(assigned), temperature=self.temperature)
-
-    @torch.no_grad()
-    def _enqueue(self, fresh: Tensor) -> None:
-        """Put features of all processes in place of the oldest."""
-        if self.trainer.world_size > 1:
-            fresh = cast(Tensor, self.all_gather(fresh)).flatten(0, 1)
-        size = len(self.queue)
-        kept = torch.cat([fresh, self.queue[: int(self.queued)]])[:size]
-        self.queue[: len(kept)] = kept
-        self.queued.fill_(len(kept))
-
-
-def _require_trained_features(network: Segmenter, head: Head) -> None:
-    """Refuse a network in which not the head alone makes features.
-
-    Raises:
-        ConfigError: says what to set.
-    """
-    if any(parameter.requires_grad for parameter in network.backbone.parameters()):
-        raise ConfigError(
-            "the backbone must be frozen for cpsl, which trains the head alone, but it trains; set "
-            "method.adapter._target_=sfseg.networks.adapters.choices.heads_only"
-        )
-    scoring = {parameter for layer in head.scoring_layers() for parameter in layer.parameters()}
-    if not any(p.requires_grad and p not in scoring for p in head.parameters()):
-        raise ConfigError(
-            "the head must have layers before its classifier for cpsl, whose features they make, "
-            f"got {type(head).__name__}; choose another with backbone/head, such as daformer"
-        )
+        return self_labelling(
+            drawn, self.prototypes, self.queue[: int(self.queued)], self.share,
+            temperature=self.temperature, epsilon=self.epsilon, iterations=self.iterations,
+        )  # fmt: skip

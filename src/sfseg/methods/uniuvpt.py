@@ -10,7 +10,7 @@ from torch import Tensor
 from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
-from sfseg.networks.adapters.prompt_adapter import Variant
+from sfseg.networks.adapters.prompt_adapter import PromptedBackbone, Variant
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
     Normalize,
@@ -143,8 +143,8 @@ class UniUVPT(EarlyLearningMethod):
 
     def _mixing(self) -> Tensor | None:
         """Logits of the scales' weights, which the published code has and the paper has not."""
-        adapter = getattr(self.network.backbone, "adapter", None)
-        return getattr(adapter, "mixing", None)
+        backbone = self.network.backbone
+        return backbone.adapter.mixing if isinstance(backbone, PromptedBackbone) else None
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -8,10 +8,11 @@ from sfseg.errors import ConfigError
 from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.heads.deeplab import DeepLabV2Head, DeepLabV3Head
 from sfseg.networks.heads.fcn import FCN8sHead
-from sfseg.networks.heads.head import Head, require_head
+from sfseg.networks.heads.head import Head, require_head, require_trained_features
 from sfseg.networks.heads.segformer import SegFormerHead
 from sfseg.networks.heads.segnet import SegNetHead
 from sfseg.networks.heads.upernet import UPerHead
+from sfseg.networks.segmenter import Segmenter
 
 CLASSES = 5
 WIDTHS = (4, 4, 4, 4)
@@ -130,3 +131,27 @@ def test_a_head_without_features_cannot_be_built():
 
     with pytest.raises(TypeError, match=r"abstract method '?features"):
         Half()
+
+
+class Plain(nn.Module):
+    stride_multiple = 1
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, kernel_size=1)
+
+    def forward(self, image):
+        return [self.layer(image)]
+
+
+def test_only_a_head_that_alone_makes_features_trains_them():
+    network = Segmenter(Plain(), Own(nn.Conv2d(3, CLASSES, kernel_size=1)))
+    with pytest.raises(ConfigError, match=r"backbone must be frozen for cpsl.*choices\.heads_only"):
+        require_trained_features(network, "cpsl")
+    require_trained_features(network.freeze("backbone"), "cpsl")
+    network.head.layer.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"layers before its classifier for cpsl.*got Own"):
+        require_trained_features(network, "cpsl")
+    two = Segmenter(Plain(), DeepLabV2Head((4,), CLASSES)).freeze("backbone")
+    with pytest.raises(ConfigError, match=r"layers before its classifier.*got DeepLabV2Head"):
+        require_trained_features(two, "cpsl")

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.networks.segmenter import Segmenter
 
 
 class Head(nn.Module, ABC):
@@ -72,3 +73,23 @@ def require_head(head: nn.Module, method: str) -> Head:
         f"output for each class; got {type(head).__name__}; derive it from Head, or choose another "
         "with backbone/head"
     )
+
+
+def require_trained_features(network: Segmenter, method: str) -> None:
+    """Refuse a network in which not the head alone makes features.
+
+    Raises:
+        ConfigError: names the method, and says what to set.
+    """
+    if any(parameter.requires_grad for parameter in network.backbone.parameters()):
+        raise ConfigError(
+            f"the backbone must be frozen for {method}, which trains the head alone, but it "
+            "trains; set method.adapter._target_=sfseg.networks.adapters.choices.heads_only"
+        )
+    head = require_head(network.head, method)
+    scoring = {parameter for layer in head.scoring_layers() for parameter in layer.parameters()}
+    if not any(p.requires_grad and p not in scoring for p in head.parameters()):
+        raise ConfigError(
+            f"the head must have layers before its classifier for {method}, whose features they "
+            f"make, got {type(head).__name__}; choose another with backbone/head, such as daformer"
+        )

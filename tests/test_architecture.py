@@ -121,6 +121,28 @@ def test_files_stay_readable(path: Path) -> None:
     assert path.stem not in {"utils", "misc", "helpers", "common"}
 
 
+def assigned(path: Path) -> Iterator[ast.expr]:
+    """What a file assigns to, also by ``setattr`` with a name that is written out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                yield from (part for part in ast.walk(target) if isinstance(part, ast.expr))
+        elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+            yield node.target
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if name in ("setattr", "__setattr__"):
+                yield from node.args
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_no_object_is_given_another_class(path: Path) -> None:
+    for target in assigned(path):
+        named = target.attr if isinstance(target, ast.Attribute) else None
+        written = target.value if isinstance(target, ast.Constant) else None
+        assert "__class__" not in (named, written), f"line {target.lineno}: build an instance"
+
+
 def test_no_arrow_runs_back_up() -> None:
     TopologicalSorter(MAY_IMPORT).prepare()  # a cycle would raise
     arrows: dict[str, set[str]] = {}

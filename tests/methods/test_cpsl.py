@@ -301,3 +301,36 @@ def test_a_head_of_classifiers_alone_is_refused():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+class Silent(torch.nn.Module):
+    """A head of a user's that does not say what its classifier is shown."""
+
+    num_classes = CLASSES
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(32, CHANNELS, kernel_size=1)
+        self.classifier = torch.nn.Conv2d(CHANNELS, CLASSES, kernel_size=1)
+
+    def forward(self, maps):
+        return self.classifier(self.layer(maps[0]))
+
+
+def test_a_head_that_shows_no_features_is_refused():
+    with pytest.raises(ConfigError, match=r"for cpsl.*features\(maps\), and classifier.*Silent"):
+        make(network=plain(head=Silent()))
+
+
+def test_a_convolution_as_wide_as_the_classes_makes_features_too():
+    """What scores is what the head says, not what has as many outputs as there are classes."""
+    features = backbone()
+    head = DAFormerHead(features.channels, CLASSES, channels=CLASSES, dilations=(1,))
+    head.requires_grad_(False)
+    head.branches[0][0].requires_grad_(True)  # 19 outputs, 4 * 19 inputs
+    assert head.branches[0][0].out_channels == CLASSES
+    make(network=Segmenter(features, head)).training_step(batch(), 0)["loss"].backward()
+    head.branches[0][0].requires_grad_(False)
+    head.classifier.requires_grad_(True)
+    with pytest.raises(ConfigError, match="must have layers before its classifier"):
+        make(network=Segmenter(features, head))

@@ -229,3 +229,21 @@ def test_an_auxiliary_head_must_be_there():
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+class Silent(torch.nn.Module):
+    num_classes = CLASSES
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = torch.nn.Conv2d(32, CLASSES, kernel_size=1)
+
+    def forward(self, maps):
+        return self.classifier(maps[0])
+
+
+def test_a_head_must_show_the_features_that_are_compared():
+    with pytest.raises(ConfigError, match=r"for hcl.*features\(maps\), and classifier.*Silent"):
+        make(plain(head=Silent()))
+    method = make(plain(head=Silent()), contrast_weight=0.0)
+    assert method.training_step(batch(), 0)["loss"] > 0

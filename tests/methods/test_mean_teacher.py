@@ -11,7 +11,7 @@ from torch import nn
 
 from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError
-from sfseg.methods import mean_teacher
+from sfseg.methods import dynamic_teacher, mean_teacher
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.confidence import BINS
 from sfseg.ops.label_free import soft_neighbourhood_density
@@ -242,14 +242,21 @@ def test_masked_images_show_some_blocks_in_other_colours():
     assert not torch.allclose(view[seen], again[seen], atol=0.01)
 
 
-def test_rare_classes_are_drawn_first():
+def test_rare_classes_are_drawn_first(monkeypatch):
+    drawn, draw = [], mean_teacher.class_mask
+
+    def remember(label, *, num_classes, weight):
+        drawn.append(weight)
+        return draw(label, num_classes=num_classes, weight=weight)
+
+    monkeypatch.setattr(mean_teacher, "class_mask", remember)
     method = make(rare_class_mix=True)
-    uniform = method._rarity()
-    torch.testing.assert_close(uniform, uniform[:1].expand(19))
     method.histogram[0, 5], method.histogram[1, 2], method.histogram[2, 2] = 900, 90, 10
-    weight = method._rarity()
+    step(method, batch())
     expected = [1 / np.log(1.01 + share) for share in (0.9, 0.09, 0.01, 0.0)]
-    np.testing.assert_allclose(weight[:4], expected, rtol=1e-4)
+    np.testing.assert_allclose(drawn[0][:4], expected, rtol=1e-4)
+    step(make(), batch())
+    assert drawn[1] is None
 
 
 @pytest.mark.parametrize(("ramp", "shares"), [(False, [0.9, 0.9]), (True, [1 / 2, 2 / 3])])
@@ -296,8 +303,8 @@ def test_a_dynamic_teacher_waits_for_a_better_student(monkeypatch, slope, moved_
     def score(image, position):
         return torch.full((len(image),), slope * method.iteration)
 
-    assert mean_teacher.LAST_QUERY == 30
-    monkeypatch.setattr(mean_teacher, "LAST_QUERY", 12)
+    assert dynamic_teacher.LAST_QUERY == 30
+    monkeypatch.setattr(dynamic_teacher, "LAST_QUERY", 12)
     monkeypatch.setattr(method, "_score", score)
     before = weights(method.teacher)
     fit(method, moved_at + 1, Moves())
@@ -308,7 +315,8 @@ def test_a_dynamic_teacher_waits_for_a_better_student(monkeypatch, slope, moved_
 
 def test_a_score_is_the_density_of_a_hundred_pixels_without_dropout():
     method, image = make(dynamic_teacher=True), batch()["target"]["image"]
-    kept = method._score_now(image)
+    method.score_student(image)
+    kept = method._scored
     assert method.network.training and kept.position.shape == (3, 100)
     with torch.no_grad():
         probability = method.network.eval()(image).softmax(dim=1)
@@ -316,8 +324,8 @@ def test_a_score_is_the_density_of_a_hundred_pixels_without_dropout():
         assert len(set(position)) == 100
         rows = torch.stack([probability[k, :, p // 32, p % 32] for p in position])
         torch.testing.assert_close(kept.score[k], soft_neighbourhood_density(rows))
-    few = method._score_now(image[..., :4, :4])
-    assert few.position.shape == (3, 16)
+    method.score_student(image[..., :4, :4])
+    assert method._scored.position.shape == (3, 16)
 
 
 def test_what_is_remembered_is_saved():

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from sfseg.data.geometry import View
+from sfseg.data.geometry import View as Crop
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.sfda import SFDA
@@ -18,6 +18,7 @@ from sfseg.networks.build import build_segmenter
 from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.heads.segformer import SegFormerHead
 from sfseg.networks.segmenter import Segmenter
+from sfseg.ops.data_free import View
 from sfseg.ops.inference import Inference
 from sfseg.ops.patches import rank
 from sfseg.types import IGNORE
@@ -49,7 +50,7 @@ def make(*, images: int = 2, crop: tuple[int, int] = (32, 64), **settings: Any) 
         inference=Inference(),
         source_adapter=None,
         adapter=None,
-        plan={"steps": 2, "batch_size": images, "target_view": View(crop)},
+        plan={"steps": 2, "batch_size": images, "target_view": Crop(crop)},
         needs=["target", "source_model"],
         lr=1e-2,
         weight_decay=0.0,
@@ -94,7 +95,7 @@ def reached(method: SFDA, loss: Tensor) -> set[str]:
 def test_update_table() -> None:
     """Each loss reaches its own network and no other, whatever it is differentiated through."""
     method = make()
-    view = method._view(method.network, target())
+    view = View.of(method.network, target())
     feature = view.feature.detach()
     assert reached(method, method.generator_loss(feature, 2)) == {"generator"}
     ranked = rank(view.logits, 2)
@@ -110,7 +111,7 @@ def test_every_term_moves_the_generator_by_itself(term: str) -> None:
     with torch.no_grad():  # or the two models agree on everything
         for parameter in method.network.parameters():
             parameter.mul_(1.1)
-    loss = method.generator_loss(method._view(method.network, target()).feature.detach(), 2)
+    loss = method.generator_loss(View.of(method.network, target()).feature.detach(), 2)
     assert reached(method, loss) == {"generator"}
     assert method.terms[f"generator/{term}"] != 0
 
@@ -216,7 +217,7 @@ def test_bounded_gain_of_the_generator() -> None:
     plain, bounded = make(), make(g_mae_transform="neglog1p")
     for method in (plain, bounded):
         torch.manual_seed(0)
-        method.generator_loss(method._view(method.network, target()).feature.detach(), 2)
+        method.generator_loss(View.of(method.network, target()).feature.detach(), 2)
     mae, logarithm = (m.terms["generator/mae"] for m in (plain, bounded))
     torch.testing.assert_close(logarithm, -torch.log1p(-mae))
 

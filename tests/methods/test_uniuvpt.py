@@ -12,6 +12,7 @@ from torch import nn
 
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES, CROSS_CITY, SYNTHIA
+from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.elr import elr_regularizer
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.types import IGNORE
@@ -194,13 +195,13 @@ def test_the_released_variant_learns_weights_of_the_scales():
     torch.testing.assert_close(output["confidence"], confidence)
 
 
-class Coordinates(nn.Module):
+class Coordinates(Segmenter):
     """A network whose features are where their cells lie in the image it is shown."""
 
     def __init__(self):
-        super().__init__()
-        self.backbone = nn.Module()
-        self.backbone.strides = (4, 8, 16, 32)
+        backbone = nn.Module()
+        backbone.strides, backbone.stride_multiple = (4, 8, 16, 32), 32
+        super().__init__(backbone, nn.Module())
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward_adapted(self, image):

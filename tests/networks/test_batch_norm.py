@@ -11,6 +11,7 @@ from sfseg.errors import ConfigError
 from sfseg.networks import batch_norm
 from sfseg.networks.batch_norm import (
     own_statistics,
+    passing_by,
     reestimate,
     require_moving_statistics,
     tracking_norms,
@@ -140,3 +141,16 @@ def test_own_statistics_are_used_and_forgotten():
     assert all(a.equal(b) for a, b in zip(before, net.buffers(), strict=True))
     assert [m.training for m in net.modules()] == [True, True, True, False]
     assert net[0].track_running_stats
+
+
+@pytest.mark.parametrize("statistics", ["own", "running"])
+def test_images_pass_statistics_by(statistics):
+    model, image = network().train(), images()
+    model.backbone.layers[3].eval()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with passing_by(model, statistics):
+        logits = model(image)
+    assert all(torch.equal(buffer, before[n]) for n, buffer in model.named_buffers())
+    assert model.training and not model.backbone.layers[3].training
+    model.eval()
+    assert torch.equal(logits, model(image)) == (statistics == "running")

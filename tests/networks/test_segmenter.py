@@ -1,10 +1,12 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.networks.backbones.mit import MixTransformer
 from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
@@ -260,3 +262,29 @@ def test_batch_norm_policy_must_be_known_and_possible() -> None:
 
 def test_number_of_classes_is_the_heads(segmenter: Segmenter) -> None:
     assert segmenter.num_classes == 5
+
+
+@pytest.mark.parametrize("size", [(32, 64), (33, 60), (40, 7), (65, 97), (68, 36)])
+@pytest.mark.parametrize("kind", ["tiny", "mit", "cells"])
+def test_padding_is_cut_off(kind: str, size: tuple[int, int]) -> None:
+    """What remains of a map covers the image, with a cell for each stride that has begun."""
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "tiny": lambda: TinyTransformer(channels=(32, 32, 64, 64), depths=(1, 1, 1, 1)),
+        "mit": lambda: MixTransformer(head_dim=8, depths=(1, 1, 1, 1)),
+        "cells": lambda: CellMean(stride_multiple=32),
+    }
+    network = Segmenter(kinds[kind](), FirstMap())
+    image = torch.rand(1, 3, *size)
+    for maps, stride in zip(network.features(image), network.backbone.strides, strict=True):
+        shown = network.without_padding(maps, image)
+        assert shown.shape[-2:] == tuple(-(-side // stride) for side in size)
+        assert torch.equal(shown, maps[..., : shown.shape[-2], : shown.shape[-1]])
+
+
+def test_scores_of_cells_stand_on_their_pixels() -> None:
+    """Between centres bilinear, and of the padded image: 6 x 6 pixels are 8 x 8 with padding."""
+    network, image = Segmenter(CellMean(stride_multiple=8), FirstMap()), torch.rand(1, 3, 6, 6)
+    scores = torch.tensor([[0.0, 4.0], [8.0, 12.0]]).view(1, 1, 2, 2)
+    place = ((torch.arange(6) - 1.5) / 4).clamp(0, 1)  # in cells from the first centre
+    expected = 8 * place[:, None] + 4 * place
+    torch.testing.assert_close(network.enlarge(scores, image)[0, 0], expected)

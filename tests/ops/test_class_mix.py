@@ -1,10 +1,11 @@
+import math
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 
-from sfseg.ops.class_mix import class_mask, paste
+from sfseg.ops.class_mix import class_mask, paste, rarity
 from sfseg.types import IGNORE
 
 CLASSES = 6
@@ -80,3 +81,13 @@ def test_pasting_is_that_of_a_loop_over_pixels(batch, channels):
     assert pasted.dtype == torch.uint8
     np.testing.assert_array_equal(pasted, expected)
     assert (batch > 1) == (not np.array_equal(expected, values))
+
+
+def test_rarity_is_that_of_the_formula() -> None:
+    pixels = torch.tensor([900.0, 90.0, 10.0, 0.0], dtype=torch.float64)
+    expected = [1 / math.log(1.01 + share) for share in (0.9, 0.09, 0.01, 0.0)]
+    torch.testing.assert_close(rarity(pixels), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(rarity(3 * pixels), rarity(pixels))
+    nothing = rarity(torch.zeros(4))
+    torch.testing.assert_close(nothing, nothing[:1].expand(4))
+    assert float(nothing[0]) == pytest.approx(100.5, abs=0.1)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
+from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram, decayed_thresholds
 from sfseg.types import IGNORE
 
 
@@ -111,3 +112,30 @@ def test_any_integer_and_float_type(dtype):
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(ValueError, match=r"share must be in \[0, 1\], got"):
         class_quantiles(torch.ones(2, 10, dtype=torch.int64), share)
+
+
+def decayed(confidence: list[list[float]]) -> Tensor:
+    """Counts in a hundred bins, one class a row."""
+    counts = torch.zeros(len(confidence), 100)
+    for own, row in zip(confidence, counts, strict=True):
+        for value in own:
+            row[int(value * 100)] += 1
+    return counts
+
+
+def test_decayed_thresholds_are_quantiles_at_the_lower_end_of_their_bin() -> None:
+    rng = np.random.default_rng(0)
+    values = [rng.uniform(0.2, 0.9, 501).tolist(), [0.755] * 40, []]
+    threshold = decayed_thresholds(decayed(values), 0.5, least=0.1)
+    assert float(threshold[0]) == pytest.approx(np.floor(np.median(values[0]) * 100) / 100)
+    assert float(threshold[1]) == pytest.approx(0.75), "all pixels of one bin count"
+    assert float(threshold[2]) == pytest.approx(0.1), "a class that has not been seen"
+    assert decayed_thresholds(decayed(values), 0.5, least=0.8).tolist() == [pytest.approx(0.8)] * 3
+    assert decayed_thresholds(decayed(values), 0.0, least=0.3).tolist() == [pytest.approx(0.3)] * 3
+
+
+def test_thresholds_outlast_the_decay_of_their_counts() -> None:
+    counts = decayed([[0.305, 0.315, 0.325, 0.335] * 5])
+    before = decayed_thresholds(counts, 0.5, least=0.0)
+    assert float(before[0]) == pytest.approx(0.32)
+    assert torch.equal(decayed_thresholds(counts * 0.99**200, 0.5, least=0.0), before)

@@ -8,6 +8,7 @@ from sfseg.ops.label_free import (
     agreement_counts,
     class_shares,
     classwise_agreement,
+    neighbourhood_densities,
     second_view,
     soft_neighbourhood_density,
 )
@@ -137,3 +138,14 @@ def test_the_second_view_is_mirrored_and_darker():
     image = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).expand(1, 3, 1, 4)
     row = second_view(image)[0, 0, 0].tolist()
     assert row == pytest.approx([1, 0.8**1.5, 0.2**1.5, 0])
+
+
+def test_densities_of_images_are_those_of_their_pixels() -> None:
+    torch.manual_seed(0)
+    probability = torch.rand(3, 5, 4, 6, dtype=torch.float64).softmax(dim=1)
+    position = torch.stack([torch.randperm(24)[:7] for _ in range(3)])
+    densities = neighbourhood_densities(probability, position)
+    assert densities.shape == (3,)
+    for k, own in enumerate(position.tolist()):
+        rows = torch.stack([probability[k, :, p // 6, p % 6] for p in own])
+        torch.testing.assert_close(densities[k], soft_neighbourhood_density(rows))

@@ -1,6 +1,6 @@
 import torch
 
-from sfseg.ops.pixels import at_positions, random_positions
+from sfseg.ops.pixels import at_positions, enqueue, random_positions
 
 CPU = torch.device("cpu")
 
@@ -31,3 +31,18 @@ def test_vectors_of_positions():
     for image in range(2):
         for k, place in enumerate(places[image].tolist()):
             assert torch.equal(vectors[image, k], maps[image, :, place // 5, place % 5])
+
+
+def test_a_queue_holds_the_latest() -> None:
+    queue, queued, put = torch.zeros(5, 2), torch.tensor(0), []
+    for k in range(4):
+        fresh = torch.full((2, 2), float(k + 1)) + torch.tensor([[0.0], [0.5]])
+        put = [*fresh.tolist(), *put]
+        enqueue(queue, queued, fresh)
+        assert int(queued) == min(len(put), 5)
+        assert queue[: int(queued)].tolist() == put[:5]
+    enqueue(queue, queued, torch.arange(14.0).view(7, 2))
+    assert queue.tolist() == torch.arange(10.0).view(5, 2).tolist()
+    empty = torch.zeros(0, 2)
+    enqueue(empty, queued, torch.ones(2, 2))
+    assert int(queued) == 0

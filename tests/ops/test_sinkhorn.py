@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sfseg.ops.sinkhorn import sinkhorn, soft_cross_entropy
+from sfseg.ops.sinkhorn import self_labelling, sinkhorn, soft_cross_entropy
 
 
 def case(samples=30, classes=4, seed=0):
@@ -78,3 +78,33 @@ def test_cross_entropy_by_hand():
         )
     loss = soft_cross_entropy(scores, assignment, temperature=0.5)
     assert float(loss) == pytest.approx(total / 30, rel=1e-9)
+
+
+@pytest.mark.parametrize("earlier", [0, 6])
+@pytest.mark.usefixtures("double")
+def test_self_labelling_is_cross_entropy_with_assignments_image_by_image(earlier: int) -> None:
+    torch.manual_seed(0)
+    features, kept = torch.randn(2, 7, 5).double(), torch.randn(earlier, 5).double()
+    features, kept = (part / part.norm(dim=-1, keepdim=True) for part in (features, kept))
+    prototypes = (3 * torch.randn(4, 5)).double().requires_grad_()
+    share = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    loss = self_labelling(features, prototypes, kept, share, temperature=0.1, epsilon=0.2)
+    expected = 0.0
+    for image in features:
+        rows = torch.cat([kept, image])
+        cosine = torch.tensor(
+            [[float(r @ p / p.norm()) for p in prototypes.detach()] for r in rows],
+            dtype=torch.float64,
+        )
+        plan = (cosine / 0.2).exp()
+        for _ in range(3):
+            plan = plan * (share / plan.sum(dim=0))
+            plan = plan / plan.sum(dim=1, keepdim=True)
+        chance = (cosine / 0.1).softmax(dim=1)
+        expected -= float((plan * chance.log())[earlier:].sum()) / 14
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-9)
+    loss.backward()
+    assert prototypes.grad is not None
+    # Their length is no matter, so that none of the gradient changes it.
+    along = (prototypes.grad * prototypes.detach()).sum(dim=1)
+    torch.testing.assert_close(along, torch.zeros_like(along), atol=1e-12, rtol=0)

@@ -15,16 +15,15 @@ from sfseg.checks import (
     require_shares,
     require_weights,
 )
-from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.heads.classifier_input import classifier_of, classify, without_padding
+from sfseg.networks.heads.head import Head, require_head, require_trained_features
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import strong_view
-from sfseg.ops.pixels import at_positions, random_positions
+from sfseg.ops.pixels import at_positions, enqueue, random_positions
 from sfseg.ops.prototypes import class_sums, cosine_scores, prototype_consistency, rectified_label
-from sfseg.ops.sinkhorn import sinkhorn, soft_cross_entropy
+from sfseg.ops.sinkhorn import self_labelling
 from sfseg.ops.symmetric import symmetric_cross_entropy
 from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
@@ -103,8 +102,8 @@ class CPSL(Method):
         )
         require_shares(momentum=momentum, colour=colour)
         network = cast(Segmenter, self.network)
-        classifier = classifier_of(network.head)
-        _require_trained_features(network)
+        head = require_head(network.head, "cpsl")
+        require_trained_features(network, "cpsl")
         if network.aux_head is not None:
             network.freeze("aux_head")
         self.label_loss, self.pixels, self.colour = label_loss, pixels, colour
@@ -112,7 +111,8 @@ class CPSL(Method):
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.momentum, self.prototype_lr_factor = momentum, prototype_lr_factor
         self.source, self.teacher = Frozen(network.head), Teacher(network.head)
-        directions = F.normalize(classifier.weight.detach().sum(dim=(2, 3)), dim=1)  # (K, C)
+        weights = [layer.weight.detach().sum(dim=(2, 3)) for layer in head.scoring_layers()]
+        directions = F.normalize(torch.stack(weights).sum(dim=0), dim=1)  # (K, C)
         self.prototypes = nn.Parameter(directions, requires_grad=bool(labelling_weight))
         self.register_buffer("averages", directions.clone())
         self.register_buffer("share", torch.full_like(directions[:, 0], 1 / len(directions)))
@@ -128,6 +128,34 @@ class CPSL(Method):
         rate = self.shared["lr"] * self.prototype_lr_factor
         own = {"params": [self.prototypes], "lr": rate, "weight_decay": 0.0}
         return [*super().optimizer_groups(), own]
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on images of the target and their pseudo-labels."""
+        network, target = cast(Segmenter, self.network), batch["target"]
+        head, image = cast(Head, network.head), target["image"].float() / 255
+        with torch.no_grad():
+            maps = network.features(image)
+            average = cast(Head, self.teacher.network)
+            goal = cosine_scores(average.features(maps), self.averages)
+            soft = network.enlarge(self.source.network(maps), image)
+            scores = network.enlarge(goal, image)
+            label = rectified_label(scores, soft, temperature=self.temperature)
+            label.masked_fill_(target["pseudo_label"] == IGNORE, IGNORE)
+        features = head.features(maps)
+        logits = network.enlarge(head.classify(features, maps), image).float()
+        learn = cross_entropy if self.label_loss == "cross_entropy" else symmetric_cross_entropy
+        terms = {"labels": learn(logits, label)}
+        if self.consistency_weight:
+            with torch.no_grad():
+                maps = network.features(strong_view(image, strength=self.colour))
+            strong = cosine_scores(head.features(maps), self.averages)
+            views = (network.without_padding(part, image) for part in (strong, goal))
+            distance = prototype_consistency(*views, temperature=self.temperature)
+            terms["consistency"] = self.consistency_weight * distance
+        if self.labelling_weight:
+            own = network.without_padding(features, image)
+            terms["self_labelling"] = self.labelling_weight * self._self_labelling(own)
+        return self.output(terms, logits.detach().float().softmax(dim=1))
 
     def on_train_start(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -145,37 +173,15 @@ class CPSL(Method):
         self.has_started.fill_(True)
         log.info("prototypes: of %d classes that the source model predicts", int(seen.sum()))
 
-    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
-        """One step on images of the target and their pseudo-labels."""
-        network, target = cast(Segmenter, self.network), batch["target"]
-        image = target["image"].float() / 255
-        with torch.no_grad():
-            maps = network.features(image)
-            _, features = classify(self.teacher.network, maps)
-            goal = cosine_scores(features, self.averages)
-            label = self._label(goal, maps, target)
-        scores, features = classify(network.head, maps)
-        logits = network._enlarge(scores, image).float()
-        learn = cross_entropy if self.label_loss == "cross_entropy" else symmetric_cross_entropy
-        terms = {"labels": learn(logits, label)}
-        if self.consistency_weight:
-            with torch.no_grad():
-                maps = network.features(strong_view(image, strength=self.colour))
-            strong = cosine_scores(classify(network.head, maps)[1], self.averages)
-            views = (without_padding(part, image, network) for part in (strong, goal))
-            distance = prototype_consistency(*views, temperature=self.temperature)
-            terms["consistency"] = self.consistency_weight * distance
-        if self.labelling_weight:
-            own = without_padding(features, image, network)
-            terms["self_labelling"] = self.labelling_weight * self._self_labelling(own)
-        return self.output(terms, logits.detach().float().softmax(dim=1))
-
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
         if self.step.is_skipped:
             return
         if self._fresh is not None:
-            self._enqueue(self._fresh)
+            fresh = self._fresh
+            if self.trainer.world_size > 1:
+                fresh = cast(Tensor, self.all_gather(fresh)).flatten(0, 1)
+            enqueue(self.queue, self.queued, fresh)
         if self.iteration % self.trainer.accumulate_grad_batches == 0:
             self.teacher.follow(cast(Segmenter, self.network).head, self.momentum)
             self.averages.lerp_(self.prototypes.detach(), 1 - self.momentum)
@@ -183,14 +189,16 @@ class CPSL(Method):
     @torch.no_grad()
     def _class_means(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """Directions (K, C) of the classes' mean features, and their numbers of pixels."""
-        network = cast(Segmenter, self.network)
+        network, head = cast(Segmenter, self.network), cast(Head, self.source.network)
         total, count = torch.zeros_like(self.averages), torch.zeros_like(self.share).long()
         with self.trainer.precision_plugin.forward_context():
             for batch in batches:
                 image = batch["image"].to(self.device)
-                logits, features = classify(self.source.network, network.features(image))
+                maps = network.features(image)
+                features = head.features(maps)
+                logits = head.classify(features, maps)
                 label = F.interpolate(logits, features.shape[-2:], mode="bilinear").argmax(dim=1)
-                shown = without_padding(features, image, network)
+                shown = network.without_padding(features, image)
                 rows, columns = shown.shape[-2:]
                 sums, counts = class_sums(
                     shown, label[:, :rows, :columns], num_classes=len(self.share)
@@ -199,63 +207,13 @@ class CPSL(Method):
                 count += counts
         return F.normalize(total, dim=1), count
 
-    def _label(self, goal: Tensor, maps: list[Tensor], target: Batch) -> Tensor:
-        """Rectified class ids (B, H, W), IGNORE where the pseudo-labels have none."""
-        network, image = cast(Segmenter, self.network), target["image"]
-        soft = network._enlarge(self.source.network(maps), image)
-        scores = network._enlarge(goal, image)
-        label = rectified_label(scores, soft, temperature=self.temperature)
-        return label.masked_fill(target["pseudo_label"] == IGNORE, IGNORE)
-
     def _self_labelling(self, features: Tensor) -> Tensor:
         """Cross-entropy of drawn pixels against what Sinkhorn's algorithm assigns to them."""
         batch, _, height, width = features.shape
         places = random_positions(batch, height * width, count=self.pixels, device=features.device)
         drawn = F.normalize(at_positions(features, places).float(), dim=2)  # (B, n, C)
         self._fresh = drawn.detach().flatten(0, 1)
-        with torch.autocast(features.device.type, enabled=False):
-            directions = F.normalize(self.prototypes, dim=1).T
-            scores = drawn @ directions
-            kept = self.queue[: int(self.queued)] @ directions.detach()
-        assigned = [
-            sinkhorn(
-                torch.cat([kept, own]), self.share, epsilon=self.epsilon, iterations=self.iterations
-            )[len(kept) :]
-            for own in scores.detach()
-        ]
-        return soft_cross_entropy(scores, torch.stack(assigned), temperature=self.temperature)
-
-    @torch.no_grad()
-    def _enqueue(self, fresh: Tensor) -> None:
-        """Put features of all processes in place of the oldest."""
-        if self.trainer.world_size > 1:
-            fresh = cast(Tensor, self.all_gather(fresh)).flatten(0, 1)
-        size = len(self.queue)
-        kept = torch.cat([fresh, self.queue[: int(self.queued)]])[:size]
-        self.queue[: len(kept)] = kept
-        self.queued.fill_(len(kept))
-
-
-def _require_trained_features(network: Segmenter) -> None:
-    """Refuse a network in which not the head alone makes features.
-
-    Raises:
-        ConfigError: says what to set.
-    """
-    if any(parameter.requires_grad for parameter in network.backbone.parameters()):
-        raise ConfigError(
-            "the backbone must be frozen for cpsl, which trains the head alone, but it trains; set "
-            "method.adapter._target_=sfseg.networks.adapters.choices.heads_only"
-        )
-    scoring = {
-        parameter
-        for module in network.head.modules()
-        if isinstance(module, nn.Conv2d) and module.out_channels == network.num_classes
-        for parameter in module.parameters()
-    }
-    if not any(p.requires_grad and p not in scoring for p in network.head.parameters()):
-        raise ConfigError(
-            "the head must have layers before its classifier for cpsl, whose features they make, "
-            f"got {type(network.head).__name__}; choose another with backbone/head, such as "
-            "daformer"
-        )
+        return self_labelling(
+            drawn, self.prototypes, self.queue[: int(self.queued)], self.share,
+            temperature=self.temperature, epsilon=self.epsilon, iterations=self.iterations,
+        )  # fmt: skip

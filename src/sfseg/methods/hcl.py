@@ -1,6 +1,5 @@
 """HCL: historical contrastive learning (Huang et al., NeurIPS 2021, arXiv:2110.03374)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack, cast
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from sfseg.checks import require_at_least, require_positive, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.heads.classifier_input import classifier_input, classifier_of, without_padding
+from sfseg.networks.heads.head import Head, require_head
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.contrastive import (
@@ -71,7 +70,7 @@ class HCL(Method):
         **shared: see :class:`Shared`.
 
     Raises:
-        ConfigError: there is no auxiliary head to train, or no classifier to take features from.
+        ConfigError: there is no auxiliary head to train, or the head shows no features.
         ValueError: a number out of its range.
     """
 
@@ -109,7 +108,7 @@ class HCL(Method):
         if network.aux_head is not None and not aux_weight:
             network.freeze("aux_head")
         if contrast_weight:
-            classifier_of(network.head)
+            require_head(network.head, "hcl")
         self.aux_weight, self.contrast_weight = aux_weight, contrast_weight
         self.temperature, self.pixels = temperature, pixels
         self.momentum, self.refresh, self.colour = momentum, refresh, colour
@@ -159,11 +158,13 @@ class HCL(Method):
             # Called, so that a compiled network is not passed by.
             seen = network(image, levels=True) if self.aux_weight else (network(image),)
             return View([logits.float() for logits in seen], image)
-        look: Callable[..., Any] = network.forward
-        with classifier_input(network.head) as features:
-            seen = look(image, levels=True) if self.aux_weight else (look(image),)
-        shown = without_padding(features[-1], image, network)
-        return View([logits.float() for logits in seen], shown)
+        head, maps = cast(Head, network.head), network.features(image)
+        features = head.features(maps)
+        scores = [head.classify(features, maps)]
+        if network.aux_head is not None and self.aux_weight:
+            scores.append(network.aux_head([maps[network.aux_level]]))
+        logits = [network.enlarge(own, image).float() for own in scores]
+        return View(logits, network.without_padding(features, image))
 
     def _distorted(self, image: Tensor) -> Tensor:
         return strong_view(image, strength=self.colour) if self.colour else image

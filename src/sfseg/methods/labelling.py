@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sfseg.checks import require_options
 from sfseg.methods.evaluation import Evaluation
 from sfseg.modes import evaluating
 from sfseg.ops.inference import Inference
@@ -59,10 +60,7 @@ class Selection:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise ValueError(
-                f"pseudo_labels.rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}"
-            )
+        require_options(**{"pseudo_labels.rule": (self.rule, Rule)})
         if not 0 <= self.discard < 1:
             raise ValueError(f"pseudo_labels.discard must be in [0, 1), got {self.discard}")
         if not 0 < self.portion <= 1:
@@ -124,22 +122,13 @@ def label_images(
         DataError: an image cannot be read, or the disk is full.
     """
     model.to(device).eval()
-    shown = time.monotonic()
     with PseudoLabelStore.create(folder, identity, durable=False) as store, context:
         _leave_out(store, identity, left_out)
-        for done, batch in enumerate(batches):
+        for batch in _reported(batches, "pseudo-labels", len(identity.names)):
             logits = model.inference(model, batch["image"].to(device))
             label = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
             store.write(Patch(int(batch["index"]), label))
-            if time.monotonic() - shown > REPORT_SECONDS:
-                shown = time.monotonic()
-                log.info("pseudo-labels: %d of %d images", done + 1, len(identity.names))
         store.commit()
-
-
-def _leave_out(store: PseudoLabelStore, identity: Identity, images: Collection[int]) -> None:
-    for index in images:
-        store.write(Patch(index, np.full(identity.sizes[index], IGNORE, np.uint8)))
 
 
 def select_labels(
@@ -155,15 +144,7 @@ def select_labels(
 ) -> None:
     """Fill a new store with selected labels, see :func:`relabel`.
 
-    Args:
-        model: predicts by its own protocol, or mirrored too.
-        batches: makes batches of one image each, at the size that labels are kept at.
-        folder: of the new store.
-        identity: what the labels are for.
-        selection: of pixels.
-        device: where the model runs.
-        context: of its forward passes, such as autocast.
-        left_out: images without a batch, which are IGNORE everywhere.
+    Arguments are those of :func:`label_images`; but ``batches`` makes the batches, for two passes.
 
     Raises:
         ConfigError: the folder holds something already, which stays as it is.
@@ -202,13 +183,9 @@ def relabel(
     predict, classes = selection.protocol(model.inference), model.labels.num_classes
 
     def probabilities(purpose: str) -> Iterator[tuple[int, Tensor]]:
-        shown = time.monotonic()
-        for done, batch in enumerate(batches()):
+        for batch in _reported(batches(), purpose, len(store)):
             logits = predict(model, batch["image"].to(model.device))
             yield int(batch["index"]), logits.float().softmax(dim=1)
-            if time.monotonic() - shown > REPORT_SECONDS:
-                shown = time.monotonic()
-                log.info("%s: %d of %d images", purpose, done + 1, len(store))
 
     labelled = pixels = 0
     with evaluating(model), nullcontext() if context is None else context:
@@ -222,3 +199,18 @@ def relabel(
             store.write(Patch(index, chosen))
             labelled, pixels = labelled + int((chosen != IGNORE).sum()), pixels + chosen.size
     return labelled / max(pixels, 1)
+
+
+def _reported(batches: Iterable[Batch], purpose: str, images: int) -> Iterator[Batch]:
+    """The batches; now and then the log says how many have been dealt with."""
+    shown = time.monotonic()
+    for done, batch in enumerate(batches):
+        yield batch
+        if time.monotonic() - shown > REPORT_SECONDS:
+            shown = time.monotonic()
+            log.info("%s: %d of %d images", purpose, done + 1, images)
+
+
+def _leave_out(store: PseudoLabelStore, identity: Identity, images: Collection[int]) -> None:
+    for index in images:
+        store.write(Patch(index, np.full(identity.sizes[index], IGNORE, np.uint8)))

@@ -12,6 +12,8 @@ from sfseg.ops.losses import cross_entropy
 from sfseg.ops.negative_learning import negative_learning, negative_rank
 from sfseg.types import StepOutput, TrainingBatch
 
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
 
 class LD(SelfTraining):
     """Sure pixels learn what they are, all pixels what they are not.
@@ -49,7 +51,7 @@ class LD(SelfTraining):
             negative_width=negative_width,
         )  # fmt: skip
         if fixed_norms and isinstance(self.network, Segmenter):
-            norms = (m for m in self.network.modules() if isinstance(m, _BATCH_NORM))
+            norms = (m for m in self.network.modules() if isinstance(m, BATCH_NORM))
             self.network.freeze(*norms)
         self.entropy_weight = entropy_weight
         self.negative_weight, self.negative_width = negative_weight, negative_width
@@ -64,6 +66,3 @@ class LD(SelfTraining):
             rank = negative_rank(self.labels.num_classes, width=self.negative_width)
             terms["negative"] = self.negative_weight * negative_learning(logits, rank)
         return self.output(terms, logits.detach().float().softmax(dim=1))
-
-
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm

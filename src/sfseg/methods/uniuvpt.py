@@ -10,7 +10,7 @@ from torch import Tensor
 from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
-from sfseg.networks.adapters.prompt_adapter import Variant
+from sfseg.networks.adapters.prompt_adapter import PromptedBackbone, Variant
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
     Normalize,
@@ -125,7 +125,8 @@ class UniUVPT(EarlyLearningMethod):
             view = image if scale == 1 else _resized(image, _scaled(size, scale), align=align)
             logits, features = network.forward_adapted(view)
             all_logits.append(_resized(logits.float(), size, align=align))
-            all_features.append(_without_padding(features, view, network))
+            # Padding is another part of each view, and would shift its features.
+            all_features.append([network.without_padding(stage, view) for stage in features])
         return all_logits, all_features
 
     def _prediction_consistency(self, logits: list[Tensor], label: Tensor) -> Tensor:
@@ -142,18 +143,8 @@ class UniUVPT(EarlyLearningMethod):
 
     def _mixing(self) -> Tensor | None:
         """Logits of the scales' weights, which the published code has and the paper has not."""
-        adapter = getattr(self.network.backbone, "adapter", None)
-        return getattr(adapter, "mixing", None)
-
-
-def _without_padding(features: list[Tensor], view: Tensor, network: Segmenter) -> list[Tensor]:
-    """Maps of the image alone: padding is another part of each view, and would shift them."""
-    strides = cast(Sequence[int], network.backbone.strides)
-    height, width = view.shape[-2:]
-    return [
-        stage[..., : -(-height // stride), : -(-width // stride)]
-        for stage, stride in zip(features, strides, strict=True)
-    ]
+        backbone = self.network.backbone
+        return backbone.adapter.mixing if isinstance(backbone, PromptedBackbone) else None
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

@@ -7,17 +7,22 @@ the paper follows (DFAD, arXiv:1912.11006), and of discriminators of predictions
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sfseg.checks import require_at_least
+from sfseg.modes import evaluating
+from sfseg.ops.patches import require_even
 
 HALVINGS = 4
 SMALLEST = 1 << HALVINGS
 """Side in pixels of the smallest patch that a discriminator takes."""
+PAPER_RATE = 0.1
+"""Of Adam, for both, as printed in the paper: it saturates 95% of the fakes' pixels."""
+Rate = float | Literal["paper"]
 
 
 class Generator(nn.Module):
@@ -53,15 +58,38 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1), nn.Tanh())
         self.apply(_initialize)
 
-    def noise(self, images: int) -> Float[Tensor, "B latent"]:
-        """What images are made of, standard normal: equation (3)."""
-        return torch.randn(images, self.latent, device=self.start.weight.device)
+    def noise(
+        self, images: int, *, random: torch.Generator | None = None
+    ) -> Float[Tensor, "B latent"]:
+        """What images are made of, standard normal: equation (3).
+
+        Args:
+            images: B.
+            random: a generator on the processor; None draws from torch's on the weights' device.
+        """
+        device = self.start.weight.device
+        if random is None:
+            return torch.randn(images, self.latent, device=device)
+        return torch.randn(images, self.latent, generator=random).to(device)
 
     def forward(self, noise: Float[Tensor, "B latent"]) -> Float[Tensor, "B 3 H W"]:
         """Images; their pixels are read like a file's, divided by 255."""
         x = self.start(noise).unflatten(1, (-1, *self.grid))
         image = (self.layers(x).float() + 1) / 2
         return cast(Tensor, image[..., : self.size[0], : self.size[1]])
+
+    @torch.no_grad()
+    def shown_to(
+        self, source: nn.Module, network: nn.Module, *, noise: Float[Tensor, "B latent"]
+    ) -> tuple[Float[Tensor, "B 3 H W"], Int[Tensor, "B H W"], Int[Tensor, "B H W"]]:
+        """Images of noise, and the classes that two networks see there, for pictures.
+
+        All batch normalisation uses running statistics for it; modes are afterwards as they were.
+        """
+        with evaluating(self), evaluating(source), evaluating(network):
+            image: Tensor = self(noise)
+            theirs, mine = (model(image).argmax(dim=1) for model in (source, network))
+            return image, theirs, mine
 
 
 class PatchDiscriminator(nn.Module):
@@ -106,6 +134,40 @@ class PatchDiscriminator(nn.Module):
         seen = self.layers(patch).mean(dim=(-2, -1))
         logits: Tensor = self.classifier(torch.cat([seen, self.embedding(position)], dim=1))
         return logits[:, 0]
+
+    @staticmethod
+    def require_fitting(patches: int, *, images: int, size: tuple[int, int]) -> None:
+        """Refuse what cannot be cut into patches large enough, or their batch not be halved.
+
+        Args:
+            patches: rows and columns of them; 1 asks for none.
+            images: of a batch.
+            size: of its images (height, width).
+
+        Raises:
+            ValueError: no patch, an odd batch, or patches of fewer than 16 rows or columns.
+        """
+        require_at_least(1, patches=patches)
+        if patches == 1:
+            return
+        require_even(images)
+        if min(size) // patches < SMALLEST:
+            raise ValueError(
+                f"patches must be at most {min(size) // SMALLEST} for crops of "
+                f"{size[0]}x{size[1]}, which leaves {SMALLEST} pixels each, got {patches}"
+            )
+
+
+def learning_rate(name: str, rate: Rate) -> float:
+    """The rate in numbers.
+
+    Raises:
+        ValueError: names the argument, which must be positive or ``paper``.
+    """
+    number = PAPER_RATE if rate == "paper" else rate
+    if isinstance(number, str) or number <= 0:
+        raise ValueError(f"{name} must be positive or 'paper', got {rate!r}")
+    return number
 
 
 def _initialize(module: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """Statistics of batch normalisation, taken anew from other images."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sfseg.errors import ConfigError
 from sfseg.modes import evaluating
 from sfseg.networks.segmenter import Segmenter
+
+FakeStatistics = Literal["own", "running"]
+"""What a network normalises images with that a generator has made.
+
+Their ``own`` statistics, which SFDA's (4) makes resemble the source's, so that network and source
+model agree before anything is learnt; or its ``running`` ones, which are the target's and set both
+apart.
+"""
 
 
 def tracking_norms(network: nn.Module) -> list[_BatchNorm]:
@@ -60,6 +69,11 @@ def own_statistics(network: nn.Module) -> Iterator[None]:
         finally:
             for norm in moving:
                 norm.track_running_stats = True
+
+
+def passing_by(network: nn.Module, statistics: FakeStatistics) -> AbstractContextManager[None]:
+    """The mode of a network for images that its running statistics shall not see."""
+    return own_statistics(network) if statistics == "own" else evaluating(network)
 
 
 def reestimate(

@@ -31,8 +31,9 @@ class Segmenter(nn.Module):
     """A backbone and a head behind one interface that accepts images of any size.
 
     The backbone has ``stride_multiple`` and returns feature maps, finest first; the head has
-    ``num_classes`` and turns the maps into logits of any smaller size. Normalisation belongs to
-    the model, so loaders hand over plain uint8 images.
+    ``num_classes`` and turns the maps into logits of any smaller size, see
+    :class:`sfseg.networks.heads.head.Head`. Normalisation belongs to the model, so loaders hand
+    over plain uint8 images.
 
     Args:
         backbone: images (B, 3, H, W) to a list of maps (B, C, H / stride, W / stride).
@@ -111,15 +112,15 @@ class Segmenter(nn.Module):
         if adapted:
             prompted = cast(PromptsStages, self.backbone)
             maps, inputs = prompted.forward_features(self._pad(self.normalize(image)))
-            return self._enlarge(self.head(maps), image), inputs
+            return self.enlarge(self.head(maps), image), inputs
         maps = self.features(image)
-        logits = self._enlarge(self.head(maps), image)
+        logits = self.enlarge(self.head(maps), image)
         if with_maps:
             return logits, maps
         if not levels:
             return logits
         auxiliary: Tensor = cast(nn.Module, self.aux_head)([maps[self.aux_level]])
-        return logits, self._enlarge(auxiliary, image)
+        return logits, self.enlarge(auxiliary, image)
 
     def forward_adapted(
         self, image: Shaped[Tensor, "B 3 H W"]
@@ -153,6 +154,28 @@ class Segmenter(nn.Module):
             )
         # Called, not `forward`ed, so that hooks and a compiled network are not passed by.
         return cast(tuple[Tensor, Tensor], self(image, levels=True))
+
+    def enlarge(
+        self, logits: Float[Tensor, "B K h w"], image: Shaped[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B K H W"]:
+        """Scores of the padded image, of any smaller size, brought to the pixels of the image."""
+        height, width = image.shape[-2:]
+        padded = (height + self._missing(height), width + self._missing(width))
+        if logits.shape[-2:] != padded:
+            logits = F.interpolate(
+                logits, size=padded, mode="bilinear", align_corners=self.align_corners
+            )
+        return logits[..., :height, :width]
+
+    def without_padding(
+        self, maps: Float[Tensor, "B C h w"], image: Shaped[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B C y x"]:
+        """Maps, or features, of the image alone: not of its padding, bottom and right."""
+        rows, columns = (
+            -(-cells * side // (side + self._missing(side)))
+            for cells, side in zip(maps.shape[-2:], image.shape[-2:], strict=True)
+        )
+        return maps[..., :rows, :columns]
 
     def freeze(self, *parts: nn.Module | str) -> "Segmenter":
         """Stops the training of parts, given as submodules or by their names.
@@ -192,17 +215,6 @@ class Segmenter(nn.Module):
         # Looked up each time: Lightning may replace them by synchronised ones.
         kind = nn.modules.batchnorm._BatchNorm
         return (module for module in self.backbone.modules() if isinstance(module, kind))
-
-    def _enlarge(
-        self, logits: Float[Tensor, "B K h w"], image: Shaped[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, "B K H W"]:
-        height, width = image.shape[-2:]
-        padded = (height + self._missing(height), width + self._missing(width))
-        if logits.shape[-2:] != padded:
-            logits = F.interpolate(
-                logits, size=padded, mode="bilinear", align_corners=self.align_corners
-            )
-        return logits[..., :height, :width]
 
     def _missing(self, side: int) -> int:
         return -side % cast(int, self.backbone.stride_multiple)

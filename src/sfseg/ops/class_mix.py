@@ -37,6 +37,18 @@ def class_mask(
     return drawn.gather(1, ids).view(label.shape)
 
 
+def rarity(pixels: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
+    """Weights of :func:`class_mask` that prefer rare classes: 1 / ln(1.01 + share of the pixels).
+
+    As DT-ST's code (Zhao et al., CVPR 2023) draws its images; from 1.4 for a class that is alone to
+    100 for one without pixels.
+
+    Args:
+        pixels: of each class, of any unit; all 0 where nothing has been seen.
+    """
+    return 1 / torch.log(1.01 + pixels / pixels.sum().clamp_min(1))
+
+
 def paste(
     values: Shaped[Tensor, "B ... H W"], taken: Bool[Tensor, "B H W"]
 ) -> Shaped[Tensor, "B ... H W"]:

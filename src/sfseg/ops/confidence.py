@@ -9,6 +9,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 BINS = 1000
+SMALLEST_COUNT = 1e-3
+"""Decayed counts are rounded to it: a pixel of a rare class counts after hundreds of iterations."""
 
 
 def confidence_histogram(
@@ -58,3 +60,25 @@ def class_quantiles(histogram: Integer[Tensor, "K bins"], share: float) -> Float
     position = rank - (below.gather(1, part)[:, 0] - inside)  # of the pixel among those of its bin
     value = (part[:, 0] + (position + 0.5) / inside) / bins
     return torch.where(total > 0, value, torch.nan).float()
+
+
+def decayed_thresholds(
+    histogram: Float[Tensor, "K bins"], share: float, *, least: float
+) -> Float[Tensor, " K"]:
+    """Confidence from which a pixel of each class counts: a quantile, rounded down to its bin.
+
+    Confidences of one bin are not told apart, so that half of a class which is certain everywhere
+    is not left out. A class that has not been seen has no quantile.
+
+    Args:
+        histogram: of :func:`confidence_histogram`, decayed by factors below 1 from time to time.
+        share: of each class's pixels, the least confident, that do not count, in [0, 1]; 0 leaves
+            the least alone.
+        least: of all thresholds, in [0, 1].
+    """
+    quantile = torch.zeros_like(histogram[:, 0])
+    if share:
+        counts = (histogram / SMALLEST_COUNT).round().long()
+        quantile = class_quantiles(counts, share).nan_to_num(0)
+    bins = histogram.shape[1]
+    return ((quantile * bins).floor() / bins).clamp_min(least)

@@ -48,6 +48,20 @@ def soft_neighbourhood_density(
     return -(neighbour * log_neighbour).sum(dim=1).mean()
 
 
+def neighbourhood_densities(
+    probability: Float[Tensor, "B K H W"], position: Int[Tensor, "B n"]
+) -> Float[Tensor, " B"]:
+    """:func:`soft_neighbourhood_density` of some pixels of every image, among themselves.
+
+    Args:
+        probability: of the pixels' classes.
+        position: of the n pixels, at least two, counted row by row.
+    """
+    rows = probability.flatten(2).mT  # (B, H * W, K)
+    pairs = zip(rows, position, strict=True)
+    return torch.stack([soft_neighbourhood_density(own[chosen]) for own, chosen in pairs])
+
+
 def second_view(image: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """The images mirrored and darker, in [0, 1]; always the same."""
     return (image.flip(-1).float() / 255).pow(GAMMA)

@@ -1,7 +1,7 @@
 """Some pixels of every image, drawn at random."""
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -27,3 +27,19 @@ def at_positions(
     """Vectors of the given pixels, which are counted row by row."""
     index = positions[:, None].expand(-1, maps.shape[1], -1)
     return maps.flatten(2).gather(2, index).transpose(1, 2)
+
+
+@torch.no_grad()
+def enqueue(
+    queue: Float[Tensor, "q C"], queued: Int[Tensor, ""], fresh: Float[Tensor, "n C"]
+) -> None:
+    """Put vectors before those of a queue, whose oldest fall off its end; in place.
+
+    Args:
+        queue: its first ``queued`` rows are vectors, the latest first.
+        queued: how many there are.
+        fresh: to be put in; of more than the queue holds, the first.
+    """
+    kept = torch.cat([fresh, queue[: int(queued)]])[: len(queue)]
+    queue[: len(kept)] = kept
+    queued.fill_(len(kept))

@@ -1,6 +1,7 @@
 """Assigning samples to classes whose shares are given (CPSL, CVPR 2022; before it, SwAV)."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,3 +47,40 @@ def soft_cross_entropy(
     """
     log_probability = (scores.float() / temperature).log_softmax(dim=-1)
     return -(assignment * log_probability).sum(dim=-1).mean()
+
+
+def self_labelling(
+    features: Float[Tensor, "B n C"],
+    prototypes: Float[Tensor, "K C"],
+    kept: Float[Tensor, "q C"],
+    share: Float[Tensor, " K"],
+    *,
+    temperature: float,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of pixels against what Sinkhorn's algorithm assigns to them, in nats.
+
+    CPSL's pixel-level self-labelling. Scores are cosines. The pixels of each image are assigned by
+    themselves, together with those kept, which are not learnt. Features and prototypes get
+    gradients.
+
+    Args:
+        features: of pixels, of length 1.
+        prototypes: one for each class, of any length.
+        kept: features of earlier pixels, of length 1; there may be none.
+        share: of every class, of sum 1.
+        temperature: of the softmax of the scores.
+        epsilon: see :func:`sinkhorn`.
+        iterations: likewise.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        directions = F.normalize(prototypes, dim=1).T
+        scores = features @ directions  # (B, n, K)
+        earlier = kept @ directions.detach()
+    assigned = [
+        sinkhorn(torch.cat([earlier, own]), share, epsilon=epsilon, iterations=iterations)
+        for own in scores.detach()
+    ]
+    own_rows = torch.stack(assigned)[:, len(kept) :]
+    return soft_cross_entropy(scores, own_rows, temperature=temperature)

@@ -134,7 +134,7 @@ def test_a_window_attends_to_itself_and_to_the_prompts() -> None:
                     ]
                     answer[image, top + k // WINDOW, left + k % WINDOW] = torch.cat(heads)
     expected = attention.proj(answer).roll((SHIFT, SHIFT), dims=(1, 2))[:, :9, :10]
-    torch.testing.assert_close(block._attn(block.norm1(x)), expected)
+    torch.testing.assert_close(block.attend(block.norm1(x)), expected)
 
 
 def pixel_by_pixel(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:

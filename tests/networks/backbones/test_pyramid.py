@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from huggingface_hub import constants as hub
 from safetensors.torch import save_file
 from timm.models import vgg
-from timm.models.swin_transformer import SwinTransformerBlock
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.swin_transformer import SwinTransformer
 
 from sfseg.errors import ConfigError
-from sfseg.networks.backbones.pyramid import TimmPyramid, _shift_mask
+from sfseg.networks.backbones.pyramid import TimmPyramid
 
 SWIN = "swin_tiny_patch4_window7_224"
 NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
@@ -80,41 +79,6 @@ def test_swin_equals_torchvisions(
             torch.testing.assert_close(maps[level], x.permute(0, 3, 1, 2), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(5, 6), (7, 7), (3, 10), (9, 16)])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_swin_block_equals_attention_between_former_neighbours(
-    size: tuple[int, int], shifted: bool
-) -> None:
-    """The reference rolls also maps that fit into one window, so four corners form four groups."""
-    torch.manual_seed(0)
-    block = TimmPyramid(SWIN).trunk.layers[0].blocks[int(shifted)].eval().double()
-    nn.init.normal_(block.attn.relative_position_bias_table)
-    x = torch.rand(1, *size, 24, dtype=torch.float64)
-    with torch.inference_mode():
-        result = block._attn(x)
-        torch.testing.assert_close(result, naive_attention(block, x, 3 * shifted))
-
-
-def naive_attention(block: SwinTransformerBlock, x: Tensor, shift: int) -> Tensor:
-    """Shifted-window attention from the definition: groups of pixels, no roll and no mask."""
-    attn, table = block.attn, block.attn.relative_position_bias_table
-    height, width = (-(-side // 7) * 7 for side in x.shape[1:3])
-    padded = F.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1]))[0]
-    query, key, value = attn.qkv(padded).unflatten(-1, (3, attn.num_heads, -1)).unbind(2)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    # Window borders lie `shift` pixels further down and right than without shift.
-    group = (rows - shift).div(7, rounding_mode="floor") * 1000
-    group = group + (columns - shift).div(7, rounding_mode="floor")
-    output = torch.zeros_like(value)
-    for members in (group == number for number in group.unique()):
-        down, right = (at[members][:, None] - at[members] for at in (rows, columns))
-        scores = torch.einsum("nhc,mhc->nmh", query[members], key[members]) * attn.scale
-        scores = scores + table[(down + 6) * 13 + right + 6]
-        output[members] = torch.einsum("nmh,mhc->nhc", scores.softmax(1), value[members])
-    output = attn.proj(output.flatten(2))
-    return output[None, : x.shape[1], : x.shape[2]]
-
-
 @pytest.mark.parametrize("recompute", [False, True])
 def test_stages_of_swin_can_be_run_one_by_one(recompute: bool) -> None:
     """Timm's own loop over its stages is the other way to the same maps."""
@@ -138,29 +102,10 @@ def test_only_swin_has_stages() -> None:
         assert not TimmPyramid("resnet18").is_staged
 
 
-def test_timms_own_swin_is_left_alone() -> None:
-    before = SwinTransformerBlock._attn
-    TimmPyramid(SWIN)
-    assert SwinTransformerBlock._attn is before
-    untouched = timm.create_model(SWIN).layers[0].blocks[0]
-    assert type(untouched) is SwinTransformerBlock
-
-
 def test_swin_can_be_copied() -> None:
     network = TimmPyramid(SWIN).eval()
     image = torch.rand(1, 3, 36, 44)
     torch.testing.assert_close(copy.deepcopy(network)(image), network(image))
-
-
-def test_mask_made_in_inference_mode_serves_in_training() -> None:
-    _shift_mask.cache_clear()
-    network = TimmPyramid(SWIN)
-    image = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        network(image)
-    made = _shift_mask.cache_info().misses
-    network(image)[-1].sum().backward()
-    assert _shift_mask.cache_info().misses == made
 
 
 def test_output_norms_can_be_chosen() -> None:

@@ -123,14 +123,12 @@ def _kind(backbone: nn.Module) -> tuple[list[str], Attach]:
     )
 
 
-# Hooks leave the backbones' code and the names of their weights alone. Partial functions of
-# modules are copied and pickled with them, as closures would not be.
+# Hooks, and Swin's attention in place of timm's, leave the names of the backbones' weights alone.
+# Partial functions of modules are copied and pickled with them, as closures would not be.
 
 
 def _attach_to_swin(block: Any, prompts: BlockPrompts) -> None:
-    block.attn.__class__ = _PromptedWindowAttention
-    hand_over = partial(_hand_over, prompts, [block.norm1])
-    block.attn.register_forward_pre_hook(hand_over, with_kwargs=True)
+    block.attn = PromptedWindowAttention(block.attn, partial(prompts, [block.norm1]))
 
 
 def _attach_to_mit(block: Any, prompts: BlockPrompts) -> None:
@@ -153,32 +151,39 @@ def _append(
     return (torch.cat([tokens, added], dim=1),)
 
 
-def _hand_over(
-    prompts: BlockPrompts,
-    norms: Sequence[nn.Module],
-    layer: nn.Module,
-    inputs: tuple[Any, ...],
-    options: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return inputs, options | {"prompts": prompts(norms)}
+class PromptedWindowAttention(nn.Module):
+    """Attention of the pixels of a window of Swin to each other and to prompts.
 
+    Names of weights are timm's.
 
-class _PromptedWindowAttention(WindowAttention):
-    """Attention of the pixels of a window to each other and to prompts."""
+    Args:
+        attention: gives its layers, which both then share.
+        prompts: makes the prompts (P, C) that become keys and values; not a module, so that their
+            weights are not counted among those of the attention.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, attention: WindowAttention, prompts: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.relative_position_bias_table = attention.relative_position_bias_table
+        index = cast(Tensor, attention.relative_position_index)
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
+        self.prompts = prompts
 
     def forward(
-        self,
-        x: Float[Tensor, "W N C"],
-        mask: Float[Tensor, "V N N"] | None = None,
-        prompts: Float[Tensor, "P C"] | None = None,
+        self, x: Float[Tensor, "W N C"], mask: Float[Tensor, "V N N"] | None = None
     ) -> Float[Tensor, "W N C"]:
         """Tokens of W windows, which are whole images of V windows each, one after the other."""
-        assert prompts is not None, "prompts are handed over by a hook"
+        prompts = self.prompts()
         query, key, value = self._split(self.qkv(x))
         _, more_keys, more_values = self._split(self.qkv(prompts[None]))  # (1, heads, P, c)
         key = torch.cat([key, more_keys.expand(len(x), -1, -1, -1)], dim=2)
         value = torch.cat([value, more_values.expand(len(x), -1, -1, -1)], dim=2)
-        bias = self._get_rel_pos_bias()  # (1, heads, N, N)
+        bias = self._position_bias()[None]
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
         bias = F.pad(bias, (0, len(prompts))).to(query.dtype)
@@ -186,6 +191,12 @@ class _PromptedWindowAttention(WindowAttention):
         answer = F.scaled_dot_product_attention(query, key, value, bias, dropout)
         projected: Tensor = self.proj_drop(self.proj(answer.transpose(1, 2).flatten(2)))
         return projected
+
+    def _position_bias(self) -> Float[Tensor, "heads N N"]:
+        """What each head adds to the scores of pixels for those of each place in their window."""
+        index = self.relative_position_index  # (N, N)
+        bias = self.relative_position_bias_table[index.flatten()].view(*index.shape, -1)
+        return bias.permute(2, 0, 1).contiguous()
 
     def _split(self, tokens: Float[Tensor, "W N D"]) -> tuple[Tensor, ...]:
         """Queries, keys and values of each head."""

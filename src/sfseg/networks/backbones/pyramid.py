@@ -1,30 +1,24 @@
-"""Any timm model as a pyramid of feature maps, and Swin as its authors segment with it."""
+"""Any timm model as a pyramid of feature maps."""
 
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import timm
 import torch
-import torch.nn.functional as F
 from huggingface_hub import constants as hub
 from jaxtyping import Float
 from timm.models import checkpoint_seq, load_pretrained, split_model_name_tag
-from timm.models.swin_transformer import (
-    SwinTransformerBlock,
-    window_partition,
-    window_reverse,
-)
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
 from sfseg.networks.backbones.stages import run_stages
+from sfseg.networks.backbones.swin import pad_before_roll
 from sfseg.networks.weights.checkpoint import load_backbone, load_tensors
 
 STRIDES = (4, 8, 16, 32)
@@ -86,7 +80,7 @@ class TimmPyramid(nn.Module):
         self.indices = prune(len(self.strides), prune_norm=True, prune_head=True)
         pruned = complete - set(trunk.state_dict())
         if is_swin:
-            _pad_before_roll(trunk)
+            pad_before_roll(trunk)
         if gradient_checkpointing:
             cast(Callable[[bool], None], trunk.set_grad_checkpointing)(True)
         self.trunk = trunk
@@ -129,56 +123,6 @@ class TimmPyramid(nn.Module):
         """The map that a stage of a Swin hands to the head."""
         normalised: Tensor = self.norms[stage](tokens)
         return normalised.permute(0, 3, 1, 2)
-
-
-class _PadFirstBlock(SwinTransformerBlock):
-    """A Swin block that pads, then rolls, and rolls also maps that fit into one window."""
-
-    def _attn(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        height, width = x.shape[1:3]
-        window, shift = self.window_size, self.shift_size
-        x = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
-        padded = x.shape[1:3]
-        mask = None
-        if any(shift):
-            x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
-            # A compiler traces the function itself and would warn about the cache around it.
-            shift_mask = _shift_mask.__wrapped__ if torch.compiler.is_compiling() else _shift_mask
-            mask = shift_mask(*padded, window, shift, x.device).to(x.dtype)
-        windows = window_partition(x, window).flatten(1, 2)  # (B * windows, pixels, C)
-        windows = self.attn(windows, mask=mask).unflatten(1, window)
-        x = window_reverse(windows, window, *padded)
-        if any(shift):
-            x = x.roll(shift, dims=(1, 2))
-        return x[:, :height, :width]
-
-
-@lru_cache(maxsize=32)
-def _shift_mask(
-    height: int, width: int, window: tuple[int, int], shift: tuple[int, int], device: torch.device
-) -> Float[Tensor, "windows N N"]:
-    """-inf between pixels of one window that were no neighbours before the roll, else 0."""
-
-    def strips(length: int, size: int, moved: int) -> Tensor:
-        strip = torch.zeros(length, device=device)
-        strip[-size:] = 1
-        strip[-moved:] = 2
-        return strip
-
-    # A mask born in inference mode could not be used in training afterwards.
-    with torch.inference_mode(False):
-        rows = strips(height, window[0], shift[0])
-        columns = strips(width, window[1], shift[1])
-        regions = (3 * rows[:, None] + columns).view(1, height, width, 1)
-        regions = window_partition(regions, window).flatten(1)  # (windows, N)
-        return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, -torch.inf)
-
-
-def _pad_before_roll(trunk: nn.Module) -> None:
-    for block in trunk.modules():
-        if isinstance(block, SwinTransformerBlock):
-            # The class of these instances only: timm's own stays as it is for other users.
-            block.__class__ = _PadFirstBlock
 
 
 def _architecture(name: str) -> str:

@@ -63,8 +63,8 @@ class AuxiliarySegmenter(ExtendedSegmenter):
         if not auxiliary:
             return super().forward(image, **options)
         maps = self.features(image)
-        others = [self._enlarge(decoder(maps), image) for decoder in self.auxiliary_decoders]
-        return self._enlarge(self.head(maps), image), others
+        others = [self.enlarge(decoder(maps), image) for decoder in self.auxiliary_decoders]
+        return self.enlarge(self.head(maps), image), others
 
     def forward_auxiliary(
         self, image: Shaped[Tensor, "B 3 H W"]

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfseg.networks.heads.head import Head
 from sfseg.networks.layers import conv_bn_relu, embed_levels, require_positive
 
 
-class DAFormerHead(nn.Module):
+class DAFormerHead(Head):
     """Context-aware multi-level fusion of DAFormer (Hoyer et al., CVPR 2022, arXiv:2111.14887).
 
     All levels are brought to one width and to stride 4, stacked, and looked at with several
@@ -54,9 +55,9 @@ class DAFormerHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of ``features[0]``."""
-        stacked = torch.cat(embed_levels(self.embeddings, features), dim=1)
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Features of the size of ``maps[0]``, as are the logits."""
+        stacked = torch.cat(embed_levels(self.embeddings, maps), dim=1)
         fused = self.bottleneck(torch.cat([branch(stacked) for branch in self.branches], dim=1))
-        logits: Tensor = self.classifier(self.dropout(fused))
-        return logits
+        dropped: Tensor = self.dropout(fused)
+        return dropped

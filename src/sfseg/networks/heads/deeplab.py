@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfseg.networks.heads.head import Head
 from sfseg.networks.layers import PooledContext, conv_bn_relu, require_positive
 
 
-class DeepLabV2Head(nn.Module):
+class DeepLabV2Head(Head):
     """Sum of dilated 3x3 classifiers (Chen et al., TPAMI 2018, arXiv:1606.00915).
 
     The paper has four. AdaptSegNet's code lists four too but returns after the second, and so do
@@ -43,12 +44,22 @@ class DeepLabV2Head(nn.Module):
         for classifier in self.classifiers:
             nn.init.normal_(cast(nn.Conv2d, classifier).weight, std=0.01)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of the last map."""
-        return torch.stack([classify(features[-1]) for classify in self.classifiers]).sum(dim=0)
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """The last map, which all classifiers see."""
+        return maps[-1]
+
+    def classify(
+        self, features: Float[Tensor, "B C H W"], maps: Sequence[Tensor]
+    ) -> Float[Tensor, "B K H W"]:
+        """The sum of what the classifiers say."""
+        return torch.stack([classifier(features) for classifier in self.classifiers]).sum(dim=0)
+
+    def scoring_layers(self) -> list[nn.Conv2d]:
+        """All of them."""
+        return [cast(nn.Conv2d, classifier) for classifier in self.classifiers]
 
 
-class DeepLabV3Head(nn.Module):
+class DeepLabV3Head(Head):
     """Atrous spatial pyramid pooling (Chen et al., 2017, arXiv:1706.05587).
 
     A 1x1 convolution, dilated ones and the mean of the image see the last map side by side. In
@@ -91,8 +102,8 @@ class DeepLabV3Head(nn.Module):
         self.bottleneck = conv_bn_relu(channels, channels, kernel_size=3)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of the last map."""
-        fused = self.project(torch.cat([branch(features[-1]) for branch in self.branches], dim=1))
-        logits: Tensor = self.classifier(self.bottleneck(self.dropout(fused)))
-        return logits
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Features of the size of the last map, as are the logits."""
+        fused = self.project(torch.cat([branch(maps[-1]) for branch in self.branches], dim=1))
+        refined: Tensor = self.bottleneck(self.dropout(fused))
+        return refined

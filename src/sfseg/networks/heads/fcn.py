@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.networks.heads.head import Head
 from sfseg.networks.layers import require_vgg
 from sfseg.networks.weights.checkpoint import load_strictly
 
 
-class FCN8sHead(nn.Module):
+class FCN8sHead(Head):
     """Fully convolutional network with skips (Long et al., CVPR 2015, arXiv:1411.4038).
 
     VGG's two wide layers become convolutions (7x7 and 1x1) and begin with its ImageNet weights
@@ -49,13 +50,19 @@ class FCN8sHead(nn.Module):
         self.upsample_pool5 = _twice_as_large(num_classes)
         self.upsample_pool4 = _twice_as_large(num_classes)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at stride 8; ``features`` are VGG's maps before each pooling, and the last."""
-        pool3, pool4 = (F.max_pool2d(feature, 2) for feature in features[2:4])
-        x = features[5]
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C h w"]:
+        """Features at stride 32; ``maps`` are VGG's before each pooling, and the last."""
+        x = maps[5]
         for layer in (self.fc6, self.fc7):
             x = self.dropout(F.relu(layer(x)))
-        scores = self.upsample_pool5(self.classifier(x)) + self.classifier_pool4(pool4)
+        return x
+
+    def classify(
+        self, features: Float[Tensor, "B C h w"], maps: Sequence[Tensor]
+    ) -> Float[Tensor, "B K H W"]:
+        """Logits at stride 8, of the features and of two finer maps."""
+        pool3, pool4 = (F.max_pool2d(feature, 2) for feature in maps[2:4])
+        scores = self.upsample_pool5(self.classifier(features)) + self.classifier_pool4(pool4)
         logits: Tensor = self.upsample_pool4(scores) + self.classifier_pool3(pool3)
         return logits
 

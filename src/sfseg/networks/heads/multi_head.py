@@ -75,7 +75,7 @@ class LeaveOneOutSegmenter(ExtendedSegmenter):
             return super().forward(image, **options)
         maps = self.features(image)
         every = (*self.leave_one_out, self.head)
-        return [self._enlarge(every[index](maps), image) for index in heads]
+        return [self.enlarge(every[index](maps), image) for index in heads]
 
     def forward_heads(
         self, image: Shaped[Tensor, "B 3 H W"], *, heads: Sequence[int] | None = None

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfseg.networks.heads.head import Head
 from sfseg.networks.layers import conv_bn_relu, embed_levels, require_positive
 
 
-class SegFormerHead(nn.Module):
+class SegFormerHead(Head):
     """All-MLP decoder (Xie et al., NeurIPS 2021, arXiv:2105.15203).
 
     The transformer has already looked everywhere, so levels are only brought to one width and
@@ -42,9 +43,8 @@ class SegFormerHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of ``features[0]``."""
-        levels = embed_levels(self.embeddings, features)
-        fused = self.fuse(torch.cat(levels[::-1], dim=1))
-        logits: Tensor = self.classifier(self.dropout(fused))
-        return logits
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Features of the size of ``maps[0]``, as are the logits."""
+        levels = embed_levels(self.embeddings, maps)
+        dropped: Tensor = self.dropout(self.fuse(torch.cat(levels[::-1], dim=1)))
+        return dropped

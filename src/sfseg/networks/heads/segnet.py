@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sfseg.networks.heads.head import Head
 from sfseg.networks.layers import conv_bn_relu, require_vgg
 
 
-class SegNetHead(nn.Module):
+class SegNetHead(Head):
     """Decoder that puts values where the encoder's maxima were.
 
     SegNet (Badrinarayanan et al., TPAMI 2017, arXiv:1511.00561) needs no finer map for its edges:
@@ -46,14 +47,13 @@ class SegNetHead(nn.Module):
         )
         self.classifier = nn.Conv2d(widths[0], num_classes, kernel_size=3, padding=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of the image; ``features`` end with the pooled map."""
-        *stages, x = features
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Features of the size of the image, as are logits; ``maps`` end with the pooled one."""
+        *stages, x = maps
         for decode, feature in zip(reversed(self.stages), reversed(stages), strict=True):
             _, positions = F.max_pool2d(feature.detach(), 2, return_indices=True)
             x = decode(_unpool(x, positions, feature.shape[-2:]))
-        logits: Tensor = self.classifier(x)
-        return logits
+        return x
 
 
 def _stage(width: int, finer: int | None, depth: int) -> nn.Sequential:

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfseg.networks.heads.head import Head
 from sfseg.networks.layers import PooledContext, conv_bn_relu, require_positive, resize
 
 
-class UPerHead(nn.Module):
+class UPerHead(Head):
     """Unified perceptual parsing for one task (Xiao et al., ECCV 2018, arXiv:1807.10221).
 
     Averages over ever finer grids tell the coarsest map about the whole scene; from there a
@@ -51,9 +52,9 @@ class UPerHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor]) -> Float[Tensor, "B K H W"]:
-        """Logits at the size of ``features[0]``."""
-        *finer, coarsest = features
+    def features(self, maps: Sequence[Tensor]) -> Float[Tensor, "B C H W"]:
+        """Features of the size of ``maps[0]``, as are the logits."""
+        *finer, coarsest = maps
         seen = [coarsest, *(context(coarsest) for context in self.contexts)]
         down = self.bottleneck(torch.cat(seen, dim=1))
         levels = [down]
@@ -62,7 +63,7 @@ class UPerHead(nn.Module):
         ):
             down = lateral(feature) + resize(down, feature.shape[-2:])
             levels.insert(0, smooth(down))
-        size = features[0].shape[-2:]
+        size = maps[0].shape[-2:]
         fused = self.fuse(torch.cat([resize(level, size) for level in levels], dim=1))
-        logits: Tensor = self.classifier(self.dropout(fused))
-        return logits
+        dropped: Tensor = self.dropout(fused)
+        return dropped

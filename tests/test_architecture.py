@@ -50,10 +50,11 @@ WINGS = {
     "networks": {"backbones", "heads", "adapters", "weights"},
 }
 PRIVATE = {
-    "_enlarge", "_frozen",  # ours: methods of networks that methods and heads call
+    "_frozen",  # ours: methods of networks that methods and heads call
     "_replace",  # of named tuples, whose public names begin so
     "_BatchNorm", "_NormBase",  # torch: nothing else tells every kind of batch normalisation
-    "_compiled_call_impl", "_is_mkldnn_bf16_supported",  # torch
+    "_compiled_call_impl",  # torch
+    "_is_mkldnn_bf16_supported", "_is_avx512_bf16_supported",  # likewise
     "_console_stop",  # W&B
     "_target_", "_get_full_key",  # Hydra and OmegaConf
 }  # fmt: skip

@@ -26,10 +26,10 @@ def evaluate(cfg: DictConfig) -> None:
     """Evaluate and write results into a run folder of its own."""
     from lightning.pytorch import Trainer
 
-    from sfseg.commands.train import built_callbacks
     from sfseg.methods.evaluation import Evaluation
     from sfseg.runs.checkpoints import restore
     from sfseg.runs.quiet import quiet_lightning
+    from sfseg.runs.refusals import built_callbacks
 
     quiet_lightning()
     restored = restore(cfg.ckpt_path)

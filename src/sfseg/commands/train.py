@@ -29,7 +29,7 @@ from sfseg.runs.resume import (
 from sfseg.runs.sweep import refuse_parallel_sweep
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
     from sfseg.data.module import AdaptationData
@@ -51,6 +51,7 @@ def train(cfg: DictConfig) -> float | None:
 
     from sfseg.runs import source_model
     from sfseg.runs.quiet import quiet_lightning
+    from sfseg.runs.refusals import check
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     check_resume(cfg)
@@ -148,6 +149,7 @@ def fit(
     from sfseg.callbacks.selection import selection_of
     from sfseg.report.loggers import MetricsCsv
     from sfseg.runs.preparation import described, prepare, strategy_of
+    from sfseg.runs.refusals import built_callbacks
     from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -202,58 +204,6 @@ def lost_processes(trainer: "Trainer") -> Iterator[None]:
         ) from error
 
 
-def check(cfg: DictConfig, method: "Method") -> None:
-    """Refuse now what training would refuse later.
-
-    Raises:
-        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out, the callbacks or the amount of training does not fit.
-    """
-    from sfseg.callbacks.selection import selection_of
-    from sfseg.runs.checkpoints import check_resumable
-    from sfseg.runs.preparation import label_selection_of
-
-    if cfg.ckpt_path is not None:
-        warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
-    check_metric(cfg.optimized_metric, method.metric_names())
-    for setting in ("limit_train_batches", "max_epochs"):
-        if cfg.trainer.get(setting) == 0:
-            raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
-    label_selection_of(cfg)
-    if not method.automatic_optimization:
-        check_manual_optimization(cfg)
-    # Built once to see that they can be; Lightning asks for the optimiser when training starts.
-    method.configure_optimizers()
-    if (selection := selection_of(built_callbacks(cfg))) is not None:
-        selection.require(method)
-
-
-def check_manual_optimization(cfg: DictConfig) -> None:
-    """Refuse what Lightning cannot do for a method that steps several optimisers itself.
-
-    Raises:
-        ConfigError: gradients shall be clipped or added up over batches.
-    """
-    for setting, off in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if cfg.trainer.get(setting, off) != off:
-            raise ConfigError(
-                f"trainer.{setting} must be {'null' if off is None else off} for a method with "
-                f"several optimisers, got {cfg.trainer[setting]}; remove it"
-            )
-
-
-def built_callbacks(cfg: DictConfig) -> "list[Callback]":
-    """Those of the configuration in the order that they need; null takes one out.
-
-    Raises:
-        ConfigError: one needs another that is not there.
-    """
-    from sfseg.callbacks.order import ordered
-
-    nodes = cfg.callbacks.items()
-    return ordered({str(name): build(node) for name, node in nodes if node is not None})
-
-
 def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":
     """The method around its network, for the task of the data.
 
@@ -290,17 +240,6 @@ def drawn_seed() -> int:
     return int(os.environ["SFSEG_SEED"])
 
 
-def warn_if_done(steps: int, max_steps: int) -> None:
-    """Say so when a resumed run has nothing left to train."""
-    if steps >= max_steps:
-        log.warning(
-            "the checkpoint is at step %d and trainer.max_steps=%d: nothing is left to train; "
-            "raise trainer.max_steps to go on",
-            steps,
-            max_steps,
-        )
-
-
 def report_size(method: "Method") -> None:
     """Log how many parameters the network has and how many of them train."""
     from sfseg.optim import count_parameters
@@ -317,16 +256,6 @@ def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> No
     values = plain(cfg, resolve=True)
     for logger in loggers:
         logger.log_hyperparams({**values, "parameters": total, "trainable": trainable})
-
-
-def check_metric(name: str | None, known: list[str]) -> None:
-    """Refuse a misspelt evaluation metric now rather than after training.
-
-    Raises:
-        ConfigError: lists the metrics that the evaluation logs.
-    """
-    if name is not None and name.startswith("val/") and name not in known:
-        raise ConfigError(f"optimized_metric={name!r} is not logged; choose one of {known}")
 
 
 def logged_metric(trainer: "Trainer", name: str | None) -> float | None:

@@ -203,9 +203,10 @@ class Constant(Colours):
         self.doubt = torch.tensor(doubt)
 
     def forward(self, image):
-        doubt = self.doubt.repeat(image[0, 0].numel())[: image[0, 0].numel()]
-        others = (doubt / 3).expand(3, -1)
-        return torch.cat([1 - doubt[None], others]).log().view(1, 4, *image.shape[-2:])
+        pixels = image[0, 0].numel()
+        # Logarithms before they are repeated: at the end of a row they may be others.
+        logits = torch.stack([1 - self.doubt, *[self.doubt / 3] * 3]).log()
+        return logits.repeat(1, pixels)[:, :pixels].view(1, 4, *image.shape[-2:])
 
 
 @pytest.mark.parametrize("doubt", [0.74, 0.5, 0.001, 1e-6])

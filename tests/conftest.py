@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import composing
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from sfseg.commands import data, evaluate, predict, train
+from zygote import Parent
 
 # Small tensors on several threads wait for each other more than they compute.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+composing.remember()
 
 MAINS = {
     "sfseg-train": train.main,
@@ -60,6 +64,13 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: k for k, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def parent() -> Iterator[Parent]:
+    """Forks processes of runs; of all that these import only one is started for each worker."""
+    with Parent() as started:
+        yield started
 
 
 @pytest.fixture

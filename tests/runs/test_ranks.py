@@ -1,12 +1,11 @@
 """Two processes compute what one computes, for every method, and are killed and restarted."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
 from test_kills import METHODS, command, in_two_suites, require_equal, require_same_run, state
-from zygote import Zygote
+from zygote import Parent, Zygote
 
 TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
        "data.adaptation.batch_size=1", "data.eval_batch_size=1"]  # fmt: skip
@@ -15,10 +14,9 @@ PAIRS = {"sfda": ["data.adaptation.batch_size=2"]}
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
     folder = tmp_path_factory.mktemp("ranks")
-    with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline") as started:
-        yield started
+    return Zygote(parent, folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline")
 
 
 def settings(method: str) -> list[str]:

@@ -2,17 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import composing
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from zygote import Parent
 
 from sfseg.commands import data, evaluate, predict, train
-from zygote import Parent
+from sfseg.data.toyscapes.scenes import Toyscapes
 
 # Small tensors on several threads wait for each other more than they compute.
 torch.set_num_threads(1)
@@ -73,10 +75,36 @@ def parent() -> Iterator[Parent]:
         yield started
 
 
+_drawn: dict[Hashable, np.ndarray] = {}
+_draw = Toyscapes._scene
+
+
+def drawn_once(scenes: Toyscapes, index: int) -> np.ndarray:
+    """A scene as some run of this process has drawn it; all but a few ask for the same dozen."""
+    style = repr(scenes.style)
+    key = (scenes.domain, scenes.split, scenes.seed, style, scenes._size, scenes._checked(index))
+    if key not in _drawn:
+        _drawn[key] = _draw(scenes, index)
+    return _drawn[key]
+
+
+def command(name: str, *arguments: str) -> int:
+    """Call a command as its console script does; its exit code."""
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Toyscapes, "_scene", drawn_once)
+        patch.setattr(sys, "argv", [name, *arguments])
+        try:
+            MAINS[name]()
+        except SystemExit as end:
+            return int(end.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+    return 0
+
+
 @pytest.fixture
-def cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Cli]:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
     """Call a command in ``tmp_path``: ``cli("sfseg-train", "seed=1")``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -84,15 +112,8 @@ def cli(
     monkeypatch.delenv("SFSEG_LOG_DIR", raising=False)
 
     def call(name: str, *arguments: str) -> Done:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        code = 0
-        try:
-            MAINS[name]()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = command(name, *arguments)
         captured = capfd.readouterr()
         return Done(code, captured.out + captured.err, tmp_path)
 
-    yield call
-    GlobalHydra.instance().clear()
+    return call

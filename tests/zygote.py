@@ -150,11 +150,11 @@ def serve() -> None:
 def prepare() -> None:
     """Import and compose here what every child would: it takes longer than a small run."""
     import albumentations  # noqa: F401
+    import composing
     import sklearn.cluster  # noqa: F401
     import timm  # noqa: F401
     from hydra import compose, initialize_config_dir
 
-    import composing
     import sfseg
     from sfseg.config.composition import CONF
 

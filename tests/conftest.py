@@ -2,20 +2,26 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import composing
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from zygote import Parent
 
 from sfseg.commands import data, evaluate, predict, train
+from sfseg.data.toyscapes.scenes import Toyscapes
 
 # Small tensors on several threads wait for each other more than they compute.
 THREADS = os.environ.get("SFSEG_TEST_THREADS", "1")
 torch.set_num_threads(int(THREADS))
 os.environ["OMP_NUM_THREADS"] = THREADS
+
+composing.remember()
 
 MAINS = {
     "sfseg-train": train.main,
@@ -63,10 +69,43 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
+@pytest.fixture(scope="session")
+def parent() -> Iterator[Parent]:
+    """Forks processes of runs; of all that these import only one is started for each worker."""
+    with Parent() as started:
+        yield started
+
+
+_drawn: dict[Hashable, np.ndarray] = {}
+_draw = Toyscapes._scene
+
+
+def drawn_once(scenes: Toyscapes, index: int) -> np.ndarray:
+    """A scene as some run of this process has drawn it; all but a few ask for the same dozen."""
+    style = repr(scenes.style)
+    key = (scenes.domain, scenes.split, scenes.seed, style, scenes._size, scenes._checked(index))
+    if key not in _drawn:
+        _drawn[key] = _draw(scenes, index)
+    return _drawn[key]
+
+
+def command(name: str, *arguments: str) -> int:
+    """Call a command as its console script does; its exit code."""
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Toyscapes, "_scene", drawn_once)
+        patch.setattr(sys, "argv", [name, *arguments])
+        try:
+            MAINS[name]()
+        except SystemExit as end:
+            return int(end.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+    return 0
+
+
 @pytest.fixture
-def cli(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Cli]:
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
     """Call a command in ``tmp_path``: ``cli("sfseg-train", "seed=1")``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -74,18 +113,11 @@ def cli(
     monkeypatch.delenv("SFSEG_LOG_DIR", raising=False)
 
     def call(name: str, *arguments: str) -> Done:
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        code = 0
-        try:
-            MAINS[name]()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = command(name, *arguments)
         captured = capfd.readouterr()
         return Done(code, captured.out + captured.err, tmp_path)
 
-    yield call
-    GlobalHydra.instance().clear()
+    return call
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,10 @@ A process that has imported all it needs, and computed nothing, forks a child fo
 a run. As a script it takes one request a line and answers each.
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import random
 import signal
 import socket
@@ -18,26 +20,57 @@ from types import TracebackType
 from typing import Any, Self
 
 
-class Zygote:
+class Parent:
     """The process, from outside.
 
     Args:
-        folder: where the commands run.
-        environment: added to this process's.
+        environment: added to this process's, for what is read when a process starts.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.log = folder / "zygote.log"
+    def __init__(self, **environment: str) -> None:
         here = str(Path(__file__).parent)
         path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [sys.executable, __file__],
-            cwd=folder,
             env={**os.environ, "PYTHONPATH": path, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and wait for the answer."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class Zygote:
+    """A folder in which children of such a process run the command.
+
+    Args:
+        parent: forks them.
+        folder: where they run.
+        environment: added to their parent's.
+    """
+
+    def __init__(self, parent: Parent, folder: Path, **environment: str) -> None:
+        self.parent, self.folder, self.environment = parent, folder, environment
+        self.log = folder / "zygote.log"
 
     def train(
         self,
@@ -58,30 +91,17 @@ class Zygote:
             The exit code of the first process, negative where a signal ended it, and the seconds
             until the last one ended.
         """
-        assert self.process.stdin is not None and self.process.stdout is not None
         request = {
             "arguments": list(arguments),
+            "folder": str(self.folder),
+            "environment": self.environment,
             "kill_after": kill_after,
             "signal": int(number),
             "ranks": ranks,
             "log": str(self.log),
         }
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        answer = self.parent.ask(request)
         return int(answer["code"]), float(answer["seconds"])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def killed_until_done(
@@ -111,11 +131,7 @@ def killed_until_done(
 
 def serve() -> None:
     """Fork a child for each request of the standard input."""
-    # Here and not in the children: it takes longer than a small run.
-    import albumentations  # noqa: F401
-    import sklearn  # noqa: F401
-    import timm  # noqa: F401
-
+    prepare()
     for line in sys.stdin:
         request = json.loads(line)
         begin = time.monotonic()
@@ -129,6 +145,24 @@ def serve() -> None:
         answer = {"code": codes[0], "seconds": time.monotonic() - begin}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def prepare() -> None:
+    """Import and compose here what every child would: it takes longer than a small run."""
+    import albumentations  # noqa: F401
+    import composing
+    import sklearn.cluster  # noqa: F401
+    import timm  # noqa: F401
+    from hydra import compose, initialize_config_dir
+
+    import sfseg
+    from sfseg.config.composition import CONF
+
+    for module in pkgutil.walk_packages(sfseg.__path__, "sfseg."):
+        importlib.import_module(module.name)
+    composing.remember()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose("train", overrides=["method=uniuvpt", "trainer=debug"], return_hydra_config=True)
 
 
 def _end(children: list[int], request: dict[str, Any]) -> list[int]:
@@ -156,6 +190,8 @@ def _free_port() -> int:
 
 def _be(request: dict[str, Any], rank: int, port: int) -> None:
     """Become a process of the run; never returns."""
+    os.chdir(request["folder"])
+    os.environ |= request["environment"]
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -2,17 +2,14 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DEBUG, Cli
-from hydra.core.global_hydra import GlobalHydra
+from conftest import DEBUG, Cli, command
 from test_train import equal, weights
 
-from sfseg.commands import train
 from sfseg.pseudo.reader import PseudoLabels
 
 ADAPT = [
@@ -40,16 +37,9 @@ def labels_of(run: Path) -> list[np.ndarray]:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run ``source`` of three steps, and ``first``, which adapts its model."""
     folder = tmp_path_factory.mktemp("adaptation")
-    before = sys.argv
     given = f"source_checkpoint={folder}/source/checkpoints/last.ckpt"
     for name, settings in (("source", [*DEBUG, "~callbacks.panels"]), ("first", [*ADAPT, given])):
-        GlobalHydra.instance().clear()
-        sys.argv = ["sfseg-train", *settings, f"hydra.run.dir={folder}/{name}"]
-        try:
-            train.main()
-        finally:
-            sys.argv = before
-            GlobalHydra.instance().clear()
+        assert command("sfseg-train", *settings, f"hydra.run.dir={folder}/{name}") == 0
     return folder
 
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import DEBUG, Cli
+from conftest import DEBUG, Cli, command
 
 from sfseg.data.toyscapes.scenes import Toyscapes
 
@@ -13,21 +13,8 @@ from sfseg.data.toyscapes.scenes import Toyscapes
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps, made once."""
-    import sys
-
-    from hydra.core.global_hydra import GlobalHydra
-
-    from sfseg.commands.train import main
-
     folder = tmp_path_factory.mktemp("run")
-    GlobalHydra.instance().clear()
-    before = sys.argv
-    sys.argv = ["sfseg-train", *DEBUG, "logger=none", f"hydra.run.dir={folder}/run"]
-    try:
-        main()
-    finally:
-        sys.argv = before
-        GlobalHydra.instance().clear()
+    assert command("sfseg-train", *DEBUG, "logger=none", f"hydra.run.dir={folder}/run") == 0
     return folder / "run" / "checkpoints" / "last.ckpt"
 
 

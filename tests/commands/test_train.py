@@ -8,7 +8,7 @@ import cv2
 import pytest
 import torch
 import yaml
-from conftest import DEBUG, Cli
+from conftest import DEBUG, Cli, command
 
 from sfseg.callbacks.provenance import KEY
 
@@ -20,6 +20,26 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seed 0, which many others are compared with and which is made once."""
+    run = tmp_path_factory.mktemp("plain") / "run"
+    assert command("sfseg-train", *DEBUG, f"hydra.run.dir={run}") == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def deterministic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with torch's deterministic algorithms."""
+    run = tmp_path_factory.mktemp("deterministic") / "run"
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert command("sfseg-train", *DEBUG, f"hydra.run.dir={run}") == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return run
 
 
 def test_a_run_leaves_everything_behind(cli: Cli) -> None:
@@ -56,17 +76,16 @@ def test_settings_left_over_from_another_optimiser_are_named(cli: Cli) -> None:
     assert "method.optimizer is refused" in done.output and "nesterov" in done.output
 
 
-def test_checkpoint_holds_tensors_and_plain_containers_only(cli: Cli) -> None:
-    run = cli("sfseg-train", *DEBUG).run
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+def test_checkpoint_holds_tensors_and_plain_containers_only(plain: Path) -> None:
+    checkpoint = torch.load(plain / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == 3
     assert checkpoint[KEY]["labels"]["name"] == "cityscapes"
     assert checkpoint[KEY]["config"]["trainer"]["max_steps"] == 3
 
 
-def test_seed_zero_is_a_seed_and_seeds_differ(cli: Cli) -> None:
-    runs = {}
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+def test_seed_zero_is_a_seed_and_seeds_differ(cli: Cli, plain: Path) -> None:
+    runs = {"a": weights(plain)}
+    for name, seed in (("b", 0), ("c", 1)):
         done = cli("sfseg-train", *DEBUG, f"seed={seed}", f"hydra.run.dir={name}")
         assert done.code == 0, done.output
         runs[name] = weights(done.folder / name)
@@ -96,15 +115,14 @@ def test_no_seed_draws_one_and_records_it(cli: Cli) -> None:
     ],
     ids=lambda change: change[-1],
 )
-def test_what_must_not_change_training(cli: Cli, change: list[str]) -> None:
+def test_what_must_not_change_training(cli: Cli, deterministic: Path, change: list[str]) -> None:
     torch.use_deterministic_algorithms(True)
     try:
-        cli("sfseg-train", *DEBUG, "hydra.run.dir=plain")
         done = cli("sfseg-train", *DEBUG, *change, "hydra.run.dir=changed")
     finally:
         torch.use_deterministic_algorithms(False)
     assert done.code == 0, done.output
-    assert equal(weights(done.folder / "plain"), weights(done.folder / "changed"))
+    assert equal(weights(deterministic), weights(done.folder / "changed"))
 
 
 def test_scores_without_labels_and_selection_change_no_training(cli: Cli) -> None:
@@ -153,15 +171,14 @@ def test_resumed_run_equals_an_uninterrupted_one(cli: Cli) -> None:
     assert equal(weights(done.folder / "whole"), weights(done.folder / "rest"))
 
 
-def test_averaged_weights_are_evaluated_and_saved(cli: Cli) -> None:
-    cli("sfseg-train", *DEBUG, "hydra.run.dir=plain")
+def test_averaged_weights_are_evaluated_and_saved(cli: Cli, plain: Path) -> None:
     done = cli(
         "sfseg-train", *DEBUG, "callbacks=[default,ema]", "callbacks.ema.decay=0.5",
         "hydra.run.dir=ema",
     )  # fmt: skip
     assert done.code == 0, done.output
-    assert not equal(weights(done.folder / "plain"), weights(done.folder / "ema"))
-    results = [(done.folder / name / "results.json").read_text() for name in ("plain", "ema")]
+    assert not equal(weights(plain), weights(done.folder / "ema"))
+    results = [(run / "results.json").read_text() for run in (plain, done.folder / "ema")]
     assert results[0] != results[1]
 
 
@@ -172,7 +189,8 @@ def test_oracle_trains_on_target_labels_and_evaluates_the_target_only(cli: Cli) 
 
 
 def test_multirun_ends_with_one_table(cli: Cli) -> None:
-    done = cli("sfseg-train", "-m", *DEBUG, "seed=0,1", "data.shift=mild,severe")
+    short = ["trainer.max_steps=1", "trainer.limit_val_batches=1", "~callbacks.panels"]
+    done = cli("sfseg-train", "-m", *DEBUG, *short, "seed=0,1", "data.shift=mild,severe")
     assert done.code == 0, done.output
     (table,) = done.folder.rglob("summary.md")
     rows = table.read_text().splitlines()[2:]

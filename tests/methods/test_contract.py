@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from sfseg.config.composition import CONF, build
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
+from sfseg.networks import build as build_module
+from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.inference import Inference
 from sfseg.runs.preparation import network_of, student_of
@@ -63,6 +65,13 @@ def batches() -> Recorder:
 def composed(name: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=[f"method={name}", "trainer.max_steps=2"])
+
+
+@pytest.fixture(autouse=True)
+def small_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the blocks: each test builds a network or three, and no method asks how deep it is."""
+    smaller = partial(TinyTransformer, channels=(32, 32, 32, 32), depths=(1, 1, 1, 1))
+    monkeypatch.setattr(build_module, "TinyTransformer", smaller)
 
 
 def make(name: str) -> Method:

@@ -3,7 +3,6 @@
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEBUG
-from zygote import Zygote, killed_until_done
+from zygote import Parent, Zygote, killed_until_done
 
 from sfseg.config.composition import CONF
 from sfseg.pseudo.reader import ROW
@@ -43,10 +42,9 @@ def in_two_suites(methods: list[str]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
     folder = tmp_path_factory.mktemp("kills")
-    with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline") as started:
-        yield started
+    return Zygote(parent, folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline")
 
 
 def command(method: str, *settings: str) -> list[str]:

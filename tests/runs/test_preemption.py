@@ -5,18 +5,17 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from test_kills import command, forget_source_models, require_equal, require_same_run, state
-from zygote import Zygote
+from zygote import Parent, Zygote
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
     folder = tmp_path_factory.mktemp("preemption")
     bin_folder = folder / "bin"
     bin_folder.mkdir()
@@ -25,8 +24,7 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
     path = os.pathsep.join([str(bin_folder), os.environ["PATH"]])
     settings = {"SFSEG_CACHE": str(folder / "cache"), "PATH": path, "SLURM_JOB_ID": "4711"}
-    with Zygote(folder, WANDB_MODE="offline", **settings) as started:
-        yield started
+    return Zygote(parent, folder, WANDB_MODE="offline", **settings)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +168,8 @@ def test_one_process_works_in_a_run_folder(zygote: Zygote) -> None:
 @pytest.mark.slow
 def test_two_runs_at_once_train_their_source_model_once(zygote: Zygote, tmp_path: Path) -> None:
     cache = zygote.log.parent / "cache"
-    with Zygote(tmp_path, SFSEG_CACHE=str(cache)) as other, ThreadPoolExecutor(2) as pool:
+    with Parent() as second, ThreadPoolExecutor(2) as pool:
+        other = Zygote(second, tmp_path, SFSEG_CACHE=str(cache))
         assert other.train("--cfg", "job")[0] == 0, "it has started"
         arguments = command("uniuvpt", "trainer.max_steps=1", "source_model.steps=30")
         runs = [pool.submit(z.train, *arguments, "hydra.run.dir=shared") for z in (zygote, other)]

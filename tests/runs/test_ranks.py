@@ -1,24 +1,24 @@
 """Two processes compute what one computes, for every method, and are killed and restarted."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
 from test_kills import METHODS, command, in_two_suites, require_equal, require_same_run, state
-from zygote import Zygote
+from zygote import Parent, Zygote
 
 TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
        "data.adaptation.batch_size=1", "data.eval_batch_size=1"]  # fmt: skip
 PAIRS = {"sfda": ["data.adaptation.batch_size=2"]}
 """Methods that compare the images of a process need two there."""
+TRAINED: set[str] = set()
+"""Methods whose source model this module has trained."""
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
     folder = tmp_path_factory.mktemp("ranks")
-    with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline") as started:
-        yield started
+    return Zygote(parent, folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline")
 
 
 def settings(method: str) -> list[str]:
@@ -27,12 +27,15 @@ def settings(method: str) -> list[str]:
 
 
 def source_model(zygote: Zygote, method: str) -> None:
-    """Train it in one process, which several are not allowed to."""
+    """Train it in one process, which several are not allowed to; the cache keeps it."""
+    if method in TRAINED:
+        return
     code, _ = zygote.train(
         *command(method, "trainer.max_steps=1", "data.batch_size=1"), "hydra.run.dir=prepared"
     )
     assert code == 0, zygote.log.read_text()[-3000:]
     shutil.rmtree(zygote.log.parent / "prepared")
+    TRAINED.add(method)
 
 
 @pytest.mark.parametrize("method", in_two_suites(METHODS))

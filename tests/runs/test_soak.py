@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from test_kills import command, require_equal, state
-from zygote import Zygote
+from zygote import Parent, Zygote
 
 
 @pytest.mark.slow
-def test_memory_files_and_processes_stay_what_they_are(tmp_path: Path) -> None:
+def test_memory_files_and_processes_stay_what_they_are(parent: Parent, tmp_path: Path) -> None:
     lines = tmp_path / "memory.jsonl"
     arguments = [
         *command("uniuvpt"), "trainer.max_steps=2000", "data.num_workers=2", "eval_every=500",
@@ -18,9 +18,9 @@ def test_memory_files_and_processes_stay_what_they_are(tmp_path: Path) -> None:
         # As in a real run: the longer a class is open, the fewer of its pixels still change.
         "callbacks.early_learning.every=10", "callbacks.early_learning.window=20",
     ]  # fmt: skip
-    with Zygote(tmp_path, SFSEG_CACHE=str(tmp_path / "cache"), WANDB_MODE="offline") as zygote:
-        code, seconds = zygote.train(*arguments)
-        assert code == 0, zygote.log.read_text()[-3000:]
+    zygote = Zygote(parent, tmp_path, SFSEG_CACHE=str(tmp_path / "cache"), WANDB_MODE="offline")
+    code, seconds = zygote.train(*arguments)
+    assert code == 0, zygote.log.read_text()[-3000:]
     seen = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [line["step"] for line in seen] == list(range(100, 2001, 100))
     resident = [line["resident"] for line in seen]
@@ -48,7 +48,9 @@ def test_hash_seeds_and_locales_change_nothing(tmp_path: Path) -> None:
     ):
         folder = tmp_path / name
         folder.mkdir()
-        with Zygote(folder, SFSEG_CACHE=str(folder / "cache"), **settings) as zygote:
+        # Of its own: a hash seed is taken when a process starts.
+        with Parent(**settings) as parent:
+            zygote = Zygote(parent, folder, SFSEG_CACHE=str(folder / "cache"))
             code, _ = zygote.train(*command("uniuvpt"), "hydra.run.dir=run")
             assert code == 0, zygote.log.read_text()[-3000:]
         states.append(state(folder / "run"))

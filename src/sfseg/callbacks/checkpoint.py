@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from sfseg.callbacks.base import trained
 from sfseg.errors import PreemptedError
 from sfseg.storage.checkpoint_files import LAST
 from sfseg.storage.lightning_state import between_batches, set_batches_that_stepped
@@ -76,7 +77,7 @@ class Checkpoint(LightningCheckpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        done = int(pl_module.iteration)  # type: ignore[arg-type]
+        done = trained(pl_module).iteration
         if done % trainer.accumulate_grad_batches:
             return
         if self._resumed:
@@ -102,7 +103,7 @@ class Checkpoint(LightningCheckpoint):
             return
         if trainer.state.fn == TrainerFn.FITTING:
             self.save(trainer)
-            self._stop(trainer, int(pl_module.iteration))  # type: ignore[arg-type]
+            self._stop(trainer, trained(pl_module).iteration)
         raise PreemptedError(
             f"ended by signal {self._signal} during an evaluation; nothing is lost"
         )

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.plugins.precision import FSDPPrecision, MixedPrecision
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -211,7 +211,7 @@ def _parameters(trainer: Trainer) -> Iterator[Tensor]:
 def _gradients(trainer: Trainer) -> list[Tensor]:
     """All that are to be finite: none where a gradient scaler expects infinite ones."""
     plugin = trainer.precision_plugin
-    if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
+    if isinstance(plugin, MixedPrecision | FSDPPrecision) and plugin.scaler is not None:
         return []
     return [p.grad for p in _parameters(trainer) if p.grad is not None]
 

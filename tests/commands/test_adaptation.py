@@ -203,7 +203,10 @@ def test_a_checkpoint_without_its_labels_is_refused(cli: Cli, source: Path, firs
         (["backbone=resnet50", "backbone.pretrained=false"], "must be a Swin, a MiT or tiny"),
         (["pseudo_labels.discard=1.0"], "pseudo_labels.discard must be in [0, 1), got 1.0"),
         (["pseudo_labels.rule=best"], "pseudo_labels.rule must be one of confident, cbst, ld"),
-        (["~callbacks.early_learning"], "needs callbacks.early_learning before it"),
+        (
+            ["~callbacks.early_learning"],
+            "callbacks.label_correction needs callbacks.early_learning; add it",
+        ),
     ],
 )
 def test_wrong_settings_end_before_training(

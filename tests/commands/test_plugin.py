@@ -48,7 +48,7 @@ def run(folder: Path, name: str, *words: str, **environment: str) -> tuple[int, 
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_readmes_method_trains(mine: Path) -> None:
+def test_the_readmes_method_trains(cli: Cli, mine: Path) -> None:
     line = re.search(r"^sfseg-train (--config-dir .*)$", README, re.MULTILINE)
     assert line
     words = [*line[1].split(), *DEBUG, "hydra.run.dir=run"]
@@ -59,9 +59,9 @@ def test_the_readmes_method_trains(mine: Path) -> None:
     evaluate = [
         "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=eval", "trainer.precision=32-true",
     ]  # fmt: skip
-    code, output = run(mine, "sfseg-eval", *evaluate)
-    assert code == 2 and "method._target_=mymethod.Entropy" in output, output
-    assert "trust=[mymethod.Entropy]" in output
+    done = cli("sfseg-eval", *evaluate)
+    assert done.code == 2 and "method._target_=mymethod.Entropy" in done.output, done.output
+    assert "trust=[mymethod.Entropy]" in done.output
     code, output = run(mine, "sfseg-eval", *evaluate, "trust=mymethod")
     assert code == 0, output
 

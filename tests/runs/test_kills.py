@@ -27,7 +27,7 @@ CORRECTING = [
     "callbacks.early_learning.threshold=1e-6", "callbacks.label_correction.quantile=0.5",
     "callbacks.label_correction.open_for=2.0",
 ]  # fmt: skip
-SETTINGS = {"uniuvpt": [*CORRECTING, "select=label_free"]}
+SETTINGS = {"uniuvpt": [*CORRECTING, "select=label_free", "method.scales=[0.5,1.0]"]}
 HARDEST = ("source_only", "uniuvpt", "adversarial")
 FULLEST = "uniuvpt"
 METHODS = sorted(p.stem for p in (CONF / "method").glob("[!_]*.yaml"))

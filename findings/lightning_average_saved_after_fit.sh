@@ -16,12 +16,12 @@ cd "$folder"
 "$folder/venv/bin/python" -W ignore - <<'PY'
 import logging
 
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 print("torch", torch.__version__, "lightning", lightning.__version__)
 
 

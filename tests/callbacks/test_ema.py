@@ -117,3 +117,16 @@ def test_a_checkpoint_of_an_evaluation_knows_the_weights_from_their_average(tmp_
     again = trainer([look, WeightAverage(decay=0.5)], 4)
     again.fit(method(PATH), datamodule=Images(), ckpt_path=during, weights_only=True)
     assert look.seen[-2:] == AVERAGES[2:]
+
+
+def test_a_checkpoint_of_the_end_goes_on_with_the_weights_that_train(tmp_path):
+    last, look = tmp_path / "last.ckpt", Look()
+    world = trainer([WeightAverage(decay=0.5)], 2)
+    world.fit(method(PATH), datamodule=Images())
+    world.save_checkpoint(last)
+    content = torch.load(last, weights_only=True)
+    assert float(content["current_model_state"]["network.bias"][0]) == PATH[1]
+    assert float(content["state_dict"]["network.bias"][0]) == AVERAGES[1]
+    again = trainer([look, WeightAverage(decay=0.5)], 4)
+    again.fit(method(PATH), datamodule=Images(), ckpt_path=last, weights_only=True)
+    assert look.seen[-2:] == AVERAGES[2:]

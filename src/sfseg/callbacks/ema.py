@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
 
 from sfseg.callbacks.base import trained
 from sfseg.storage.lightning_state import count_as_averaged
@@ -20,6 +21,16 @@ class WeightAverage(EMAWeightAveraging):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.is_in_place = False
+        self._trained: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._trained = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The average is copied over them; a checkpoint that is written then must hold them still.
+        self._trained = {k: v.detach().clone() for k, v in pl_module.state_dict().items()}
+        super().on_train_end(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,3 +58,5 @@ class WeightAverage(EMAWeightAveraging):
             checkpoint["state_dict"], checkpoint[current] = (
                 checkpoint[current], checkpoint["state_dict"]
             )  # fmt: skip
+        if self._trained is not None:
+            checkpoint[current] = self._trained

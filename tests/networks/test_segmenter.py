@@ -288,3 +288,18 @@ def test_scores_of_cells_stand_on_their_pixels() -> None:
     place = ((torch.arange(6) - 1.5) / 4).clamp(0, 1)  # in cells from the first centre
     expected = 8 * place[:, None] + 4 * place
     torch.testing.assert_close(network.enlarge(scores, image)[0, 0], expected)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_scores_of_a_view_stand_on_the_pixels_of_the_image(align_corners: bool) -> None:
+    """In one step: a ramp over the padded view is one over the image, cut where padding begins."""
+    network = Segmenter(CellMean(stride_multiple=8), FirstMap())
+    # Of 12 x 20 pixels, a view of twice the size needs no padding; one of half the size is padded
+    # to 8 x 16, which are 16 x 32 pixels of the image.
+    for view, cells, shown in (((24, 40), (6, 10), (12, 20)), ((6, 10), (2, 4), (16, 32))):
+        scores = torch.rand(1, 3, *cells)
+        expected = torch.nn.functional.interpolate(
+            scores, shown, mode="bilinear", align_corners=align_corners
+        )
+        found = network.enlarge_view(scores, view, (12, 20), align_corners=align_corners)
+        torch.testing.assert_close(found, expected[..., :12, :20])

@@ -10,6 +10,7 @@ from sfseg.ops.consistency import (
     log_mixture,
     prediction_consistency,
     released_feature_consistency,
+    released_mixture,
     released_prediction_consistency,
 )
 
@@ -180,6 +181,28 @@ def test_images_of_a_batch_are_apart_unless_the_mask_is_shared():
     torch.testing.assert_close(released_prediction_consistency(logits), alone())
     shared = released_prediction_consistency(logits, share_mask=True)
     assert abs(shared - alone(share_mask=True)) > 1e-3
+
+
+@pytest.mark.usefixtures("double")
+def test_without_a_least_confidence_all_pixels_with_a_label_count():
+    logits, valid = views(), some((2, 4, 3))
+    everywhere = released_prediction_consistency(logits, min_confidence=0)
+    torch.testing.assert_close(
+        everywhere, released_prediction_consistency(logits, min_confidence=1e-6)
+    )
+    everywhere.backward()
+    assert all((z.grad.abs().sum(1) > 0).all() for z in logits)
+    labelled = views()
+    released_prediction_consistency(labelled, valid=valid, min_confidence=0).backward()
+    assert all(torch.equal(z.grad.abs().sum(1) > 0, valid) for z in labelled)
+
+
+def test_the_released_mixture_has_one_value_for_all_that_is_certain():
+    logits = views(spread=50)
+    found = released_mixture(logits[:1])
+    torch.testing.assert_close(found, logits[0].softmax(1).clamp(1e-3, 1 - 1e-3))
+    certain = logits[0].softmax(1) > 0.9995
+    assert certain.any() and (found[certain] == torch.tensor(1 - 1e-3)).all()
 
 
 def maps(sizes=((3, 4), (3, 4), (3, 4)), channels=5, seed=0):

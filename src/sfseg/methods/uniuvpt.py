@@ -18,6 +18,7 @@ from sfseg.ops.consistency import (
     log_mixture,
     prediction_consistency,
     released_feature_consistency,
+    released_mixture,
     released_prediction_consistency,
 )
 from sfseg.ops.entropy import robust_entropy
@@ -39,7 +40,8 @@ class UniUVPT(EarlyLearningMethod):
     Args:
         variant: ``paper``, or the arithmetic of the published code, ``release``.
         correction: of pseudo-labels (Table 3): ``online``, ``offline``, ``elr`` or ``none``.
-        scales: factors of the image size; one of them is 1.
+        scales: factors of the image size; one of them is 1. ``release`` takes that first and the
+            others by size, whatever their order here: its learnt weights belong to 1, 0.5 and 2.
         alpha: weight of the feature consistency; 0 leaves it out (Table 4).
         beta: weight of the prediction consistency, likewise.
         normalize: of :func:`sfseg.ops.consistency.feature_consistency`.
@@ -90,7 +92,10 @@ class UniUVPT(EarlyLearningMethod):
                 f"each, got {list(scales)}; take as many, or variant=paper"
             )
         self.variant, self.correction = variant, correction
-        self.scales, self.reference = tuple(scales), list(scales).index(1.0)
+        self.scales = tuple(scales)
+        if variant == "release":
+            self.scales = tuple(sorted(scales, key=lambda scale: (scale != 1, scale)))
+        self.reference = self.scales.index(1.0)
         self.alpha, self.beta, self.entropy_weight = alpha, beta, entropy_weight
         self.normalize: Normalize = normalize
 
@@ -98,7 +103,8 @@ class UniUVPT(EarlyLearningMethod):
         """One step on images of the target and their pseudo-labels."""
         target = batch["target"]
         image, label = target["image"].float() / 255, target["pseudo_label"]
-        logits, features = self._views(image)
+        scores, features = self._views(image)
+        logits = self._at_image_size(scores, image, align=True)
         own = logits[self.reference]
         terms = {
             "lovasz": lovasz_softmax(own, label),
@@ -112,28 +118,50 @@ class UniUVPT(EarlyLearningMethod):
         if self.correction == "elr":
             terms["elr"] = self.early_learning(target, own)
         with torch.no_grad():
-            probability = log_mixture(logits, self._mixing()).exp()
+            probability = self._probability(scores, image)
         return self.output(terms, probability)
 
     def _views(self, image: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Logits at image size, and the adapted features of all stages, of every scale."""
+        """Logits, and the adapted features of all stages, of every scale.
+
+        Logits are at image size, but those of ``release`` at the head's own.
+        """
         size = (image.shape[-2], image.shape[-1])
-        align = self.variant == "release"
+        released = self.variant == "release"
         network = cast(Segmenter, self.network)
         all_logits, all_features = [], []
         for scale in self.scales:
-            view = image if scale == 1 else _resized(image, _scaled(size, scale), align=align)
-            logits, features = network.forward_adapted(view)
-            all_logits.append(_resized(logits.float(), size, align=align))
+            view = image if scale == 1 else _resized(image, _scaled(size, scale), align=released)
+            logits, features = network.forward_adapted(view, enlarged=not released)
+            logits = logits.float()
+            all_logits.append(logits if released else _resized(logits, size, align=False))
             # Padding is another part of each view, and would shift its features.
             all_features.append([network.without_padding(stage, view) for stage in features])
         return all_logits, all_features
+
+    def _at_image_size(self, scores: list[Tensor], image: Tensor, *, align: bool) -> list[Tensor]:
+        """Logits of ``release`` in one step, aligned for losses and not for what is predicted."""
+        if self.variant == "paper":
+            return scores
+        network, size = cast(Segmenter, self.network), (image.shape[-2], image.shape[-1])
+        return [
+            network.enlarge_view(own, _scaled(size, scale), size, align_corners=align)
+            for own, scale in zip(scores, self.scales, strict=True)
+        ]
+
+    def _probability(self, scores: list[Tensor], image: Tensor) -> Tensor:
+        """The mean prediction of the scales, by which labels are corrected."""
+        if self.variant == "paper":
+            return log_mixture(scores, self._mixing()).exp()
+        return released_mixture(
+            self._at_image_size(scores, image, align=False), weight_logits=self._mixing()
+        )
 
     def _prediction_consistency(self, logits: list[Tensor], label: Tensor) -> Tensor:
         if self.variant == "paper":
             return prediction_consistency(logits)
         return released_prediction_consistency(
-            logits, weight_logits=self._mixing(), valid=label != IGNORE
+            logits, weight_logits=self._mixing(), valid=label != IGNORE, share_mask=True
         )
 
     def _feature_consistency(self, views: Sequence[Tensor]) -> Tensor:

@@ -102,17 +102,20 @@ class Segmenter(nn.Module):
         *,
         levels: bool = False,
         adapted: bool = False,
+        enlarged: bool = True,
         with_maps: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, list[Tensor]]:
         """Logits (B, K, H, W) at the size of the image.
 
-        With ``levels`` of both heads, with ``adapted`` as :meth:`forward_adapted`, ``with_maps``
-        beside the backbone's maps of the padded image, finest first.
+        With ``levels`` of both heads, with ``adapted`` as :meth:`forward_adapted`, which alone
+        looks at ``enlarged``, ``with_maps`` beside the backbone's maps of the padded image, finest
+        first.
         """
         if adapted:
             prompted = cast(PromptsStages, self.backbone)
             maps, inputs = prompted.forward_features(self._pad(self.normalize(image)))
-            return self.enlarge(self.head(maps), image), inputs
+            logits: Tensor = self.head(maps)
+            return (self.enlarge(logits, image) if enlarged else logits), inputs
         maps = self.features(image)
         logits = self.enlarge(self.head(maps), image)
         if with_maps:
@@ -123,11 +126,12 @@ class Segmenter(nn.Module):
         return logits, self.enlarge(auxiliary, image)
 
     def forward_adapted(
-        self, image: Shaped[Tensor, "B 3 H W"]
-    ) -> tuple[Float[Tensor, "B K H W"], list[Tensor]]:
+        self, image: Shaped[Tensor, "B 3 H W"], *, enlarged: bool = True
+    ) -> tuple[Float[Tensor, "B K y x"], list[Tensor]]:
         """Logits at the size of the image, and what a prompt has made of each stage's input.
 
-        The latter are maps (B, C, h, w) of the padded image, finest first.
+        The latter are maps (B, C, h, w) of the padded image, finest first. Logits that are not to
+        be ``enlarged`` are of the head's own size and of the padded image too.
 
         Raises:
             ConfigError: the backbone has no prompt.
@@ -137,7 +141,7 @@ class Segmenter(nn.Module):
                 "the network must have a prompt adapter, got "
                 f"{type(self.backbone).__name__}; set method.adapter"
             )
-        return cast(tuple[Tensor, list[Tensor]], self(image, adapted=True))
+        return cast(tuple[Tensor, list[Tensor]], self(image, adapted=True, enlarged=enlarged))
 
     def forward_levels(
         self, image: Shaped[Tensor, "B 3 H W"]
@@ -159,13 +163,34 @@ class Segmenter(nn.Module):
         self, logits: Float[Tensor, "B K h w"], image: Shaped[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B K H W"]:
         """Scores of the padded image, of any smaller size, brought to the pixels of the image."""
-        height, width = image.shape[-2:]
-        padded = (height + self._missing(height), width + self._missing(width))
+        size = (image.shape[-2], image.shape[-1])
+        return self.enlarge_view(logits, size, size, align_corners=self.align_corners)
+
+    def enlarge_view(
+        self,
+        logits: Float[Tensor, "B K h w"],
+        view: tuple[int, int],
+        size: tuple[int, int],
+        *,
+        align_corners: bool,
+    ) -> Float[Tensor, "B K H W"]:
+        """Scores of a resized image brought straight to the pixels of the image, in one step.
+
+        Args:
+            logits: of the view, padded.
+            view: size at which the image was shown.
+            size: of the image.
+            align_corners: of the resizing.
+        """
+        padded = tuple(
+            round(pixels * (side + self._missing(side)) / side)
+            for pixels, side in zip(size, view, strict=True)
+        )
         if logits.shape[-2:] != padded:
             logits = F.interpolate(
-                logits, size=padded, mode="bilinear", align_corners=self.align_corners
+                logits, size=padded, mode="bilinear", align_corners=align_corners
             )
-        return logits[..., :height, :width]
+        return logits[..., : size[0], : size[1]]
 
     def without_padding(
         self, maps: Float[Tensor, "B C h w"], image: Shaped[Tensor, "B 3 H W"]

@@ -33,6 +33,16 @@ def log_mixture(
     return _mixture([view.float().log_softmax(dim=1) for view in logits], weight_logits)
 
 
+def released_mixture(
+    logits: Sequence[Float[Tensor, "B K H W"]], weight_logits: Float[Tensor, " m"] | None = None
+) -> Float[Tensor, "B K H W"]:
+    """Mean probability of m views within [FLOOR, 1 - FLOOR], as :func:`log_mixture` takes them.
+
+    All pixels that are more certain have the same confidence, 1 - FLOOR.
+    """
+    return log_mixture(logits, weight_logits).exp().clamp(FLOOR, 1 - FLOOR)
+
+
 def prediction_consistency(
     logits: Sequence[Float[Tensor, "B K H W"]], *, valid: Bool[Tensor, "B H W"] | None = None
 ) -> Float[Tensor, ""]:
@@ -68,13 +78,13 @@ def released_prediction_consistency(
         logits: scores of every view, resized to one size.
         weight_logits: the views' weights before their softmax; None weighs all alike.
         valid: pixels that have a label; others are not confident.
-        min_confidence: largest probability in the mixture from which a pixel counts.
+        min_confidence: largest probability in the mixture from which a pixel counts; 0 counts all.
         share_mask: count a position in all images of the batch if it is confident in one, as
             the published code does, where images then depend on their neighbours in the batch.
     """
     views = [view.float().log_softmax(dim=1) for view in logits]
     mixture = _mixture(views, weight_logits).clamp(math.log(FLOOR), math.log1p(-FLOOR))
-    confident = mixture.detach().amax(dim=1) >= math.log(min_confidence)  # (B, H, W)
+    confident = mixture.detach().amax(dim=1).exp() >= min_confidence  # (B, H, W)
     if valid is not None:
         confident = confident & valid
     if share_mask:

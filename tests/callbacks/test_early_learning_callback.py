@@ -224,6 +224,36 @@ def test_a_restart_begins_a_curve_that_needs_four_points_again():
     assert alone.fits[1].coefficients == pytest.approx(early.fits[1].coefficients)
 
 
+def test_the_release_measures_full_windows_and_decides_from_the_second_pass_on():
+    label, prediction = images()
+    paper, release = (EarlyLearning(0.1, 0.3, rule=r, threshold=1e-9) for r in ("paper", "release"))
+    feed(paper, label, prediction)
+    slowed = []
+    feed(release, label, prediction, after=lambda _, m: slowed.append(m.slowed if m else None))
+    assert slowed[:3] == [None, None, frozenset()] and None not in slowed[3:]
+    # Two measurements of a window that is not full yet are left out, and none else.
+    np.testing.assert_equal(
+        [(m.passes, m.iou) for m in release.measurements],
+        [(m.passes, m.iou) for m in paper.measurements][2 * CLASSES :],
+    )
+    first = [m for m in release.measurements if m.passes <= 1]
+    assert any(1e-9 < m.slowdown < 1 for m in first) and not any(m.has_slowed for m in first)
+    assert not any(slowed[:10]) and slowed[10]
+
+
+@pytest.mark.parametrize("window", [0.336, 0.335])
+def test_a_window_is_full_to_the_nearest_measurement(window):
+    """The published code's 1,000 crops, measured every 200, are five of 0.067 passes."""
+    label, prediction = images(120)
+    early = EarlyLearning(0.067, window, rule="release")
+    assert feed(early, label, prediction, world=started(early, length=300)) == [101]
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("paper", False), ("release", True)])
+def test_where_a_curve_begins_anew(rule, expected):
+    assert EarlyLearning(rule=rule).restarts_at_opening == expected
+
+
 @pytest.mark.parametrize("stop", [0, 1, 23, 25, 59])
 def test_a_restored_run_measures_as_an_uninterrupted_one(stop, tmp_path):
     label, prediction = images(80)

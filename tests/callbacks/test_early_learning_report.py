@@ -110,6 +110,15 @@ def test_fits_take_times_since_the_correction():
     np.testing.assert_allclose(segment.value(passes), cubic(passes, start=2.0))
 
 
+def test_by_the_release_curves_begin_anew_where_a_correction_began():
+    before, after = split(MEASUREMENTS, [OPENING], curve="cubic", at_opening=True)[0]
+    assert (before.start, after.start) == (0.0, 1.0)
+    assert [m.passes for m in before.points] == TIMES[:4]
+    assert [m.passes for m in after.points] == TIMES[4:]
+    # While its class is open, a curve may have slowed, and nothing ends there.
+    assert (before.num_fitted, after.num_fitted) == (4, 4)
+
+
 def test_an_open_class_has_one_curve():
     (segment,) = split(ROAD, [Opening(0, 100, 1.0)], curve="cubic")[0]
     assert segment.points == tuple(ROAD) and segment.num_fitted == 4

@@ -66,7 +66,9 @@ class EarlyLearning(Callback):
         every: passes between measurements.
         window: passes that the IoU is taken over, at least ``every``.
         curve: see :func:`sfseg.ops.early_learning.fit_curve`.
-        rule: see :func:`sfseg.ops.early_learning.slowdown`.
+        rule: see :func:`sfseg.ops.early_learning.slowdown`. By ``release``, as in the published
+            code, nothing is measured before the window is full, no class has slowed in the first
+            pass, and a curve begins anew where its class's correction begins, not where it ends.
         threshold: slowdown from which a class is to be corrected.
 
     A step that ends with a measurement carries it; ``measurements`` holds all.
@@ -102,6 +104,11 @@ class EarlyLearning(Callback):
     def passes(self) -> float:
         """Passes over the target's training images so far."""
         return self._images / self._length
+
+    @property
+    def restarts_at_opening(self) -> bool:
+        """Whether a curve begins anew where the correction of its class does, not at its end."""
+        return self.rule == "release"
 
     def restart(self, label: int) -> None:
         """Begin a new curve for a class, whose labels are others from now on."""
@@ -147,6 +154,9 @@ class EarlyLearning(Callback):
         least = self._images - self.window * self._length
         while len(self._blocks) > 1 and self._blocks[0][0] <= least:
             self._blocks.popleft()
+        # Full to the nearest measurement: 0.336 passes are five times 0.067.
+        if self.rule == "release" and self.passes < self.window - self.every / 2:
+            return
         counts = torch.stack([block for _, block in self._blocks]).sum(dim=0)
         taken = [
             self._take(k, iou, method.step.iteration) for k, iou in enumerate(class_iou(counts))
@@ -175,6 +185,8 @@ class EarlyLearning(Callback):
         first, last = (t[known][0], t[known][-1]) if known.any() else (math.nan, math.nan)
         change = slowdown(fit, first=first, last=last, rule=self.rule)
         slow = has_slowed(change, threshold=self.threshold, rule=self.rule)
+        if self.rule == "release":
+            slow = slow and self.passes > 1
         return Measurement(iteration, self.passes, label, iou, change, slow)
 
     @property

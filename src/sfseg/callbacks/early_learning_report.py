@@ -33,12 +33,13 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Segment:
-    """A class's curve from the start, or from the end of a correction, to the end of the next.
+    """A class's curve from the start, or from where it began anew, to where the next begins.
 
     Args:
         start: passes over the target's images until then.
         points: its measurements, in their order.
-        num_fitted: how many there were when it slowed; all where it has not.
+        num_fitted: how many there were when it slowed; all where it has not, or where the next
+            curve begins at once.
         fit: to these.
     """
 
@@ -90,7 +91,12 @@ class EarlyLearningReport(Ordered):
             return
         self._written = step
         openings = [opening for c in self.given(LabelCorrection) for opening in c.openings]
-        segments = split(measurements, openings, curve=self.early.curve)
+        segments = split(
+            measurements,
+            openings,
+            curve=self.early.curve,
+            at_opening=self.early.restarts_at_opening,
+        )
         picture = draw(segments, openings, labels, title=self._title())
         corrected = correction_rows(openings, labels)
         write_png(self.folder / "early_learning.png", picture)
@@ -111,27 +117,37 @@ class EarlyLearningReport(Ordered):
 
 
 def split(
-    measurements: Sequence[Measurement], openings: Sequence[Opening], *, curve: Curve
+    measurements: Sequence[Measurement],
+    openings: Sequence[Opening],
+    *,
+    curve: Curve,
+    at_opening: bool = False,
 ) -> dict[int, list[Segment]]:
-    """The segments of every class, by its id; a curve begins anew where an opening closed."""
+    """The segments of every class, by its id; a curve begins anew where an opening closed.
+
+    See :attr:`sfseg.callbacks.early_learning.EarlyLearning.restarts_at_opening`.
+    """
     points: dict[int, list[Measurement]] = {}
     for measurement in measurements:
         points.setdefault(measurement.label, []).append(measurement)
     return {
-        label: _split_class(points[label], [o for o in openings if o.label == label], curve)
+        label: _split_class(
+            points[label], [o for o in openings if o.label == label], curve, at_opening
+        )
         for label in sorted(points)
     }
 
 
 def _split_class(
-    points: Sequence[Measurement], openings: Sequence[Opening], curve: Curve
+    points: Sequence[Measurement], openings: Sequence[Opening], curve: Curve, at_opening: bool
 ) -> list[Segment]:
-    starts = [0.0, *(o.closed for o in openings if o.closed is not None)]
+    ends = [o.passes if at_opening else o.closed for o in openings]
+    starts = [0.0, *(end for end in ends if end is not None)]
     segments = []
     for start, end in zip(starts, [*starts[1:], math.inf], strict=True):
         # What is measured in the step that closes is still of the labels before.
         own = tuple(m for m in points if start < m.passes <= end)
-        slowed = [k for k, m in enumerate(own, start=1) if m.has_slowed]
+        slowed = [k for k, m in enumerate(own, start=1) if m.has_slowed and not at_opening]
         num_fitted = slowed[0] if slowed else len(own)
         t = np.array([m.passes - start for m in own[:num_fitted]])
         iou = np.array([m.iou for m in own[:num_fitted]])

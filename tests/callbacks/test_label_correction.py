@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+import operator
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 from fake_method import FakeMethod
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader
 
+from sfseg import types
+from sfseg.callbacks.base import TRAINED
 from sfseg.callbacks.early_learning import EarlyLearning
 from sfseg.callbacks.label_correction import LabelCorrection, Opening
 from sfseg.callbacks.order import ordered
@@ -54,6 +59,12 @@ class Data:
         rows, columns = np.array(where, int).reshape(-1, 2).T
         return Change((rows, columns), np.array(before, np.uint8), np.array(after, np.uint8))
 
+    def crop_pseudo_labels(self, index, geometry):
+        crops = [
+            crop(self.maps[k], place) for k, place in zip(index.tolist(), geometry, strict=True)
+        ]
+        return torch.from_numpy(np.stack(crops))
+
     def true_label(self, index):
         self.asked += 1
         return self.truth[index] if self.has_truth else None
@@ -72,11 +83,18 @@ def pixels(geometry):
         yield (top + row, left + column), (row, width - 1 - column if flip else column)
 
 
+def crop(label, place):
+    found = np.zeros(CROP, np.uint8)
+    for pixel, seen in pixels(place.tolist()):
+        found[seen] = label[pixel]
+    return found
+
+
 class Scripted(EarlyLearning):
     """Early learning whose classes slow when a test wants it."""
 
-    def __init__(self, slows, every=2, window=4):
-        super().__init__(every / IMAGES, window / IMAGES)
+    def __init__(self, slows, every=2, window=4, rule="paper"):
+        super().__init__(every / IMAGES, window / IMAGES, rule=rule)
         self.slows, self.step, self.every_images, self.restarted = slows, 0, every, []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -154,22 +172,18 @@ class World:
             callback.on_fit_start(self.trainer, self.module)
 
     def feed(self, step, *, is_skipped=False):
+        """Train on a step; returns the labels that it was shown."""
         self.trainer.global_step += 1
-        self.module.begin_step(is_skipped=is_skipped)
-        outputs = {"prediction": step.prediction, "confidence": step.confidence}
-        label = np.stack([
-            self._crop(int(k), place) for k, place in zip(*step[:2], strict=True)
-        ])  # fmt: skip
-        target = {"index": step.index, "geometry": step.geometry}
-        batch = {"target": target | {"pseudo_label": torch.from_numpy(label)}}
+        label = self.data.crop_pseudo_labels(step.index, step.geometry)
+        target = {"index": step.index, "geometry": step.geometry, "pseudo_label": label}
         for callback in self.trainer.callbacks:
-            callback.on_train_batch_end(self.trainer, self.module, outputs, batch, 0)
-
-    def _crop(self, index, place):
-        crop = np.zeros(CROP, np.uint8)
-        for pixel, seen in pixels(place.tolist()):
-            crop[seen] = self.data.maps[index][pixel]
-        return crop
+            callback.on_train_batch_start(self.trainer, self.module, {"target": target}, 0)
+        self.module.begin_step(is_skipped=is_skipped)
+        shown = target["pseudo_label"].clone()
+        outputs = {"prediction": step.prediction, "confidence": step.confidence}
+        for callback in self.trainer.callbacks:
+            callback.on_train_batch_end(self.trainer, self.module, outputs, {"target": target}, 0)
+        return shown
 
 
 def network(image):
@@ -177,12 +191,12 @@ def network(image):
     return torch.cat([image, image.mean(dim=1, keepdim=True)], dim=1) * 6
 
 
-def write(maps, truth, opening, step, thresholds, is_open):
+def write(maps, truth, opening, step, thresholds, is_open, compare=operator.gt):
     """Naively: what a step changes, counted in the openings of its classes."""
     for index, place, prediction, confidence in zip(*step, strict=True):
         for pixel, seen in pixels(place.tolist()):
             new, k = int(prediction[seen]), int(index)
-            if new not in is_open or not confidence[seen] > thresholds[new]:
+            if new not in is_open or not compare(confidence[seen], thresholds[new]):
                 continue
             old, true = maps[k][pixel], truth[k][pixel]
             if new != old:
@@ -218,44 +232,212 @@ def test_a_skipped_step_corrects_nothing(rule):
     world = World(correction, Scripted({6: {0, 1, 2, 3}}))
     for step in steps(8):
         world.feed(step)
-    maps, state = world.data.maps.copy(), str(correction.state_dict())
     assert correction.open
+    if rule == "release":
+        # What the visits before have said is written when a step begins, whatever it comes to.
+        for k in range(IMAGES):
+            world.feed(steps(1)[0]._replace(index=torch.tensor([k])), is_skipped=True)
+    maps, state = world.data.maps.copy(), str(correction.state_dict())
     for step in steps(8, seed=1):
         world.feed(step, is_skipped=True)
     assert (maps == world.data.maps).all() and str(correction.state_dict()) == state
 
 
+def close(opening, now, open_for):
+    over = [k for k, o in opening.items() if now - o.passes >= open_for]
+    for k in over:
+        opening[k].closed = now
+    return [opening.pop(k) for k in over]
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("rule", ["paper", "release"])
 def test_every_change_and_every_count_is_that_of_a_loop(rule, batch):
-    early = Scripted({6: {1, 3}, 10: {0, 1}, 22: {1}})
-    correction = LabelCorrection(quantile=0.4, open_for=10 / IMAGES, rule=rule)
+    """By ``paper`` what a step predicts is written after it; by ``release`` before the next."""
+    early = Scripted({6: {1, 3}, 10: {0, 1}, 22: {1}}, every=2, rule=rule)
+    correction = LabelCorrection(quantile=0.4, open_for=9 / IMAGES, rule=rule)
     world = World(correction, early)
     maps, truth = world.data.maps.copy(), world.data.truth
-    opening, closed, last = {}, [], {}
+    opening, closed, last, restarted = {}, [], {}, []
     for number, step in enumerate(steps(40, batch, seed=1), start=1):
-        world.feed(step)
-        for k in early.slows.get(number, ()):
-            if k not in opening:
-                opening[k] = Opening(k, number, number * batch / IMAGES)
-        thresholds = {} if correction._threshold is None else correction._threshold
-        for k in range(batch):
-            this = Step(*(part[k : k + 1] for part in step))
-            image = int(step.index[k])
-            used = this if rule == "paper" else last.get(image)
-            if used is not None and opening:
-                write(maps, truth, opening, used, thresholds, opening)
-            last[image] = this._replace(confidence=this.confidence.half().float())
+        now, thresholds = number * batch / IMAGES, correction._threshold
+        visits = [Step(*(part[k : k + 1] for part in step)) for k in range(batch)]
+        for visit in visits if rule == "release" else []:
+            before = last.get(int(visit.index))
+            if before and set(crop(maps[before.index], before.geometry[0]).flat) & set(opening):
+                write(maps, truth, opening, before, thresholds, opening, operator.ge)
+        before = [crop(maps[int(v.index)], v.geometry[0]) for v in visits]
+        np.testing.assert_array_equal(world.feed(step), before, f"step {number}")
+        last |= {int(visit.index): visit for visit in visits}
+        if rule == "release" and number * batch % 2 == 0:
+            closed += close(opening, now, correction.open_for)
+        new = {k: Opening(k, number, now) for k in early.slows.get(number, ()) if k not in opening}
+        opening |= new
+        if rule == "paper":
+            if opening:
+                write(maps, truth, opening, step, correction._threshold, opening)
+            ended = close(opening, now, correction.open_for)
+            closed += ended
+            restarted += [(o.label, number * batch) for o in ended]
+        else:
+            restarted += [(k, number * batch) for k in sorted(new)]
         np.testing.assert_array_equal(world.data.maps, maps, f"step {number}")
-        for k in list(opening):
-            if number * batch / IMAGES - opening[k].passes >= correction.open_for:
-                opening[k].closed = number * batch / IMAGES
-                closed.append(opening.pop(k))
         assert set(correction.open) == set(opening)
     found = sorted(correction.openings, key=lambda o: (o.iteration, o.label))
     assert found == sorted([*closed, *opening.values()], key=lambda o: (o.iteration, o.label))
     assert len(found) > 3 and all(o.changed > o.known > o.right_after > 0 for o in found)
-    assert early.restarted == [(o.label, round(o.closed * IMAGES)) for o in closed]
+    assert early.restarted == restarted
+
+
+def looking_back(thresholds, openings, state=None):
+    """A correction by ``release`` at the time when classes are open."""
+    correction = LabelCorrection(quantile=0.5, open_for=100, rule="release")
+    if state is not None:
+        correction.load_state_dict(state)
+    world = World(correction, Scripted({}, every=999, window=999))
+    correction._threshold = torch.tensor(thresholds)
+    correction.open = {k: Opening(k, 1, 0.0) for k in openings}
+    world.data.maps[:] = 0
+    return world
+
+
+def seen(image, label, confidence, *, left=0):
+    """A visit of the first rows of an image, in all of which the same is predicted."""
+    place = torch.tensor([[*SIZE, *SIZE, 0, left, *CROP, 0]])
+    prediction = torch.full((1, *CROP), label, dtype=torch.uint8)
+    return Step(torch.tensor([image]), place, prediction, torch.full((1, *CROP), confidence))
+
+
+def test_a_visit_trains_on_what_the_one_before_has_predicted():
+    world = looking_back([0.5, 0.5, 0.5, 0.5], {0, 1})
+    shown = [
+        world.feed(visit).unique().tolist()
+        for visit in (
+            seen(2, 1, 0.9),
+            seen(3, 1, 0.9),  # another image
+            seen(2, 2, 0.9),  # written is what the first visit has predicted
+            seen(2, 1, 0.1),  # 2 is not open
+            seen(2, 0, 0.9, left=1),  # 1 is not certain enough
+            seen(2, 1, 0.9),  # written is 0, in the crop of then, which is one column further
+            seen(2, 1, 0.9),
+        )
+    ]
+    assert shown == [[0], [0], [1], [1], [0, 1], [0, 1], [1]]
+    assert world.data.maps[2, 0].tolist() == [1] * 5 + [0] * 4
+    assert not world.data.maps[[0, 1, 3, 4, 5]].any()
+
+
+def test_a_crop_without_a_label_of_an_open_class_stays_as_it_is():
+    world = looking_back([0.5, 0.5, 0.5, 0.5], {1, 3})
+    for _ in range(2):
+        world.feed(seen(2, 1, 0.9))
+    assert not world.data.maps.any()
+    world.data.maps[2, 3, 4] = 3
+    world.feed(seen(2, 1, 0.9))
+    assert (world.data.maps[2, :4, :5] == 1).all() and world.data.maps[2].sum() == 20
+
+
+def test_a_confidence_that_equals_its_threshold_counts_for_the_release_alone():
+    threshold = torch.tensor(0.7001, dtype=torch.float32)
+    below = torch.nextafter(threshold, torch.tensor(0.0))
+    for confidence, is_written in ((threshold, True), (below, False)):
+        world = looking_back([0.0, float(threshold), 0.0, 0.0], {0, 1})
+        for _ in range(2):
+            world.feed(seen(2, 1, float(confidence)))
+        assert world.data.maps.any() == is_written
+    paper = LabelCorrection(quantile=0.5)
+    paper._threshold, paper.open = threshold.repeat(CLASSES), {1: Opening(1, 1, 0.0)}
+    prediction = torch.ones(2, dtype=torch.uint8)
+    above = torch.nextafter(threshold, torch.tensor(1.0))
+    assert paper._proposal(prediction, torch.stack([threshold, above])).tolist() == [IGNORE, 1]
+
+
+def test_checkpoints_hold_confidences_in_full_and_may_have_held_half_of_them():
+    world = looking_back([0.0] * CLASSES, {0, 1})
+    world.feed(seen(2, 1, 0.7001))
+    world.correction.open = {}
+    state = world.correction.state_dict()
+    assert state["visits"][2][2].dtype == torch.float32
+    assert (state["visits"][2][2] == torch.tensor(0.7001)).all()
+    state["visits"][2][2] = state["visits"][2][2].half()
+    restored = looking_back([0.0, 0.7001, 0.0, 0.0], {0, 1}, state)
+    assert restored.correction._visits.read(2).confidence.dtype == torch.float32
+    # As precise as it was: 0.7002.
+    restored.feed(seen(2, 1, 0.9))
+    assert restored.data.maps.any()
+
+
+class Serves(Data, LightningDataModule):
+    """The same visit in every step."""
+
+    def __init__(self):
+        LightningDataModule.__init__(self)
+        Data.__init__(self)
+        self.maps[:] = 0
+
+    def train_dataloader(self):
+        visit = seen(2, 1, 0.9)
+        target = {"index": visit.index, "geometry": visit.geometry}
+        return DataLoader([{"target": target}] * 5, batch_size=None)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        target = batch["target"]
+        label = self.crop_pseudo_labels(target["index"], target["geometry"])
+        return {"target": target | {"pseudo_label": label}}
+
+
+class Sees(LightningModule):
+    """Remembers the labels that it is shown; certain of class 1."""
+
+    def __init__(self):
+        super().__init__()
+        for name, value in vars(FakeMethod(LABELS)).items():
+            if name in TRAINED:
+                setattr(self, name, value)
+        self.weight, self.shown = torch.nn.Parameter(torch.zeros(())), []
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.step = types.Step(batch_idx + 1)
+
+    def training_step(self, batch, batch_idx):
+        self.shown.append(batch["target"]["pseudo_label"].unique().tolist())
+        visit = seen(2, 1, 0.9)
+        outputs = {"prediction": visit.prediction, "confidence": visit.confidence}
+        return {"loss": self.weight.square()} | outputs
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+def test_training_sees_what_is_written_when_its_step_begins():
+    """Lightning hands the batch that callbacks have seen to the step."""
+    correction = LabelCorrection(quantile=0.0, open_for=100, rule="release")
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=ordered([correction, Scripted({2: {0, 1}})]),
+    )  # fmt: skip
+    module = Sees()
+    trainer.fit(module, datamodule=Serves())
+    assert module.shown == [[0], [0], [1], [1], [1]]
+
+
+def test_thresholds_of_the_release_are_of_the_last_visit_of_every_image():
+    correction = LabelCorrection(quantile=0.6, rule="release")
+    world, last = World(correction, Scripted({})), {}
+    for step in steps(30, seed=3):
+        world.feed(step)
+        last[int(step.index)] = step
+    label = torch.cat([step.prediction for step in last.values()])
+    confidence = torch.cat([step.confidence for step in last.values()])
+    for k in range(CLASSES):
+        mine = confidence[label == k].sort().values
+        assert -1e-3 <= float(correction._threshold[k] - mine[round(0.6 * len(mine))]) <= 1e-6
+    # Where the published code cuts confidences off, they are the threshold.
+    for k in range(IMAGES):
+        world.feed(seen(k, 1, 1 - 1e-3))
+    assert correction._threshold[1] == torch.tensor(1 - 1e-3)
 
 
 def test_a_class_that_is_open_does_not_open_twice():
@@ -279,12 +461,9 @@ def test_the_previous_visit_of_an_image_is_none_at_first():
     world = World(LabelCorrection(quantile=0.0, rule="release"), Scripted({2: {0, 1, 2, 3}}))
     before = world.data.maps.copy()
     step = steps(1)[0]
-    for index in range(IMAGES - 1):
+    for index in range(IMAGES):
         world.feed(step._replace(index=torch.tensor([index])))
     np.testing.assert_array_equal(world.data.maps, before)
-    world.feed(step._replace(index=torch.tensor([0])))
-    assert (world.data.maps[0] != before[0]).any()
-    np.testing.assert_array_equal(world.data.maps[1:], before[1:])
 
 
 def test_offline_corrects_every_image_once():

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from sfseg.callbacks.base import trained
 from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
+from sfseg.callbacks.last_visits import LastVisits, of_all_processes
 from sfseg.callbacks.order import Ordered
 from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
 from sfseg.ops.inference import Inference
 from sfseg.storage.lightning_state import datamodule_of
-from sfseg.types import IGNORE, Batch
+from sfseg.types import IGNORE
 
 log = logging.getLogger(__name__)
 Mode = Literal["online", "offline", "elr", "none"]
@@ -41,6 +42,7 @@ class PseudoLabelData(Protocol):
     def correct_pseudo_label(
         self, index: int, geometry: Sequence[int], proposal: Pixels
     ) -> Changed: ...
+    def crop_pseudo_labels(self, index: Tensor, geometry: Tensor) -> Tensor: ...
     def true_label(self, index: int) -> Pixels | None: ...
     def labelling_dataloader(self) -> Any: ...
 
@@ -82,8 +84,8 @@ class LabelCorrection(Ordered):
             ``elr``, whose correction is a loss, leave the labels alone.
         quantile: share of a class's predictions that are not confident enough.
         open_for: passes over the target's images for which a class stays open.
-        rule: ``paper`` takes the prediction of this visit of an image, ``release`` that of the one
-            before, in the crop it was made in, as the published code does.
+        rule: ``paper`` takes, after a step, what it has predicted; ``release``, before a step, what
+            the visit before has predicted of the image, see :mod:`sfseg.callbacks.last_visits`.
         measure: count how often true labels, where there are any, agree; they are used for nothing
             else.
 
@@ -112,12 +114,13 @@ class LabelCorrection(Ordered):
             raise ValueError(f"open_for must be positive, got {open_for} passes")
         self.mode, self.quantile = mode, quantile
         self.open_for, self.rule, self.measure = open_for, rule, measure
+        self.looks_back = rule == "release" and mode == "online"
         self.openings: list[Opening] = []
         self.open: dict[int, Opening] = {}
         self._histogram = torch.zeros(0, BINS, dtype=torch.int64)
         self._histograms: deque[Tensor] = deque()
         self._threshold: Tensor | None = None
-        self._visits: dict[int, tuple[Tensor, ...]] = {}
+        self._visits = LastVisits()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.early = self.needed(EarlyLearning)
@@ -128,26 +131,52 @@ class LabelCorrection(Ordered):
         if not trainer.is_global_zero:
             self._histogram.zero_()
         self._histogram = self._histogram.to(pl_module.device)
+        self._visits.begin(
+            self.labels.num_classes, pl_module.device, is_keeper=trainer.is_global_zero
+        )
         if self._threshold is not None:
             self._threshold = self._threshold.to(pl_module.device)
         self._strategy = trainer.strategy
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Where it looks back, write what the visits before this one said, and show it the step."""
+        if not (self.looks_back and self.open):
+            return
+        target = batch["target"]
+        (index,) = of_all_processes(trainer, pl_module, [target["index"]])
+        if trainer.is_global_zero:
+            for image in index.tolist():
+                self._correct_visited(image)
+        self._wait(trainer)
+        label = self.data.crop_pseudo_labels(target["index"], target["geometry"])
+        target["pseudo_label"] = label.to(target["pseudo_label"].device, non_blocking=True)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trained(pl_module).step
+        step, target = trained(pl_module).step, batch["target"]
         if self.mode in ("none", "elr") or step.is_skipped:
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
-        self._histogram += confidence_histogram(
-            confidence, prediction, num_classes=self.labels.num_classes
-        )
+        parts = [target["index"], target["geometry"], prediction, confidence]
+        if self.looks_back:
+            parts = of_all_processes(trainer, pl_module, parts)
+            if trainer.is_global_zero:
+                self._visits.keep(*parts)
+        else:
+            self._histogram += confidence_histogram(
+                confidence, prediction, num_classes=self.labels.num_classes
+            )
         if step.early_learning is not None:
+            if self.looks_back:
+                self._close()
             self._refresh()
             self._open(trainer, pl_module, step.iteration, step.early_learning.slowed)
-        if self.mode == "online" and (self.open or self.rule == "release"):
-            self._correct_crops(trainer, pl_module, batch["target"], prediction, confidence)
-        self._close()
+        if not self.looks_back:
+            self._correct_crops(trainer, pl_module, parts)
+            self._close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.mode in ("online", "offline"):
@@ -170,7 +199,14 @@ class LabelCorrection(Ordered):
         return text
 
     def _refresh(self) -> None:
-        """Thresholds of the window that ends now, over all processes."""
+        """Thresholds of the window that ends now, or of the last visits, over all processes."""
+        if self.looks_back:
+            counts = over_all_processes(self._visits.histogram, self._strategy)
+            # Rounded down to a bin's edge: in its last one, where the published code cuts
+            # confidences off, all are equal.
+            exact = class_quantiles(counts, self.quantile)
+            self._threshold = ((exact * BINS).floor() / BINS).to(self._histogram.device)
+            return
         self._histograms.append(over_all_processes(self._histogram, self._strategy))
         self._histogram.zero_()
         while len(self._histograms) > self.early.blocks:
@@ -186,6 +222,8 @@ class LabelCorrection(Ordered):
             opening = Opening(label, iteration, self.early.passes)
             self.openings.append(opening)
             self.open[label] = opening
+            if self.early.restarts_at_opening:
+                self.early.restart(label)
         if new and trainer.is_global_zero:
             names = ", ".join(self.labels.classes[label] for label in new)
             log.info("label correction: %s from step %d", names, trainer.global_step)
@@ -198,45 +236,35 @@ class LabelCorrection(Ordered):
             if self.early.passes - opening.passes >= over:
                 opening.closed = self.early.passes
                 del self.open[label]
-                self.early.restart(label)
+                if not self.early.restarts_at_opening:
+                    self.early.restart(label)
 
     def _correct_crops(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        target: Batch,
-        prediction: Tensor,
-        confidence: Tensor,
+        self, trainer: Trainer, pl_module: LightningModule, parts: list[Tensor]
     ) -> None:
-        """Write what this step, or the visits before it, say of the images of all processes."""
-        parts = [target["index"], target["geometry"], prediction, confidence]
+        """Write what this step says of the images of all processes."""
+        if self.mode == "online" and self.open:
+            index, geometry, *predicted = of_all_processes(trainer, pl_module, parts)
+            if trainer.is_global_zero:
+                self._write(index, geometry, self._proposal(*predicted))
+            self._wait(trainer)
+
+    def _wait(self, trainer: Trainer) -> None:
+        """For the first process: the next step of any one may read what it has written."""
         if trainer.world_size > 1:
-            gathered = cast(list[Tensor], pl_module.all_gather(parts))
-            parts = [part.flatten(0, 1) for part in gathered]
-        if trainer.is_global_zero:
-            index, geometry, prediction, confidence = parts
-            if self.rule == "release":
-                self._correct_visited(index, geometry, prediction, confidence)
-            else:
-                self._write(index, geometry, self._proposal(prediction, confidence))
-        if trainer.world_size > 1:
-            # The next step of any process may read what was written.
             trainer.strategy.barrier("label correction")
 
-    def _correct_visited(
-        self, index: Tensor, geometry: Tensor, prediction: Tensor, confidence: Tensor
-    ) -> None:
-        """Write what the last visits predicted; remember this one."""
-        for k, image in enumerate(index.tolist()):
-            if self.open and image in self._visits:
-                place, label, certainty = self._visits[image]
-                proposal = self._proposal(
-                    label.to(prediction.device), certainty.to(prediction.device).float()
-                )
-                self._write(index[k : k + 1], place[None], proposal[None])
-            self._visits[image] = (
-                geometry[k].cpu(), prediction[k].cpu(), confidence[k].half().cpu()
-            )  # fmt: skip
+    def _correct_visited(self, image: int) -> None:
+        """Write what the last visit of an image predicted, in its crop."""
+        visit = self._visits.read(image)
+        if visit is None:
+            return
+        index, geometry = torch.tensor([image]), visit.geometry[None]
+        label = self.data.crop_pseudo_labels(index, geometry)
+        if np.isin(label.numpy(), list(self.open)).any():
+            device = self._histogram.device
+            proposal = self._proposal(visit.prediction.to(device), visit.confidence.to(device))
+            self._write(index, geometry, proposal[None])
 
     def _proposal(
         self, prediction: UInt8[Tensor, "*shape"], confidence: Float[Tensor, "*shape"]
@@ -246,8 +274,9 @@ class LabelCorrection(Ordered):
         limit = torch.full_like(self._threshold, torch.inf)
         for label in self.open:
             limit[label] = self._threshold[label]
-        # NaN, the threshold of a class without predictions, is exceeded by nothing.
-        chosen: Bool[Tensor, "*shape"] = confidence > limit[prediction.int()]
+        # NaN, the threshold of a class without predictions, is reached by nothing.
+        compare = torch.ge if self.rule == "release" else torch.gt
+        chosen: Bool[Tensor, "*shape"] = compare(confidence, limit[prediction.int()])
         return torch.where(chosen, prediction, IGNORE)
 
     def _correct_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -304,7 +333,7 @@ class LabelCorrection(Ordered):
             "histogram": over_all_processes(self._histogram, self._strategy),
             "histograms": list(self._histograms),
             "threshold": None if self._threshold is None else self._threshold.cpu(),
-            "visits": {image: list(visit) for image, visit in self._visits.items()},
+            "visits": self._visits.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -314,4 +343,4 @@ class LabelCorrection(Ordered):
         self._histogram = state_dict["histogram"]
         self._histograms = deque(state_dict["histograms"])
         self._threshold = state_dict["threshold"]
-        self._visits = {image: tuple(visit) for image, visit in state_dict["visits"].items()}
+        self._visits.load_state_dict(state_dict["visits"])

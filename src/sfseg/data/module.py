@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sfseg.data.cache import Cache, CacheSettings
@@ -256,14 +257,16 @@ class AdaptationData(LightningDataModule):
                 self.left_out[f"{domain}_train"].add(index, reason)
         if self.pseudo_labels is not None and "target" in batch:
             target = batch["target"]
-            places = zip(target["index"].tolist(), target["geometry"].tolist(), strict=True)
-            crops = [
-                crop_pseudo_label(self.pseudo_labels, index, Geometry(*place))
-                for index, place in places
-            ]
-            label = torch.from_numpy(np.stack(crops))
+            label = self.crop_pseudo_labels(target["index"], target["geometry"])
             target["pseudo_label"] = label.to(target["image"].device, non_blocking=True)
         return batch
+
+    def crop_pseudo_labels(self, index: Tensor, geometry: Tensor) -> Tensor:
+        """Pseudo-labels (B, H, W) of crops of the target's training images as they are now."""
+        assert self.pseudo_labels is not None, "served before training"
+        places = zip(index.tolist(), geometry.tolist(), strict=True)
+        crops = [crop_pseudo_label(self.pseudo_labels, k, Geometry(*place)) for k, place in places]
+        return torch.from_numpy(np.stack(crops))
 
     def correct_pseudo_label(
         self, index: int, geometry: Sequence[int], proposal: Image

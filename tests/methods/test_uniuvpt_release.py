@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from small import QUIET, built, configured, step, transformer
 
+from sfseg.optim import norm_parameters
 from sfseg.types import IGNORE
 
 pytestmark = QUIET
@@ -133,3 +134,33 @@ def test_certain_pixels_have_one_confidence():
 def test_weights_belong_to_the_scales_in_the_order_of_the_published_code(scales):
     method = make(scales=scales)
     assert method.scales == (1.0, 0.5, 2.0) and method.reference == 0
+
+
+def recipe(variant):
+    """Learning rate over the plain one, and weight decay, by the parameter's name."""
+    cfg = configured(*SETTINGS, f"method.variant={variant}", "backbone.head_lr_factor=10")
+    method = built(cfg, transformer())
+    names = {id(p): name for name, p in method.network.named_parameters()}
+    plain = method.shared["lr"]
+    found = {
+        names[id(p)]: (round(group["lr"] / plain, 6), group["weight_decay"])
+        for group in method.optimizer_groups()
+        for p in group["params"]
+    }
+    return found, set(norm_parameters(method.network)) & set(found)
+
+
+def test_rates_and_weight_decay_of_the_published_code():
+    """Everything decays; prompts learn five times as fast, but not the weights of the scales."""
+    found, norms = recipe("release")
+    assert found.pop("backbone.adapter.mixing") == (1, 0.01)
+    assert len(norms) > 30 and {name.split(".")[0] for name in norms} == {"backbone", "head"}
+    for name, settings in found.items():
+        assert settings == (5 if name.startswith("backbone.adapter.") else 10, 0.01), name
+
+
+def test_rates_and_weight_decay_of_the_paper():
+    found, norms = recipe("paper")
+    for name, settings in found.items():
+        factor = 5 if name.startswith("backbone.adapter.") else 10
+        assert settings == (factor, 0.0 if name in norms else 0.01), name

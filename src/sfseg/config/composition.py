@@ -44,7 +44,16 @@ def fast_precision() -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
+def by_choice(choice: str, values: DictConfig) -> Any:
+    """The value of a choice, as in ``${by:${method.variant},{paper:0.0,release:0.01}}``.
+
+    None for what is no choice: it is the object that takes it who says so.
+    """
+    return values.get(choice)
+
+
 OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True)
+OmegaConf.register_new_resolver("by", by_choice)
 
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 """Names of environment variables whose values no record of a run may hold."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from small import QUIET, built, configured, step, transformer
 
+from sfseg.errors import ConfigError
 from sfseg.optim import norm_parameters
 from sfseg.types import IGNORE
 
@@ -134,6 +135,18 @@ def test_certain_pixels_have_one_confidence():
 def test_weights_belong_to_the_scales_in_the_order_of_the_published_code(scales):
     method = make(scales=scales)
     assert method.scales == (1.0, 0.5, 2.0) and method.reference == 0
+
+
+def test_weights_that_have_been_learnt_in_another_order_are_not_learnt_further():
+    method, checkpoint = make(), {}
+    method.on_save_checkpoint(checkpoint)
+    make(scales=[0.5, 2.0, 1.0]).on_load_checkpoint(checkpoint)
+    with pytest.raises(ConfigError, match=r"\[1.0, 0.5, 2.0\], in this .* of \[1.0, 0.5, 3.0\];"):
+        make(scales=[0.5, 1.0, 3.0]).on_load_checkpoint(checkpoint)
+    del checkpoint["released_scales"]
+    with pytest.raises(ConfigError, match=r"the scales \[0.5, 1.0, 2.0\], in this order, .* anew"):
+        method.on_load_checkpoint(checkpoint)
+    built(configured("method=uniuvpt"), transformer()).on_load_checkpoint(checkpoint)
 
 
 def recipe(variant):

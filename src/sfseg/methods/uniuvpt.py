@@ -1,13 +1,14 @@
 """Uni-UVPT (Ma et al., NeurIPS 2023): a frozen source model whose prompts learn from itself."""
 
 from collections.abc import Sequence
-from typing import Literal, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sfseg.checks import require_options, require_weights
+from sfseg.errors import ConfigError
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.networks.adapters.prompt_adapter import PromptedBackbone, Variant
@@ -120,6 +121,21 @@ class UniUVPT(EarlyLearningMethod):
         with torch.no_grad():
             probability = self._probability(scores, image)
         return self.output(terms, probability)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.variant == "release":
+            checkpoint["released_scales"] = list(self.scales)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        learnt = checkpoint.get("released_scales")  # not in those of earlier versions
+        if self.variant == "release" and learnt != list(self.scales):
+            raise ConfigError(
+                f"the checkpoint has learnt weights of the scales {learnt or [0.5, 1.0, 2.0]}, in "
+                f"this order, and method.variant=release takes them for those of "
+                f"{list(self.scales)}; evaluate it, or start anew"
+            )
 
     def _views(self, image: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Logits, and the adapted features of all stages, of every scale.

@@ -89,6 +89,29 @@ def test_stopped_between_any_two_steps_of_writing_one_is_left(
     assert sorted(p.name for p in tmp_path.iterdir()) == [LAST, MANIFEST, PREVIOUS]
 
 
+def test_no_file_has_its_name_before_the_manifest_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every change of a name, and after it, each checkpoint that can be seen is listed."""
+    write(tmp_path, 1, 2)
+    rename, seen = Path.replace, 0
+
+    def listed(path: Path) -> bool:
+        known = checkpoint_files.read_manifest(tmp_path)
+        return known is not None and digest(path) in known
+
+    def watched(path: Path, target: Path) -> Path:
+        nonlocal seen
+        done = rename(path, target)
+        seen += 1
+        assert all(listed(tmp_path / n) for n in (LAST, PREVIOUS) if (tmp_path / n).exists())
+        return done
+
+    monkeypatch.setattr(Path, "replace", watched)
+    write(tmp_path, 3)
+    assert seen == 3, "manifest, previous and last"
+
+
 def broken(whole: bytes, chance: random.Random, *, cut: bool) -> bytes:
     place = chance.randrange(len(whole))
     if cut:
@@ -106,7 +129,14 @@ def test_a_broken_file_is_passed_over(
         (tmp_path / LAST).write_bytes(broken(whole, chance, cut=cut))
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            assert newest(tmp_path) == tmp_path / PREVIOUS
+            found = newest(tmp_path)
+        if found == tmp_path / LAST:
+            # Between the archive's parts nothing is kept.
+            assert not cut and "but whole by its checksums" in caplog.text
+            read, weight = torch.load(found, weights_only=True), content(2)["state_dict"]["weight"]
+            assert torch.equal(read["state_dict"]["weight"], weight)
+            continue
+        assert found == tmp_path / PREVIOUS
         assert "last.ckpt is not as it was written" in caplog.text
         assert f"going on from {tmp_path / PREVIOUS}, of step 1" in caplog.text
         with pytest.raises(ConfigError, match="is not as it was written"):
@@ -117,7 +147,7 @@ def test_a_broken_file_is_passed_over(
 def test_without_a_manifest_the_archives_own_checksums_count(tmp_path: Path, cut: bool) -> None:
     write(tmp_path, 1)
     (tmp_path / MANIFEST).unlink()
-    assert require_whole(tmp_path / LAST) == 0
+    assert require_whole(tmp_path / LAST) == 1
     whole, chance = (tmp_path / LAST).read_bytes(), random.Random(cut)
     weight = content(1)["state_dict"]["weight"]
     for _ in range(50):
@@ -152,13 +182,56 @@ def test_a_damaged_manifest_is_named_and_written_anew(tmp_path: Path, text: str)
     assert step_of(newest(tmp_path)) == 2
 
 
-def test_a_manifest_of_others_says_nothing_of_this_file(tmp_path: Path) -> None:
+def forget(folder: Path, name: str) -> None:
+    """Take a checkpoint out of the manifest, as if another program had put it there."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["checkpoints"][digest(folder / name)]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_a_manifest_of_others_says_nothing_of_this_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write(tmp_path, 1)
     other = {"checkpoints": {"0" * 64: 99}}
     (tmp_path / MANIFEST).write_text(json.dumps(other))
+    verify(tmp_path / LAST)
+    assert newest(tmp_path) == tmp_path / LAST and "of step 1" in caplog.text
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:-1])
     with pytest.raises(ConfigError, match="is not in"):
         verify(tmp_path / LAST)
     verify(tmp_path / "foreign.ckpt")
+
+
+def test_a_newer_one_that_the_manifest_does_not_know_wins_if_it_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, 1, 2)
+    forget(tmp_path, LAST)
+    with caplog.at_level(logging.WARNING):
+        assert newest(tmp_path) == tmp_path / LAST
+    assert "last.ckpt is not in" in caplog.text and "whole by its checksums" in caplog.text
+    assert f"going on from {tmp_path / LAST}, of step 2" in caplog.text
+    verify(tmp_path / LAST)  # whoever reads it next agrees
+
+
+def test_an_older_one_that_the_manifest_does_not_know_loses(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    forget(tmp_path, PREVIOUS)
+    assert newest(tmp_path) == tmp_path / LAST
+
+
+@pytest.mark.parametrize("steps", [(1, 2), (2, 2)])
+def test_without_a_manifest_the_later_one_wins(tmp_path: Path, steps: tuple[int, ...]) -> None:
+    write(tmp_path, *steps)
+    (tmp_path / MANIFEST).unlink()
+    assert newest(tmp_path) == tmp_path / LAST
+
+
+def test_of_equal_steps_the_last_written_wins(tmp_path: Path) -> None:
+    CheckpointFiles().save_checkpoint(content(2), tmp_path / LAST)
+    CheckpointFiles().save_checkpoint(content(2) | {"evaluated": True}, tmp_path / LAST)
+    assert newest(tmp_path) == tmp_path / LAST
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -92,18 +92,20 @@ class CheckpointFiles(CheckpointIO):
 def newest(folder: Path) -> Path | None:
     """The checkpoint of a run's folder to go on from; None where there is none yet.
 
-    One that is not as it was written is passed over, with a warning.
+    That is the one of most steps which is whole, whether or not the manifest knows it; of equals
+    one that it knows, and of these ``last.ckpt``. What is passed over is named in a warning.
 
     Raises:
         ConfigError: there are some, and all are damaged.
     """
-    found: list[tuple[int, Path]] = []
+    found: list[tuple[int, bool, bool, Path]] = []
     damaged: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.exists():
             continue
         try:
-            found.append((require_whole(path), path))
+            steps, is_listed = _whole(path)
+            found.append((steps, is_listed, path.name == LAST, path))
         except ConfigError as error:
             damaged.append(str(error))
     if damaged and not found:
@@ -111,38 +113,65 @@ def newest(folder: Path) -> Path | None:
             f"no checkpoint in {folder} is whole, so this run cannot go on: {'; '.join(damaged)}. "
             "Restore one, or remove the run's folder to start anew"
         )
-    chosen = max(found, default=None)
-    for reason in damaged:
-        assert chosen is not None
-        log.warning("%s; going on from %s, of step %d", reason, chosen[1], chosen[0])
-    return None if chosen is None else chosen[1]
+    if not found:
+        return None
+    steps, is_listed, _, chosen = max(found)
+    reasons = list(damaged)
+    if not is_listed and (folder / MANIFEST).exists():
+        reasons.append(f"{chosen.name} is not in {folder / MANIFEST}, but whole by its checksums")
+    for reason in reasons:
+        log.warning("%s; going on from %s, of step %d", reason, chosen, steps)
+    return chosen
 
 
 def require_whole(path: Path) -> int:
-    """Compare a checkpoint with its folder's manifest, or without one with its own checksums.
+    """Compare a checkpoint with its folder's manifest, or with its own checksums.
+
+    The latter count where there is no manifest, or one that does not know the file: that may be
+    older than the file, or of another folder.
 
     Returns:
-        The optimiser steps it has done; 0 where no manifest says it.
+        The optimiser steps it has done.
 
     Raises:
         ConfigError: it is damaged, or the manifest is.
     """
+    return _whole(path)[0]
+
+
+def _whole(path: Path) -> tuple[int, bool]:
+    """:func:`require_whole`, and whether a manifest knows the checkpoint."""
     manifest = read_manifest(path.parent)
-    if manifest is not None:
-        if (found := digest(path)) not in manifest:
-            raise ConfigError(
-                f"{path} is not as it was written: its checksum {found[:12]} is not in "
-                f"{path.parent / MANIFEST}"
-            )
-        return manifest[found]
+    if manifest is not None and (found := digest(path)) in manifest:
+        return manifest[found], True
+    try:
+        return _steps(path), False
+    except ConfigError as error:
+        if manifest is None:
+            raise
+        raise ConfigError(
+            f"{path} is not as it was written: its checksum {found[:12]} is not in "
+            f"{path.parent / MANIFEST}, and {error}"
+        ) from error
+
+
+def _steps(path: Path) -> int:
+    """The optimiser steps that a checkpoint has done, once all of it has been read.
+
+    Raises:
+        ConfigError: it does not agree with its own checksums, or cannot be loaded.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        content = {} if wrong is not None else CheckpointFiles().load_checkpoint(path)
+        steps = int(content.get("global_step", 0))
+    # Of a damaged archive or pickle, any of its readers' errors.
+    except Exception as error:
         raise ConfigError(f"{path} is truncated or damaged ({type(error).__name__})") from error
     if wrong is not None:
         raise ConfigError(f"{path} is damaged: {wrong} in it has another checksum")
-    return 0
+    return steps
 
 
 def verify(path: Path) -> None:

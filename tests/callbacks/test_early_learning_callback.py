@@ -9,9 +9,10 @@ import pytest
 import torch
 from fake_method import FakeMethod
 
-from sfseg.callbacks.early_learning import EarlyLearning, History, class_iou
+from sfseg.callbacks.early_learning import EarlyLearning, History, right_and_union
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
+from sfseg.metrics import ConfusionMatrix
 from sfseg.types import IGNORE, Measured
 
 CLASSES = 4
@@ -224,6 +225,66 @@ def test_a_restart_begins_a_curve_that_needs_four_points_again():
     assert alone.fits[1].coefficients == pytest.approx(early.fits[1].coefficients)
 
 
+@pytest.mark.parametrize("rule", ["paper", "release"])
+@pytest.mark.parametrize("stop", [None, 43, 46])
+@pytest.mark.parametrize("restarts", [{1: 40}, {1: 42, 2: 44}, {1: 31, 2: 42}])
+def test_a_restart_empties_the_window_of_its_class(restarts, stop, rule, tmp_path):
+    """Every point of a curve is of the visits since it began, in the middle of a block too."""
+    label, prediction = images(80)
+    # As if the labels were corrected then: what comes later is right, what came before never.
+    for k, start in restarts.items():
+        label[start:][prediction[start:] == k] = k
+        label[:start][label[:start] == k] = 0
+    early = EarlyLearning(0.5, 1.5, curve="cubic", rule=rule)
+
+    def restart(callback, _):
+        for k, start in restarts.items():
+            if callback.passes * IMAGES == start:
+                callback.restart(k)
+
+    world = started(early)
+    feed(early, label[:stop], prediction[:stop], world=world, after=restart)
+    if stop is not None:
+        torch.save(early.state_dict(), tmp_path / "state")
+        early = EarlyLearning(0.5, 1.5, curve="cubic", rule=rule)
+        early.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+        world = started(early)
+        feed(early, label[stop:], prediction[stop:], world=world, after=restart)
+    for k in range(CLASSES):
+        start = restarts.get(k, 0)
+        curve = [(passes, iou) for passes, iou in points(early, k) if passes * IMAGES > start]
+        expected = []
+        for passes, _ in curve:
+            end = round(passes * IMAGES)
+            seen = slice(max(start, end - 15), end)
+            expected.append((passes, naive_iou(label[seen], prediction[seen], k)))
+        np.testing.assert_allclose(curve, expected, rtol=1e-12)
+        assert [iou for _, iou in curve][-len(early.histories[k].iou) :] == early.histories[k].iou
+
+
+def test_a_state_of_an_earlier_version_goes_on():
+    label, prediction = images()
+    early = EarlyLearning(0.5, 1.5, curve="cubic")
+    feed(early, label[:23], prediction[:23])
+    state = early.state_dict()
+    del state["before"]
+    state["blocks"] = [
+        [end, confusion(label[end - 5 : end], prediction[end - 5 : end])]
+        for end, _ in state["blocks"]
+    ]
+    other, whole = (EarlyLearning(0.5, 1.5, curve="cubic") for _ in range(2))
+    other.load_state_dict(state)
+    feed(other, label[23:], prediction[23:])
+    feed(whole, label, prediction)
+    np.testing.assert_equal(*([asdict(h) for h in e.histories] for e in (other, whole)))
+
+
+def confusion(label, prediction):
+    matrix = ConfusionMatrix(CLASSES)
+    matrix.update(prediction, label)
+    return matrix.counts
+
+
 def test_the_release_measures_full_windows_and_decides_from_the_second_pass_on():
     label, prediction = images()
     paper, release = (EarlyLearning(0.1, 0.3, rule=r, threshold=1e-9) for r in ("paper", "release"))
@@ -330,6 +391,6 @@ def test_errors(options, message):
         EarlyLearning(**options)
 
 
-def test_class_iou_by_hand():
+def test_pixels_of_a_class_by_hand():
     counts = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
-    assert class_iou(counts)[:2] == [3 / 6, 4 / 7] and math.isnan(class_iou(counts)[2])
+    assert right_and_union(counts).tolist() == [[3, 4, 0], [6, 7, 0]]

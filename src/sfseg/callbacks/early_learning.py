@@ -97,6 +97,8 @@ class EarlyLearning(Callback):
         self._block: ConfusionMatrix | None = None
         self._restored: Tensor | None = None
         self._blocks: deque[tuple[int, Tensor]] = deque()
+        # Of the block at hand, what each class had when its curve began anew.
+        self._before = torch.zeros(2, 0, dtype=torch.int64)
         self._length = 1
         self._images = 0
 
@@ -111,9 +113,16 @@ class EarlyLearning(Callback):
         return self.rule == "release"
 
     def restart(self, label: int) -> None:
-        """Begin a new curve for a class, whose labels are others from now on."""
+        """Begin a new curve for a class, whose labels are others from now on.
+
+        Its window is emptied: no point of the new curve is of an earlier visit. Those of the other
+        classes keep all of theirs.
+        """
         self.histories[label] = History(start=self.passes)
         self.fits[label] = None
+        for _, block in self._blocks:
+            block[:, label] = 0
+        self._before[:, label] = right_and_union(self.block.counts)[:, label]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         labels = getattr(datamodule_of(trainer), "pseudo_labels", None)
@@ -126,6 +135,9 @@ class EarlyLearning(Callback):
         self._strategy = trainer.strategy
         classes = trained(pl_module).labels.num_classes
         self._block = ConfusionMatrix(classes).to(pl_module.device)
+        if not self._before.numel() or not trainer.is_global_zero:
+            self._before = torch.zeros(2, classes, dtype=torch.int64)
+        self._before = self._before.to(pl_module.device)
         if self._restored is not None and trainer.is_global_zero:
             self._block.counts += self._restored.to(pl_module.device)
         if not self.histories:
@@ -147,9 +159,10 @@ class EarlyLearning(Callback):
             self._measure(trainer, method)
 
     def _measure(self, trainer: Trainer, method: Trained) -> None:
-        counts = over_all_processes(self.block.counts, self._strategy)
-        self._blocks.append((self._images, counts))
+        counts = right_and_union(self.block.counts) - self._before
+        self._blocks.append((self._images, over_all_processes(counts, self._strategy)))
         self.block.reset()
+        self._before.zero_()
         # Without its first block, the window begins where that one ends.
         least = self._images - self.window * self._length
         while len(self._blocks) > 1 and self._blocks[0][0] <= least:
@@ -157,10 +170,9 @@ class EarlyLearning(Callback):
         # Full to the nearest measurement: 0.336 passes are five times 0.067.
         if self.rule == "release" and self.passes < self.window - self.every / 2:
             return
-        counts = torch.stack([block for _, block in self._blocks]).sum(dim=0)
-        taken = [
-            self._take(k, iou, method.step.iteration) for k, iou in enumerate(class_iou(counts))
-        ]
+        right, union = torch.stack([block for _, block in self._blocks]).sum(dim=0).double()
+        iou: list[float] = (right / union).tolist()  # NaN for a union of 0
+        taken = [self._take(k, value, method.step.iteration) for k, value in enumerate(iou)]
         self.measurements += taken
         method.step.early_learning = Measured(frozenset(m.label for m in taken if m.has_slowed))
         names = method.labels.classes
@@ -205,9 +217,10 @@ class EarlyLearning(Callback):
             "histories": [asdict(history) for history in self.histories],
             "measurements": [asdict(m) for m in self.measurements],
             "images": self._images,
-            "blocks": [list(block) for block in self._blocks],
+            "blocks": [[images, block.clone()] for images, block in self._blocks],
             # Of all processes: the first one goes on with it.
             "block": over_all_processes(self.block.counts, self._strategy),
+            "before": over_all_processes(self._before, self._strategy),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -215,8 +228,15 @@ class EarlyLearning(Callback):
         self.fits = [None] * len(self.histories)
         self.measurements = [Measurement(**kept) for kept in state_dict["measurements"]]
         self._images = state_dict["images"]
-        self._blocks = deque((images, counts) for images, counts in state_dict["blocks"])
+        # Checkpoints of earlier versions hold all counts (K, K) of a block.
+        is_older = "before" not in state_dict
+        self._blocks = deque(
+            (images, right_and_union(block) if is_older else block.clone())
+            for images, block in state_dict["blocks"]
+        )
         self._restored = state_dict["block"]
+        if not is_older:
+            self._before = state_dict["before"].clone()
 
 
 def over_all_processes(counts: Tensor, strategy: Strategy) -> Tensor:
@@ -225,8 +245,7 @@ def over_all_processes(counts: Tensor, strategy: Strategy) -> Tensor:
     return cast(Tensor, total).cpu()
 
 
-def class_iou(counts: Integer[Tensor, "K K"]) -> list[float]:
-    """IoU of every class from counts by (label, prediction); NaN for a union of 0."""
-    right = counts.diagonal().double()
-    iou: list[float] = (right / (counts.sum(dim=0) + counts.sum(dim=1) - right)).tolist()
-    return iou
+def right_and_union(counts: Integer[Tensor, "K K"]) -> Integer[Tensor, "2 K"]:
+    """Pixels of every class from counts by (label, prediction): in both, and in either."""
+    right = counts.diagonal()
+    return torch.stack([right, counts.sum(dim=0) + counts.sum(dim=1) - right])

@@ -1,6 +1,7 @@
 """What every method in ``conf/method`` must keep; a new one is tested by existing."""
 
 import inspect
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import Any, cast
 
@@ -109,9 +110,9 @@ class Kept(Callback):
         self.losses.append((loss.detach(), list(terms.values())))
 
 
-def fit(method: Method, data: list[Recorder]) -> Kept:
+def fit(method: Method, data: list[Recorder], **settings: Any) -> Kept:
     kept = Kept()
-    small.fit(method, data, log_every_n_steps=1, callbacks=[kept])
+    small.fit(method, data, log_every_n_steps=1, callbacks=[kept], **settings)
     return kept
 
 
@@ -202,14 +203,37 @@ def test_reads_only_what_it_needs(method: Method, request: pytest.FixtureRequest
         assert torch.equal(*losses)
 
 
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def kept_values(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested containers, by their path."""
+    if isinstance(state, Tensor):
+        yield name, state
+    elif isinstance(state, Mapping):
+        for key, part in state.items():
+            yield from kept_values(part, f"{name}.{key}")
+    elif isinstance(state, list | tuple):
+        for k, part in enumerate(state):
+            yield from kept_values(part, f"{name}[{k}]")
+
+
 def test_state_dict_reproduces_the_step(method: Method, request: pytest.FixtureRequest) -> None:
-    fit(method, [batches()])
     other = make(request.node.callspec.params["method"])
+    fit(method, [batches()], precision="bf16-mixed")
+    teachers = {n: m for n, m in method.named_modules() if isinstance(m, Teacher)}
+    begun = [not equal(m, other.get_submodule(n)) for n, m in teachers.items()]
+    assert any(begun) or not teachers, "the average of a step that moves the network moves"
     other.load_state_dict(method.state_dict())
     losses = []
     checkpoint: dict[str, Any] = {}
     method.on_save_checkpoint(checkpoint)
     other.on_load_checkpoint(checkpoint)
+    # A running mean in half precision would stand still, whatever steps compute in.
+    kept = kept_values({**checkpoint, "state_dict": method.state_dict()})
+    assert [name for name, v in kept if v.dtype in {torch.float16, torch.bfloat16}] == []
     for copy in (method, other):
         copy.train()
         torch.manual_seed(3)

@@ -24,12 +24,14 @@ def check(cfg: DictConfig, method: "Method") -> None:
     """Refuse now what training would refuse later.
 
     Raises:
-        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out, the callbacks or the amount of training does not fit.
+        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the precision,
+            the share of pseudo-labels to leave out, the callbacks or the amount of training does
+            not fit.
     """
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
+    check_precision(str(cfg.trainer.get("precision")))
     for setting in ("limit_train_batches", "max_epochs"):
         if cfg.trainer.get(setting) == 0:
             raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
@@ -54,6 +56,23 @@ def check_manual_optimization(cfg: DictConfig) -> None:
                 f"trainer.{setting} must be {'null' if off is None else off} for a method with "
                 f"several optimisers, got {cfg.trainer[setting]}; remove it"
             )
+
+
+def check_precision(precision: str) -> None:
+    """Refuse weights in half precision.
+
+    A weight of 8 bits does not move by less than a 256th of itself: the averages of teachers, of
+    ``callbacks=[default,ema]`` and of normalisation, whose steps are smaller, would stand still.
+
+    Raises:
+        ConfigError: says what is as fast.
+    """
+    is_half = precision.endswith("-true") and precision not in ("32-true", "64-true")
+    if is_half or precision.startswith("transformer-engine"):
+        raise ConfigError(
+            f"trainer.precision={precision} keeps weights in half precision, in which running "
+            "means stand still; set trainer.precision=bf16-mixed or 32-true"
+        )
 
 
 def check_metric(name: str | None, known: list[str]) -> None:

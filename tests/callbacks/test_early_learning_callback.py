@@ -225,6 +225,18 @@ def test_a_restart_begins_a_curve_that_needs_four_points_again():
     assert alone.fits[1].coefficients == pytest.approx(early.fits[1].coefficients)
 
 
+def test_a_measurement_that_was_due_comes_after_the_skipped_step():
+    label, prediction = images()
+    early, measured = EarlyLearning(0.5, 1.5), []
+    world = started(early)
+    for k in range(12):
+        part = slice(k, k + 1)
+        is_skipped = k in (4, 5)
+        if feed(early, label[part], prediction[part], world=world, is_skipped=is_skipped):
+            measured.append(k)
+    assert measured == [6, 11]
+
+
 @pytest.mark.parametrize("rule", ["paper", "release"])
 @pytest.mark.parametrize("stop", [None, 43, 46])
 @pytest.mark.parametrize("restarts", [{1: 40}, {1: 42, 2: 44}, {1: 31, 2: 42}])

@@ -190,6 +190,15 @@ def test_a_skipped_step_changes_nothing_at_all(kind, fault, caplog):
     assert len(messages) == 2 and "iteration 3" in messages[0] and "2 of at most 10" in messages[1]
 
 
+@pytest.mark.parametrize(("bad", "expected"), [({3}, [1, 4, 5, 7]), ({3, 4, 5}, [1, 6, 7])])
+def test_an_average_of_some_steps_makes_up_for_one_that_is_skipped(bad, expected):
+    average = WeightAverage(decay=0.5, update_every_n_steps=2)
+    guard, probe = FiniteGuard("skip"), Probe(average)
+    fit(Faulty(bad), guard, average, probe, steps=7)
+    moved = [k for k in probe.after if not equal(probe.before[k][1], probe.after[k][1])]
+    assert moved == expected
+
+
 @pytest.mark.parametrize("bad", [3, 4])
 def test_gradients_that_add_up_are_skipped_together(bad):
     average = WeightAverage(decay=0.5)

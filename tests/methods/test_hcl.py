@@ -15,7 +15,7 @@ from sfseg.networks.heads.deeplab import DeepLabV2Head
 from sfseg.networks.heads.segformer import SegFormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.contrastive import historical_contrast, reliability
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, Step
 
 CLASSES, CHANNELS, SIZE = 19, 8, (32, 64)
 batch = partial(small.batch, cells=(4, 8))
@@ -191,6 +191,34 @@ def test_nothing_is_learnt_from_a_skipped_step():
     assert same(method.teacher.network, method.historical.network)
     assert not same(method.teacher.network, method.network)
     assert torch.equal(method.absence, torch.ones(CLASSES))
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_skipped_refresh_comes_with_the_next_step(is_resumed):
+    method, refreshed = make(refresh=3), []
+    for k in range(1, 8):
+        method.iteration = k
+        method.step = Step(k, is_skipped=k in (3, 4))
+        disturb(method.network, k)
+        method.on_train_batch_end({}, None, 0)
+        if same(method.historical.network, method.network):
+            refreshed.append(k)
+        if is_resumed and k == 3:
+            checkpoint = {}
+            method.on_save_checkpoint(checkpoint)
+            method, before = make(refresh=3), method
+            method.load_state_dict(before.state_dict())
+            method.on_load_checkpoint(checkpoint)
+    assert refreshed == [5, 6]
+
+
+def test_a_checkpoint_of_an_earlier_version_owes_no_refresh():
+    method = make(refresh=2)
+    method.on_load_checkpoint({"iteration": 3})
+    method.iteration = 3
+    disturb(method.network, 0)
+    method.on_train_batch_end({}, None, 0)
+    assert not same(method.historical.network, method.network)
 
 
 @pytest.mark.parametrize("size", [(33, 40), (32, 32)])

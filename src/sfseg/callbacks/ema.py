@@ -13,6 +13,7 @@ from sfseg.storage.lightning_state import count_as_averaged
 class WeightAverage(EMAWeightAveraging):
     """Lightning's average, which a skipped step does not move.
 
+    With ``update_every_n_steps``, the next step that is not skipped makes up for it.
     It takes the weights' place from ``on_validation_epoch_start`` to ``on_validation_epoch_end``,
     and for good when training ends. Callbacks that look at the weights that were evaluated do so at
     the end of the epoch and run before it, see :class:`sfseg.callbacks.order.Ordered`.
@@ -21,7 +22,12 @@ class WeightAverage(EMAWeightAveraging):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.is_in_place = False
+        self._is_late = False
         self._trained: dict[str, Tensor] | None = None
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        is_late = step_idx is not None and self._is_late
+        return is_late or bool(super().should_update(step_idx, epoch_idx))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -36,9 +42,12 @@ class WeightAverage(EMAWeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trained(pl_module).step.is_skipped:
+            self._is_late = self.should_update(trainer.global_step - 1)
             count_as_averaged(self, trainer.global_step)
             return
+        before = self.state_dict()["latest_update_step"]
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._is_late = self._is_late and trainer.global_step == before
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
@@ -47,6 +56,13 @@ class WeightAverage(EMAWeightAveraging):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
         self.is_in_place = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "is_late": self._is_late}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._is_late = bool(state_dict.get("is_late"))  # not in those of earlier versions
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

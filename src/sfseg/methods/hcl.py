@@ -60,8 +60,9 @@ class HCL(Method):
         temperature: of its softmax.
         pixels: of each image that are compared with each other.
         momentum: of the moving average.
-        refresh: iterations after which the student overwrites average and historical copy; until
-            the first time the latter is the source model. 0: never.
+        refresh: iterations after which the student overwrites average and historical copy, later
+            where that step is skipped; until the first time the latter is the source model. 0:
+            never.
         class_balance: weigh rare and absent classes.
         rare_weight: of a class with few pixels in an image; also of one that no image of the batch
             has, as a moving average over batches that multiplies the former.
@@ -117,6 +118,7 @@ class HCL(Method):
         self.teacher, self.historical = Teacher(network), Teacher(network)
         self.register_buffer("absence", torch.ones(self.labels.num_classes))
         self._counts: Tensor | None = None
+        self._is_due = False
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
@@ -140,6 +142,8 @@ class HCL(Method):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.refresh and self.iteration % self.refresh == 0:
+            self._is_due = True  # until a step is not skipped
         if self.step.is_skipped:
             return
         if self._counts is not None:
@@ -148,9 +152,18 @@ class HCL(Method):
             self.absence.lerp_(weight, 1 - MEMORY)
         if self.iteration % self.trainer.accumulate_grad_batches == 0:
             self.teacher.follow(self.network, self.momentum)
-        if self.refresh and self.iteration % self.refresh == 0:
+        if self._is_due:
             self.teacher.follow(self.network, 0.0)
             self.historical.follow(self.network, 0.0)
+            self._is_due = False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["refresh_is_due"] = self._is_due
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._is_due = bool(checkpoint.get("refresh_is_due"))  # not in those of earlier versions
 
     def _view(self, module: torch.nn.Module, image: Tensor) -> View:
         network = cast(Segmenter, module)

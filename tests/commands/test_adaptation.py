@@ -142,6 +142,10 @@ WRONG_LABELS = {
     "images": (["data.scenes.target_train.length=6"], "4 images, here are 6; 2 new since"),
     "fewer images": (["data.scenes.target_train.length=3"], "4 images, here are 3; 1 gone since"),
     "size": (["data.size=[96,128]"], "of 64x128 pixels, here it has 96x128"),
+    "content": (
+        ["data.style_seed=1"],
+        "of the same names: city/train/000000.png and 3",
+    ),
     "another source model": (["source_model.steps=1"], "source model "),
 }
 

@@ -47,11 +47,10 @@ def part(seed, sizes, with_confidence=True):
     return Patch(index, labels((height, width), rng), confidence, top, left)
 
 
-def filled(folder, sizes=SIZES["equal"], *, with_confidence=True, **options):
+def filled(folder, sizes=SIZES["equal"], *, with_confidence=True, content=None, **options):
     """A store after its first commit."""
-    store = PseudoLabelStore.create(
-        folder, identity(sizes), with_confidence=with_confidence, **options
-    )
+    made_for = identity(sizes, content=content)
+    store = PseudoLabelStore.create(folder, made_for, with_confidence=with_confidence, **options)
     store.write(*(whole(k, size, 0, with_confidence) for k, size in enumerate(sizes)))
     store.commit()
     return store

@@ -306,6 +306,50 @@ def test_other_data_are_refused_and_both_sides_named(tmp_path, changes, message)
             kind(tmp_path / "s", identity(**changes))
 
 
+def digests(*values):
+    return np.array(values, np.uint64)
+
+
+SEEN = digests(1, 2, 0, 4, 5)
+"""Of five images, the third of which could not be read."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (digests(1, 7, 0, 4, 5), r"of the same names: city/1\.png had another content; give"),
+        (digests(1, 7, 0, 8, 9), r"of the same names: city/1\.png and 2 more had another"),
+    ],
+)
+def test_other_images_of_the_same_names_are_refused(tmp_path, content, message):
+    filled(tmp_path / "s", content=SEEN).close()
+    for kind in (PseudoLabels, PseudoLabelStore):
+        with pytest.raises(ConfigError, match=message):
+            kind(tmp_path / "s", identity(content=content))
+
+
+@pytest.mark.parametrize("content", [SEEN, digests(1, 2, 3, 4, 5), digests(1, 0, 0, 4, 5)])
+def test_the_same_images_are_not_and_neither_those_that_nobody_has_seen(tmp_path, content, caplog):
+    filled(tmp_path / "s", content=SEEN).close()
+    PseudoLabels(tmp_path / "s", identity(content=content))
+    PseudoLabels(tmp_path / "s", identity())
+    assert not caplog.records
+
+
+def test_a_store_of_an_earlier_version_opens_and_says_what_was_not_checked(tmp_path, caplog):
+    filled(tmp_path / "s").close()
+    assert not (tmp_path / "s" / "content.npy").exists()
+    PseudoLabels(tmp_path / "s", identity(content=SEEN))
+    assert "do not say what was in the images" in caplog.text and "not checked" in caplog.text
+
+
+def test_lost_digests_are_damage(tmp_path):
+    filled(tmp_path / "s", content=SEEN).close()
+    (tmp_path / "s" / "content.npy").unlink()
+    with pytest.raises(DataError, match="are damaged: FileNotFoundError"):
+        PseudoLabels(tmp_path / "s", identity(content=SEEN))
+
+
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
@@ -500,6 +544,7 @@ def test_a_closed_store_is_read_only(tmp_path):
         ({"sizes": [(6, 8)]}, "one positive .* got 1 for 5 images"),
         ({"sizes": [(0, 8)] * 5}, "one positive"),
         ({"classes": ("road",)}, "classes must be 2 to 254 names, got 1"),
+        ({"content": np.zeros(4, np.uint64)}, r"content must be one number an image, got \(4,\)"),
     ],
 )
 def test_identities_that_cannot_be(changes, message):

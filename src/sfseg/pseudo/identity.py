@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from sfseg.errors import ConfigError, DataError
 from sfseg.pseudo.files import disk_errors, write_whole
 from sfseg.types import IGNORE
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
-RECORD, NAMES, SIZES = "store.json", "names.json", "sizes.npy"
+RECORD, NAMES, SIZES, CONTENT = "store.json", "names.json", "sizes.npy", "content.npy"
 KEYS = {"images", "names", "sizes", "classes", "source", "confidence"}
 SHOWN = 3
 
@@ -32,16 +35,19 @@ class Identity:
         sizes: (height, width) of each image's label map.
         classes: names of the label space, in the order of their ids.
         source: digest of the checkpoint of the source model.
+        content: (N,) a number for the content of each image, 0 where it is not known; None where
+            nobody has looked.
 
     Raises:
-        ValueError: no images, names that are not distinct, not one size for each, too many
-            classes.
+        ValueError: no images, names that are not distinct, not one size or content for each, too
+            many classes.
     """
 
     names: Sequence[str]
     sizes: Sequence[Size]
     classes: Sequence[str]
     source: str
+    content: NDArray[np.uint64] | None = None
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
@@ -51,6 +57,8 @@ class Identity:
                 f"sizes must be one positive (height, width) an image, got {len(self.sizes)} "
                 f"for {len(self.names)} images"
             )
+        if self.content is not None and self.content.shape != (len(self.names),):
+            raise ValueError(f"content must be one number an image, got {self.content.shape}")
         if not 2 <= len(self.classes) < IGNORE:
             raise ValueError(f"classes must be 2 to 254 names, got {len(self.classes)}")
 
@@ -64,6 +72,9 @@ class Identity:
             write_whole(folder / NAMES, json.dumps(list(self.names)).encode())
             with (folder / SIZES).open("wb") as file:
                 np.save(file, sizes, allow_pickle=False)
+            if self.content is not None:
+                with (folder / CONTENT).open("wb") as file:
+                    np.save(file, self.content.astype("<u8"), allow_pickle=False)
             write_whole(folder / RECORD, json.dumps(record, indent=2).encode())
 
     def require_same(self, folder: Path) -> None:
@@ -85,9 +96,32 @@ class Identity:
                     f"the pseudo-labels in {folder} were made for {text(folder)}; give what they "
                     "were made for, or another folder to make new ones"
                 )
+        if self.content is not None:
+            self._require_same_content(folder, self.content, is_known="content" in stored)
+
+    def _require_same_content(
+        self, folder: Path, own: NDArray[np.uint64], *, is_known: bool
+    ) -> None:
+        if not is_known:
+            log.warning(
+                "the pseudo-labels in %s do not say what was in the images that they were made "
+                "for: it was not checked that it is in those of the same names here", folder,
+            )  # fmt: skip
+            return
+        with _damage(folder):
+            stored = np.load(folder / CONTENT, allow_pickle=False)
+            other = np.flatnonzero((stored != own) & (stored != 0) & (own != 0))
+        if len(other):
+            more = f" and {len(other) - 1} more" * (len(other) > 1)
+            raise ConfigError(
+                f"the pseudo-labels in {folder} were made for other images of the same names: "
+                f"{self.names[other[0]]}{more} had another content; give what they were made for, "
+                "or another folder to make new ones"
+            )
 
     def _digests(self) -> dict[str, Any]:
         sizes = np.asarray(self.sizes, "<u4").tobytes()
+        looked_at = {} if self.content is None else {"content": CONTENT}
         return {
             "format": FORMAT,
             "images": len(self.names),
@@ -95,6 +129,7 @@ class Identity:
             "sizes": hashlib.sha256(sizes).hexdigest(),
             "classes": list(self.classes),
             "source": self.source,
+            **looked_at,
         }
 
     def _other_images(self, folder: Path) -> str:

@@ -8,13 +8,13 @@ import numpy as np
 
 from sfseg.errors import ConfigError
 from sfseg.pseudo.files import allocate, disk_errors
-from sfseg.pseudo.identity import NAMES, RECORD, SIZES, Identity, read_record
+from sfseg.pseudo.identity import CONTENT, NAMES, RECORD, SIZES, Identity, read_record
 from sfseg.pseudo.reader import PLANES, ROW, ROWS
 from sfseg.storage.atomic import sync
 from sfseg.storage.lock import WriterLock
 
 LOCK, UNDO = "lock", "undo"
-OWN = {LOCK, UNDO, RECORD, NAMES, SIZES, ROWS, *PLANES}
+OWN = {LOCK, UNDO, RECORD, NAMES, SIZES, CONTENT, ROWS, *PLANES}
 
 
 def make_folder(folder: Path, identity: Identity, *, with_confidence: bool) -> None:

@@ -1,13 +1,16 @@
 """What a source-free run needs before it adapts: the source model, its scores and its labels."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from sfseg.callbacks.provenance import KEY
-from sfseg.config.composition import build
+from sfseg.config.composition import build, plain
 from sfseg.errors import ConfigError
 from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, record_of, stored_labels
 from sfseg.storage import checkpoint_files
@@ -15,6 +18,7 @@ from sfseg.storage.checkpoint_files import LAST
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from numpy.typing import NDArray
 
     from sfseg.data.module import AdaptationData
     from sfseg.labels import LabelSpace
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FOLDER = "pseudo_labels"
+PLACES = {"_target_", "_partial_", "root"}
 
 
 def network_of(cfg: DictConfig, labels: "LabelSpace", source: Path | None) -> "Segmenter":
@@ -121,7 +126,9 @@ def prepare(
     if "pseudo_labels" not in data.needs:
         return
     images = data.target_images()
-    identity = Identity(images.names, images.sizes, data.labels.classes, digest(source))
+    identity = Identity(
+        images.names, images.sizes, data.labels.classes, digest(source), image_content(cfg, data)
+    )
     place = folder / FOLDER
     if trainer.is_global_zero:
         make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
@@ -171,6 +178,24 @@ def make_labels(
         load = data.labelling_dataloader
         select_labels(evaluation, load, place, identity, selection, **common)
     log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
+
+
+def image_content(cfg: DictConfig, data: "AdaptationData") -> "NDArray[np.uint64]":
+    """A number for what is in each training image of the target; of drawn ones, of their settings.
+
+    Where a drawn set's code lies and where its files are is no part of what is in it.
+    """
+    from sfseg.data.fingerprint import image_digests
+
+    name = "target_train"
+    found = image_digests(data.scenes[name], data.left_out[name].indices)
+    if found is not None:
+        return found
+    settings = plain(cfg.data.module.scenes[name], resolve=True)
+    kept = {key: value for key, value in settings.items() if key not in PLACES}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return np.full(len(data.scenes[name]), number, np.uint64)
 
 
 def label_selection_of(cfg: DictConfig) -> "Selection":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -118,8 +119,9 @@ def method(path: Sequence[float], needs: Sequence[str] = ("target", "source_mode
 
 
 def trainer(callbacks: Sequence[Callback], steps: int, every: int = 1, **more: Any) -> Trainer:
+    saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     return Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=saves,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         val_check_interval=every, check_val_every_n_epoch=None, callbacks=list(callbacks),
         plugins=[CheckpointFiles()], default_root_dir=str(Path.cwd()), **more,

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 
 import pytest
 import sinking
@@ -10,12 +12,14 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
 from sinking import Images, method, predicted, trainer
 
+from sfseg.callbacks.checkpoint import SIGNALS, Checkpoint
 from sfseg.callbacks.ema import WeightAverage
 from sfseg.callbacks.label_free_score import LabelFreeScore
 from sfseg.callbacks.order import Ordered, ordered
 from sfseg.callbacks.panels import Panels
 from sfseg.callbacks.results import Results
 from sfseg.callbacks.selection import Selection
+from sfseg.errors import PreemptedError
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in sinking.IGNORED]
 PATH = [4.0, 0.0, 9.0, 1.0]
@@ -117,6 +121,62 @@ def test_a_checkpoint_of_an_evaluation_knows_the_weights_from_their_average(tmp_
     again = trainer([look, WeightAverage(decay=0.5)], 4)
     again.fit(method(PATH), datamodule=Images(), ckpt_path=during, weights_only=True)
     assert look.seen[-2:] == AVERAGES[2:]
+
+
+class Term(Callback):
+    """Sends itself SIGTERM when an evaluation of some step begins."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_validation_epoch_start(self, trainer, pl_module):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def own_signals():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def parts(folder, select, *more):
+    """Callbacks of a run, as the configuration has them, and the model and data."""
+    score, selection = LabelFreeScore(str(folder)), Selection(str(folder), select)
+    made = [*more, score, selection, WeightAverage(decay=0.5), Checkpoint(str(folder), 1)]
+    return selection, trainer(ordered(made), len(PATH)), method(PATH), Images()
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize(("step", "select"), [(1, "oracle"), (2, "label_free"), (4, "oracle")])
+def test_a_signal_in_an_evaluation_saves_weights_and_average_each_in_its_place(
+    tmp_path, step, select
+):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    selection, world, model, data = parts(whole, select)
+    world.fit(model, datamodule=data)
+    world.save_checkpoint(whole / "last.ckpt")
+    selection.conclude(world, model, data)
+    _, world, model, data = parts(cut, select, Term(step))
+    with pytest.raises(PreemptedError, match=f"after step {step}"):
+        world.fit(model, datamodule=data)
+    last = torch.load(cut / "last.ckpt", weights_only=True)
+    assert float(last["current_model_state"]["network.bias"][0]) == PATH[step - 1]
+    assert float(last["state_dict"]["network.bias"][0]) == AVERAGES[step - 1]
+    selection, world, model, data = parts(cut, select)
+    world.fit(model, datamodule=data, ckpt_path=cut / "last.ckpt", weights_only=True)
+    world.save_checkpoint(cut / "last.ckpt")
+    selection.conclude(world, model, data)
+    for name in ("last.ckpt", "selected.ckpt"):
+        one, other = (torch.load(folder / name, weights_only=True) for folder in (whole, cut))
+        for key in ("state_dict", "current_model_state", "averaging_state"):
+            assert one[key].keys() == other[key].keys()
+            assert all(torch.equal(one[key][k], other[key][k]) for k in one[key]), (name, key)
+    kept = torch.load(cut / "selected.ckpt", weights_only=True)
+    weights = [float(kept[key]["network.bias"][0]) for key in ("state_dict", "current_model_state")]
+    assert tuple(weights) in {(0.0, 0.0), *zip(AVERAGES, PATH, strict=True)}
 
 
 def test_a_checkpoint_of_the_end_goes_on_with_the_weights_that_train(tmp_path):

@@ -31,8 +31,8 @@ def rows(folder):
     return list(csv.DictReader((folder / "label_free.csv").read_text().splitlines()))
 
 
-def naive(bias):
-    """Agreement, mean IoU of both views over the three classes, and entropy."""
+def naive(bias, columns=range(4)):
+    """Agreement, mean IoU of both views over the three classes, and entropy of some columns."""
     pairs = list(zip(predicted(bias), predicted(bias, GAMMA), strict=True))
     same = sum(a == b for a, b in pairs) / len(pairs)
     ious = []
@@ -40,11 +40,11 @@ def naive(bias):
         either = sum(k in pair for pair in pairs)
         ious.append(sum(pair == (k, k) for pair in pairs) / either if either else 0.0)
     entropy = 0.0
-    for red, green, blue in sinking.COLOURS:
+    for red, green, blue in (sinking.COLOURS[k] for k in columns):
         logits = [10 * round(255 * c) / 255 for c in (red, green, blue)]
         weights = [math.exp(logits[0] + bias), math.exp(logits[1]), math.exp(logits[2])]
         shares = [weight / sum(weights) for weight in weights]
-        entropy -= sum(p * math.log(p) for p in shares) / math.log(3) / len(sinking.COLOURS)
+        entropy -= sum(p * math.log(p) for p in shares) / math.log(3) / len(columns)
     return same, sum(ious) / 3, entropy
 
 
@@ -62,6 +62,30 @@ def test_every_score_is_that_of_the_definition(tmp_path):
         assert float(row["target_mIoU"]) == pytest.approx(miou, rel=1e-5)
     assert float(found[-1]["agreement"]) == 1 and float(found[-1]["combined"]) < 0.5
     assert len({row["combined"] for row in found}) > 3
+
+
+LEAN = [0.0, 7.0, 0.0, 0.0]
+"""Of ``road``, column by column: what is seen depends on where it is."""
+
+
+class Leaning(sinking.Channels):
+    def forward(self, image):
+        logits = super().forward(image)
+        return logits + torch.tensor(LEAN) * torch.tensor([1.0, 0, 0])[:, None, None]
+
+
+def test_a_mirrored_view_is_mirrored_back_and_the_plain_one_is_not_averaged_with_it(tmp_path):
+    score, model = LabelFreeScore(str(tmp_path)), method([0.0])
+    model.network = Leaning()
+    assert model.inference.flip
+    trainer([score], 1).fit(model, datamodule=Images())
+    one = [predicted(LEAN[k])[k] for k in range(4)]
+    other = [predicted(LEAN[3 - k], GAMMA)[k] for k in range(4)]
+    assert one == [0, 0, 2, 2] and other == [0, 1, 0, 2]
+    entropies = [naive(LEAN[k], columns=[k])[2] for k in range(4)]
+    found = score.measurements[0].scores
+    assert found["agreement"] == pytest.approx(0.5)
+    assert found["entropy"] == pytest.approx(sum(entropies) / 4, rel=1e-5)
 
 
 def test_density_is_that_of_the_pixels(tmp_path):

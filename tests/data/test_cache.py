@@ -111,6 +111,36 @@ def test_copies_share_a_picture_and_other_settings_do_not(tree):
     assert len(pictures(tree)) == 2
 
 
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_each_size_is_a_picture_of_its_own(tree, with_labels):
+    """Of the same files, in one cache: none is served in the size of another."""
+    full = opened(tree).size(0)
+    views = [EvalView((16, 48)), EvalView((48, 16), (10, 30)), EvalView((8, 96), (5, 15))]
+    for view in [*views, EvalView(), *views]:
+        picture = made(tree, view, with_labels)(0)
+        assert picture.image.shape[:2] == (view.size or full)
+        assert not with_labels or picture.label.shape == (view.label_size or full)
+    assert len(pictures(tree)) == 4 + 3 * with_labels
+
+
+def test_a_label_belongs_to_the_size_of_its_image(tree):
+    """One of another size is refused, though a label of the same bytes is kept already."""
+    view = EvalView(20, (10, 30))
+    made(tree, view)(0)
+    write(tree / "data" / "images" / "0.png", picture(0, (20, 90)))
+    with pytest.raises(DataError, match="20x90"):
+        made(tree, view)(0)
+
+
+def test_another_library_makes_its_own_pictures(tree, monkeypatch):
+    for _ in range(2):
+        made(tree, VIEWS["resized"])(0)
+    assert len(pictures(tree)) == 2
+    monkeypatch.setattr(cache_module.cv2, "__version__", "99.0")
+    made(tree, VIEWS["resized"])(0)
+    assert len(pictures(tree)) == 4
+
+
 def test_labels_under_other_tables_are_others(tree):
     made(tree, VIEWS["own size"])(0)
     (tree / "data" / "classes.yaml").write_text(

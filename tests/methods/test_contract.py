@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -32,6 +33,8 @@ pytestmark = [
 ]
 VARIANTS = {"oracle", "sfda_transfer"}
 """Classes of other methods with settings of their own."""
+FOLLOWED = {"cpsl", "hcl", "mean_teacher"}
+"""Methods with an average of weights that are trained."""
 LEGAL = {"loss", "prediction", "confidence"}
 
 
@@ -224,6 +227,7 @@ def test_state_dict_reproduces_the_step(method: Method, request: pytest.FixtureR
     other = make(request.node.callspec.params["method"])
     fit(method, [batches()], precision="bf16-mixed")
     teachers = {n: m for n, m in method.named_modules() if isinstance(m, Teacher)}
+    assert bool(teachers) == (request.node.callspec.params["method"] in FOLLOWED)
     begun = [not equal(m, other.get_submodule(n)) for n, m in teachers.items()]
     assert any(begun) or not teachers, "the average of a step that moves the network moves"
     other.load_state_dict(method.state_dict())
@@ -239,6 +243,39 @@ def test_state_dict_reproduces_the_step(method: Method, request: pytest.FixtureR
         torch.manual_seed(3)
         losses.append(step(copy, batches())["loss"])
     assert torch.equal(*losses)
+
+
+class Averages(Callback):
+    """What moves by momentum, before every batch and at the end."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[Tensor]] = []
+
+    def look(self, module: LightningModule) -> None:
+        teachers = [m for m in module.modules() if isinstance(m, Teacher)]
+        parts = [p for teacher in teachers for p in teacher.parameters()]
+        parts += [b for name, b in module.named_buffers() if name in ("averages", "moves")]
+        self.seen.append([part.detach().clone() for part in parts])
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.look(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.look(pl_module)
+
+
+@pytest.mark.parametrize("name", sorted(FOLLOWED))
+def test_averages_move_where_the_optimiser_steps_and_not_with_every_batch(name: str) -> None:
+    averages = Averages()
+    data = [batches()] * 4
+    small.fit(make(name), data, accumulate_grad_batches=2, callbacks=[averages])
+    moved = [
+        not all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+        for before, after in pairwise(averages.seen)
+    ]
+    assert moved == [False, True, False, True]
 
 
 def own_arguments(kind: type) -> dict[str, inspect.Parameter]:

@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,20 @@ CORRECTING = [
     "callbacks.early_learning.threshold=1e-6", "callbacks.label_correction.quantile=0.5",
     "callbacks.label_correction.open_for=2.0",
 ]  # fmt: skip
-SETTINGS = {"uniuvpt": [*CORRECTING, "select=label_free", "method.scales=[0.5,1.0]"]}
+AVERAGING = [
+    "+callbacks.ema._target_=sfseg.callbacks.ema.WeightAverage",
+    "+callbacks.ema.decay=0.5",
+]
+SETTINGS = {
+    "uniuvpt": [*CORRECTING, *AVERAGING, "select=label_free", "method.scales=[0.5,1.0]"]
+}  # fmt: skip
 HARDEST = ("source_only", "uniuvpt", "adversarial")
 FULLEST = "uniuvpt"
 METHODS = sorted(p.stem for p in (CONF / "method").glob("[!_]*.yaml"))
 OWN = {"run.json", "train.log", "hparams.yaml", "cost.json"}
 """Files that tell one run from another."""
+TIMED = (".hydra", "checkpoints", "tensorboard", "wandb")
+"""Beginnings of the names of those that are compared in another way, or hold times."""
 
 
 def in_two_suites(methods: list[str]) -> list[Any]:
@@ -108,12 +117,31 @@ def outputs(run: Path) -> dict[str, bytes]:
     found = {
         name: path.read_bytes()
         for path in files
-        if not (name := path.relative_to(run).as_posix()).startswith((".hydra", "checkpoints"))
+        if not (name := path.relative_to(run).as_posix()).startswith(TIMED)
     }
     if (rows := found.get("pseudo_labels/rows.u32")) is not None:
         # Beside each checksum stands how often its row has been written, or taken back.
         found["pseudo_labels/rows.u32"] = np.frombuffer(rows, ROW)["crc"].tobytes()
     return found
+
+
+def halves(content: Any) -> bool:
+    """Whether anything of a checkpoint is kept in half precision, where running means stall."""
+    if isinstance(content, torch.Tensor):
+        return content.is_floating_point() and content.element_size() < 4
+    parts = content.values() if isinstance(content, dict) else content
+    return isinstance(content, dict | list | tuple) and any(halves(part) for part in parts)
+
+
+def curves(run: Path) -> dict[str, set[tuple[int, str]]]:
+    """Numbers that TensorBoard shows; of a step that was repeated, the same twice."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {
+        tag: {(event.step, str(event.value)) for event in events.Scalars(tag)}  # NaN too
+        for tag in events.Tags()["scalars"]
+    }
 
 
 def require_same_run(mine: Path, theirs: Path) -> None:
@@ -128,9 +156,20 @@ def require_same_run(mine: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("method", in_two_suites(sorted({*METHODS, "adversarial"})))
 def test_a_killed_run_ends_as_one_that_was_not(zygote: Zygote, method: str) -> None:
     arguments = command(method)
-    reference, seconds = whole(zygote, f"{method}-whole", arguments)
-    cut = f"{method}-cut"
-    for share in (0.85, 0.5) if method in HARDEST else (0.7,):
+    shares = (0.85, 0.5) if method in HARDEST else (0.7,)
+    reference, cut = whole_and_cut(zygote, method, arguments, shares)
+    require_same_run(reference, cut)
+    assert bool(selected(reference)) == ("select=label_free" in arguments)
+    assert not halves(state(reference))
+
+
+def whole_and_cut(
+    zygote: Zygote, name: str, arguments: list[str], shares: Sequence[float]
+) -> tuple[Path, Path]:
+    """A run that is not interrupted, and one that is killed after shares of its time."""
+    reference, seconds = whole(zygote, f"{name}-whole", arguments)
+    cut = f"{name}-cut"
+    for share in shares:
         code, _ = zygote.train(
             *arguments, f"hydra.run.dir={cut}", "resume=auto", kill_after=share * seconds
         )
@@ -138,8 +177,21 @@ def test_a_killed_run_ends_as_one_that_was_not(zygote: Zygote, method: str) -> N
     code, _ = zygote.train(*arguments, f"hydra.run.dir={cut}", "resume=auto")
     assert code == 0, zygote.log.read_text()[-3000:]
     forget_source_models(zygote)
-    require_same_run(reference, reference.with_name(cut))
-    assert bool(selected(reference)) == ("select=label_free" in arguments)
+    return reference, reference.with_name(cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [FULLEST, "mean_teacher"])
+def test_a_killed_run_with_every_logger_ends_as_one_that_was_not(
+    zygote: Zygote, method: str
+) -> None:
+    more = [] if method in SETTINGS else [*AVERAGING, "select=label_free"]
+    arguments = command(method, *more, "logger=[csv,tensorboard,wandb]")
+    reference, cut = whole_and_cut(zygote, f"{method}-logged", arguments, (0.85, 0.5))
+    require_same_run(reference, cut)
+    shown = curves(reference)
+    assert shown == curves(cut) and len(shown["train/loss"]) == 6
+    assert (cut / "wandb_id.txt").read_text().strip() in str(list((cut / "wandb").iterdir()))
 
 
 @pytest.mark.slow

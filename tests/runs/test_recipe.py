@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import CONF, build
 from sfseg.errors import ConfigError, DataError
-from sfseg.runs.recipe import Recipe, recipe_of
+from sfseg.runs.recipe import MACHINE, TRAINER, Recipe, recipe_of
 
 GROUPS = ("data", "method", "callbacks", "logger", "source_model", "backbone/head")
 
@@ -95,6 +95,19 @@ def test_trial_settings_do_not_reach_the_trainer_of_the_source_model() -> None:
     ]  # fmt: skip
     assert recipe(*trials).config.trainer == recipe().config.trainer
     assert recipe().config.trainer.max_steps == recipe().steps == 500
+
+
+def test_its_trainer_takes_nothing_of_the_adaptations_but_the_machine() -> None:
+    """Least of all how gradients are treated: a name does not tell that."""
+    training = [
+        "trainer.gradient_clip_val=1", "+trainer.gradient_clip_algorithm=value",
+        "trainer.accumulate_grad_batches=2", "+trainer.sync_batchnorm=true", "trainer.max_steps=7",
+        "+trainer.min_steps=3", "+trainer.reload_dataloaders_every_n_epochs=1",
+    ]  # fmt: skip
+    assert recipe(*training).config.trainer == recipe().config.trainer
+    every = {"_target_", "max_steps", *TRAINER, *MACHINE}
+    assert set(recipe(*training).config.trainer) <= every
+    assert not {"gradient_clip_val", "accumulate_grad_batches"} & every
 
 
 def test_the_same_files_elsewhere_are_the_same_content(project: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
 from sfseg.ops.inference import Inference
+from sfseg.ops.padding import HEIGHT, WIDTH, ignore_padding, valid_pixels
+from sfseg.ops.processes import of_each_process
 from sfseg.storage.lightning_state import datamodule_of
 from sfseg.types import IGNORE, Batch
 
@@ -139,14 +141,15 @@ class LabelCorrection(Ordered):
         if self.mode in ("none", "elr") or step.is_skipped:
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
+        shown = ignore_padding(prediction, valid_pixels(batch["target"]))
         self._histogram += confidence_histogram(
-            confidence, prediction, num_classes=self.labels.num_classes
+            confidence, shown, num_classes=self.labels.num_classes
         )
         if step.early_learning is not None:
             self._refresh()
             self._open(trainer, pl_module, step.iteration, step.early_learning.slowed)
         if self.mode == "online" and (self.open or self.rule == "release"):
-            self._correct_crops(trainer, pl_module, batch["target"], prediction, confidence)
+            self._correct_crops(trainer, batch["target"], prediction, confidence)
         self._close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -201,24 +204,17 @@ class LabelCorrection(Ordered):
                 self.early.restart(label)
 
     def _correct_crops(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        target: Batch,
-        prediction: Tensor,
-        confidence: Tensor,
+        self, trainer: Trainer, target: Batch, prediction: Tensor, confidence: Tensor
     ) -> None:
         """Write what this step, or the visits before it, say of the images of all processes."""
-        parts = [target["index"], target["geometry"], prediction, confidence]
-        if trainer.world_size > 1:
-            gathered = cast(list[Tensor], pl_module.all_gather(parts))
-            parts = [part.flatten(0, 1) for part in gathered]
+        parts = (target["index"], target["geometry"], prediction, confidence)
+        everyone = zip(*map(of_each_process, parts), strict=True)
         if trainer.is_global_zero:
-            index, geometry, prediction, confidence = parts
-            if self.rule == "release":
-                self._correct_visited(index, geometry, prediction, confidence)
-            else:
-                self._write(index, geometry, self._proposal(prediction, confidence))
+            for index, geometry, predicted, certainty in everyone:
+                if self.rule == "release":
+                    self._correct_visited(index, geometry, predicted, certainty)
+                else:
+                    self._write(index, geometry, self._proposal(predicted, certainty))
         if trainer.world_size > 1:
             # The next step of any process may read what was written.
             trainer.strategy.barrier("label correction")
@@ -234,8 +230,9 @@ class LabelCorrection(Ordered):
                     label.to(prediction.device), certainty.to(prediction.device).float()
                 )
                 self._write(index[k : k + 1], place[None], proposal[None])
+            crop = np.s_[k, : int(geometry[k, HEIGHT]), : int(geometry[k, WIDTH])]
             self._visits[image] = (
-                geometry[k].cpu(), prediction[k].cpu(), confidence[k].half().cpu()
+                geometry[k].cpu(), prediction[crop].cpu(), confidence[crop].half().cpu()
             )  # fmt: skip
 
     def _proposal(
@@ -267,11 +264,14 @@ class LabelCorrection(Ordered):
         trainer.strategy.barrier("label correction")
 
     def _write(self, index: Tensor, geometry: Tensor, proposal: Tensor) -> None:
-        """Change the labels of some images, and count the changes."""
-        wanted = (proposal != IGNORE).flatten(1).any(dim=1).tolist()
+        """Change the labels of some images, and count the changes.
+
+        What a proposal says of padding is not looked at.
+        """
         rows = zip(index.tolist(), geometry.tolist(), proposal.cpu().numpy(), strict=True)
-        for is_wanted, (image, place, pixels) in zip(wanted, rows, strict=True):
-            if is_wanted:
+        for image, place, padded in rows:
+            pixels = padded[: place[HEIGHT], : place[WIDTH]]
+            if (pixels != IGNORE).any():
                 self._count(image, self.data.correct_pseudo_label(image, place, pixels))
 
     def _true_label(self, image: int) -> Pixels | None:

@@ -15,7 +15,16 @@ from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
 from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory
-from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
+from sfseg.data.geometry import (
+    EvalView,
+    Geometry,
+    Image,
+    Size,
+    View,
+    pad_label,
+    resize_label,
+    size_by,
+)
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_label
@@ -257,8 +266,9 @@ class AdaptationData(LightningDataModule):
         if self.pseudo_labels is not None and "target" in batch:
             target = batch["target"]
             places = zip(target["index"].tolist(), target["geometry"].tolist(), strict=True)
+            size = (target["image"].shape[-2], target["image"].shape[-1])
             crops = [
-                crop_pseudo_label(self.pseudo_labels, index, Geometry(*place))
+                pad_label(crop_pseudo_label(self.pseudo_labels, index, Geometry(*place)), size)
                 for index, place in places
             ]
             label = torch.from_numpy(np.stack(crops))

@@ -11,9 +11,11 @@ from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.networks.adapters.prompt_adapter import PromptedBackbone, Variant
+from sfseg.networks.batch_norm import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
     Normalize,
+    at_one_size,
     feature_consistency,
     log_mixture,
     prediction_consistency,
@@ -22,6 +24,7 @@ from sfseg.ops.consistency import (
 )
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
+from sfseg.ops.padding import continued, of_pictures, valid_cells, valid_pixels
 from sfseg.types import IGNORE, StepOutput, TrainingBatch
 
 Correction = Literal["online", "offline", "elr", "none"]
@@ -98,36 +101,56 @@ class UniUVPT(EarlyLearningMethod):
         """One step on images of the target and their pseudo-labels."""
         target = batch["target"]
         image, label = target["image"].float() / 255, target["pseudo_label"]
-        logits, features = self._views(image)
-        own = logits[self.reference]
+        valid = valid_pixels(target)
+        logits, features, cells = self._views(image, valid)
+        own, shown = logits[self.reference], [of_pictures(view, valid) for view in logits]
         terms = {
             "lovasz": lovasz_softmax(own, label),
-            "entropy": self.entropy_weight * robust_entropy(own),
+            "entropy": self.entropy_weight * robust_entropy(shown[self.reference]),
         }
         if self.beta:
-            terms["predictions"] = self.beta * self._prediction_consistency(logits, label)
+            distance = self._prediction_consistency(shown, of_pictures(label, valid))
+            terms["predictions"] = self.beta * distance
         if self.alpha:
-            stages = [self._feature_consistency(views) for views in zip(*features, strict=True)]
+            stages = [
+                self._feature_consistency(views, own_cells)
+                for *views, own_cells in zip(*features, cells, strict=True)
+            ]
             terms["features"] = self.alpha * torch.stack(stages).sum()
         if self.correction == "elr":
-            terms["elr"] = self.early_learning(target, own)
+            terms["elr"] = self.early_learning(target, own, valid)
         with torch.no_grad():
             probability = log_mixture(logits, self._mixing()).exp()
         return self.output(terms, probability)
 
-    def _views(self, image: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Logits at image size, and the adapted features of all stages, of every scale."""
+    def _views(
+        self, image: Tensor, valid: Tensor | None = None
+    ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor | None]]:
+        """Logits at image size, and the adapted features of all stages, of every scale.
+
+        Of a batch with padding both go on there as at the border of the picture; the cells of the
+        features at scale 1 that belong to pictures come third, None where all do.
+        """
         size = (image.shape[-2], image.shape[-1])
         align = self.variant == "release"
         network = cast(Segmenter, self.network)
-        all_logits, all_features = [], []
+        all_logits, all_features, all_cells = [], [], []
         for scale in self.scales:
-            view = image if scale == 1 else _resized(image, _scaled(size, scale), align=align)
-            logits, features = network.forward_adapted(view)
-            all_logits.append(_resized(logits.float(), size, align=align))
+            view, seen, to = image, valid, _scaled(size, scale)
+            if scale != 1:
+                view = _resized(continued(image, valid), to, align=align)
+            if seen is not None:
+                seen = valid_cells(seen, to)
+                view = torch.where(seen[:, None], view, network.mean)
+            with statistics_of_pictures(network, seen):
+                logits, features = network.forward_adapted(view)
+            all_logits.append(_resized(continued(logits.float(), seen), size, align=align))
+            cells = [network.cells_of_pictures(seen, stage) for stage in features]
+            stages = [continued(*part) for part in zip(features, cells, strict=True)]
             # Padding is another part of each view, and would shift its features.
-            all_features.append([network.without_padding(stage, view) for stage in features])
-        return all_logits, all_features
+            all_features.append([network.without_padding(stage, view) for stage in stages])
+            all_cells.append(cells)
+        return all_logits, all_features, all_cells[self.reference]
 
     def _prediction_consistency(self, logits: list[Tensor], label: Tensor) -> Tensor:
         if self.variant == "paper":
@@ -136,7 +159,11 @@ class UniUVPT(EarlyLearningMethod):
             logits, weight_logits=self._mixing(), valid=label != IGNORE
         )
 
-    def _feature_consistency(self, views: Sequence[Tensor]) -> Tensor:
+    def _feature_consistency(self, views: Sequence[Tensor], cells: Tensor | None) -> Tensor:
+        if cells is not None:
+            align = self.variant == "release"
+            resized = at_one_size(views, self.reference, align_corners=align)
+            views = [of_pictures(view, cells) for view in resized]
         if self.variant == "paper":
             return feature_consistency(views, reference=self.reference, normalize=self.normalize)
         return released_feature_consistency(views, reference=self.reference)

@@ -1,18 +1,23 @@
-"""Statistics of batch normalisation, taken anew from other images."""
+"""Statistics of batch normalisation: of which images, and of which of their pixels."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfseg.errors import ConfigError
-from sfseg.modes import evaluating
+from sfseg.modes import evaluating, recomputes
 from sfseg.networks.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 FakeStatistics = Literal["own", "running"]
 """What a network normalises images with that a generator has made.
@@ -76,8 +81,134 @@ def passing_by(network: nn.Module, statistics: FakeStatistics) -> AbstractContex
     return own_statistics(network) if statistics == "own" else evaluating(network)
 
 
+@dataclass
+class _Running:
+    """What a layer has kept, while it normalises by other numbers."""
+
+    norm: _BatchNorm
+    mean: Tensor | None
+    variance: Tensor | None
+
+    @classmethod
+    def of(cls, norm: _BatchNorm) -> "_Running":
+        return cls(norm, norm.running_mean, norm.running_var)
+
+    def replace(self, device: torch.device) -> None:
+        """Normalise by mean 0 and variance 1, which nothing moves."""
+        width = self.norm.num_features
+        self.norm.training = False
+        self.norm.running_mean = torch.zeros(width, device=device)
+        self.norm.running_var = torch.ones(width, device=device)
+
+    def restore(self) -> None:
+        self.norm.training = True
+        self.norm.running_mean, self.norm.running_var = self.mean, self.variance
+
+    @torch.no_grad()
+    def move(self, mean: Tensor, variance: Tensor) -> None:
+        """As torch does after a batch in train mode."""
+        if self.mean is None or self.variance is None or not self.norm.track_running_stats:
+            return
+        assert self.norm.num_batches_tracked is not None
+        self.norm.num_batches_tracked.add_(1)
+        momentum = self.norm.momentum
+        factor = 1 / float(self.norm.num_batches_tracked) if momentum is None else momentum
+        self.mean.lerp_(mean.to(self.mean.dtype), factor)
+        self.variance.lerp_(variance.to(self.variance.dtype), factor)
+
+
+@contextmanager
+def statistics_of_pictures(
+    network: nn.Module, valid: Bool[Tensor, "B H W"] | None
+) -> Iterator[None]:
+    """Batch normalisation in train mode looks at pictures alone, not at what pads them.
+
+    Statistics of the batch, gradients and running statistics are those of cells that belong to
+    pictures. A batch without padding is left to torch. Layers that are in eval mode stay so. A
+    compiled network runs as it was written meanwhile.
+
+    Synchronised layers, and networks that compute activations again in the backward pass, see
+    padding; the log says so.
+
+    Args:
+        network: a :class:`sfseg.networks.segmenter.Segmenter`; it sees images of one size inside.
+        valid: pixels of these images that belong to pictures, see :mod:`sfseg.ops.padding`.
+    """
+    norms = [] if valid is None else _training_norms(network)
+    if valid is None or not norms:
+        yield
+        return
+    if recomputes(network) or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        _say_seen(round(100 * (1 - float(valid.float().mean()))))
+        yield
+        return
+    running = [_Running.of(norm) for norm in norms]
+    hooks = [
+        kept.norm.register_forward_pre_hook(
+            partial(_standardise, cast(Segmenter, network), valid, kept)
+        )
+        for kept in running
+    ]
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None
+    for kept in running:
+        kept.replace(valid.device)
+    try:
+        yield
+    finally:
+        network._compiled_call_impl = compiled
+        for kept, hook in zip(running, hooks, strict=True):
+            hook.remove()
+            kept.restore()
+
+
+def _standardise(
+    network: Segmenter,
+    valid: Bool[Tensor, "B H W"],
+    running: _Running,
+    norm: _BatchNorm,
+    inputs: tuple[Any, ...],
+) -> Tensor:
+    """What enters a layer, so that mean 0 and variance 1 normalise it by its own statistics."""
+    entering: Tensor = inputs[0]  # (B, C, h, w)
+    cells = network.at_cells(valid, entering, outside=0)
+    cells[:, 0, 0] = True  # a map may have a single cell
+    with torch.autocast(entering.device.type, enabled=False):
+        x = entering.to(torch.promote_types(entering.dtype, torch.float32))
+        counts = cells[:, None].to(x.dtype)
+        number, axes = counts.sum(), (0, 2, 3)
+        mean = (x * counts).sum(axes, keepdim=True) / number
+        centred = x - mean
+        variance = (centred.square() * counts).sum(axes, keepdim=True) / number
+        running.move(mean.flatten(), variance.flatten() * number / (number - 1).clamp_min(1))
+        # The layer divides by the root of 1 + eps.
+        scale = (1 + norm.eps) ** 0.5 * (variance + norm.eps).rsqrt()
+        standard: Tensor = centred * scale
+        return standard.to(entering.dtype)
+
+
+def _training_norms(network: nn.Module) -> list[_BatchNorm]:
+    """Those of maps: a layer of mere vectors sees no padding."""
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return [m for m in network.modules() if isinstance(m, kinds) and m.training]
+
+
+@cache
+def _say_seen(percent: int) -> None:
+    log.warning(
+        "%d %% of the pixels of a batch are padding, since its pictures are of several sizes: "
+        "synchronised batch normalisation sees them, and so does one whose activations are "
+        "computed again; choose data.target_view.crop, or the crop of the source, no larger than "
+        "the smallest picture",
+        percent,
+    )
+
+
 def reestimate(
-    network: Segmenter, image: Shaped[Tensor, "B 3 H W"], *, momentum: float
+    network: Segmenter,
+    image: Shaped[Tensor, "B 3 H W"],
+    *,
+    momentum: float,
+    valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Float[Tensor, "B K H W"]:
     """Move all running statistics towards those of a batch: r <- (1 - m) r + m b.
 
@@ -89,6 +220,7 @@ def reestimate(
         network: changed in place.
         image: the batch.
         momentum: m in [0, 1].
+        valid: pixels that belong to pictures; None: all, see :func:`statistics_of_pictures`.
 
     Returns:
         Logits by the statistics of the process's own batch.
@@ -99,12 +231,13 @@ def reestimate(
     try:
         for norm in norms:
             norm.momentum = 1.0  # running statistics are then the batch's
-        with torch.no_grad():
+        with torch.no_grad(), statistics_of_pictures(network, valid):
             logits: Tensor = network(image)
     finally:
         for norm, usual in zip(norms, momenta, strict=True):
             norm.momentum = usual
-    mean, variance = _of_all_processes(*_statistics(norms))
+    pixels = image[:, 0].numel() if valid is None else int(valid.sum())
+    mean, variance = _of_all_processes(*_statistics(norms), pixels=pixels)
     sizes = [norm.num_features for norm in norms]
     moved = (old.lerp(new, momentum) for old, new in zip(before, (mean, variance), strict=True))
     means, variances = (torch.split(flat, sizes) for flat in moved)
@@ -121,11 +254,14 @@ def _statistics(norms: list[_BatchNorm]) -> tuple[Tensor, Tensor]:
     return torch.cat(means), torch.cat(variances)
 
 
-def _of_all_processes(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def _of_all_processes(mean: Tensor, variance: Tensor, *, pixels: int) -> tuple[Tensor, Tensor]:
+    """Statistics of what all processes have seen, each of as many pixels as it says."""
     if not (dist.is_available() and dist.is_initialized()):
         return mean, variance
-    common = _average(mean)
-    return common, _average(variance + (mean - common).square())
+    seen = mean.new_tensor(float(pixels))
+    weight = seen / _average(seen)
+    common = _average(weight * mean)
+    return common, _average(weight * (variance + (mean - common).square()))
 
 
 def _average(value: Tensor) -> Tensor:

@@ -103,7 +103,7 @@ def feature_consistency(
     """
     if normalize not in ("elements", "positions"):
         raise ValueError(f"normalize must be 'elements' or 'positions', got {normalize!r}")
-    views = _at_one_size(features, reference, align_corners)
+    views = at_one_size(features, reference, align_corners=align_corners)
     squares = (views - views.mean(dim=0)).square()  # (m, B, C, h, w)
     return squares.mean() * (1 if normalize == "elements" else views.shape[2])
 
@@ -116,8 +116,22 @@ def released_feature_consistency(
     Meant for probabilities: of features, all that lies outside that range is lost, and where all
     views do, so is the gradient.
     """
-    views = _at_one_size(features, reference, align_corners=True).clamp(FLOOR, 1 - FLOOR)
+    views = at_one_size(features, reference, align_corners=True).clamp(FLOOR, 1 - FLOOR)
     return (views - views.mean(dim=0)).square().mean()
+
+
+def at_one_size(
+    features: Sequence[Float[Tensor, "B C h w"]], reference: int, *, align_corners: bool = False
+) -> Float[Tensor, "m B C H W"]:
+    """A stage's map in every view, at the size of one of them; see :func:`feature_consistency`."""
+    size = features[reference].shape[-2:]
+    resized = [
+        view.float()
+        if view.shape[-2:] == size
+        else F.interpolate(view.float(), size, mode="bilinear", align_corners=align_corners)
+        for view in features
+    ]
+    return torch.stack(resized)
 
 
 class _Divergence(torch.autograd.Function):
@@ -167,16 +181,3 @@ def _sum_of_divergences(
     for view in views:
         total = total + (view.exp() * (view - mixture)).sum(dim=1)
     return total
-
-
-def _at_one_size(
-    features: Sequence[Float[Tensor, "B C h w"]], reference: int, align_corners: bool
-) -> Float[Tensor, "m B C H W"]:
-    size = features[reference].shape[-2:]
-    resized = [
-        view.float()
-        if view.shape[-2:] == size
-        else F.interpolate(view.float(), size, mode="bilinear", align_corners=align_corners)
-        for view in features
-    ]
-    return torch.stack(resized)

@@ -103,16 +103,19 @@ def test_the_momentum_comes_back_after_an_error():
 
 
 def test_statistics_of_two_processes_are_those_of_all_images(monkeypatch):
-    values = torch.randn(2, 4, 30, dtype=torch.double) * 3 + torch.arange(2)[:, None, None]
+    values = [
+        k + 3 * torch.randn(4, pixels, dtype=torch.double) for k, pixels in ((0, 30), (1, 10))
+    ]
     mine, other = ((v.mean(dim=1), v.var(dim=1, correction=0)) for v in values)
-    everything = torch.cat(list(values), dim=1)
+    everything = torch.cat(values, dim=1)
     mean, variance = everything.mean(dim=1), everything.var(dim=1, correction=0)
-    answers = [other[0], other[1] + (other[0] - mean).square()]
+    # The second process has seen a third as much; both say how much, and what, weighted.
+    answers = [torch.tensor(10.0), 0.5 * other[0], 0.5 * (other[1] + (other[0] - mean).square())]
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", lambda total: total.add_(answers.pop(0)))
     given = [part.clone() for part in mine]
-    found = batch_norm._of_all_processes(*given)
+    found = batch_norm._of_all_processes(*given, pixels=30)
     torch.testing.assert_close(found, (mean, variance))
     torch.testing.assert_close(tuple(given), mine)
 

@@ -1,5 +1,6 @@
 """Running statistics moved by a batch, against statistics of what enters each layer."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from sfseg.networks.batch_norm import (
     passing_by,
     reestimate,
     require_moving_statistics,
+    statistics_of_pictures,
     tracking_norms,
     use_batch_statistics,
 )
@@ -157,3 +159,141 @@ def test_images_pass_statistics_by(statistics):
     assert model.training and not model.backbone.layers[3].training
     model.eval()
     assert torch.equal(logits, model(image)) == (statistics == "running")
+
+
+def padded(sizes, canvas=(6, 8), seed=2):
+    """Pictures in the corner of larger images of noise, and which pixels they have."""
+    image = 5 * torch.rand(len(sizes), 3, *canvas, generator=torch.Generator().manual_seed(seed))
+    valid = torch.zeros(len(sizes), *canvas, dtype=torch.bool)
+    for k, (height, width) in enumerate(sizes):
+        valid[k, :height, :width] = True
+    return image, valid
+
+
+SIZES = [(6, 3), (4, 8), (1, 1)]
+
+
+def test_statistics_are_those_of_the_pictures_pixel_by_pixel():
+    """All pictures in a row, without padding, is what every layer has seen."""
+    image, valid = padded(SIZES)
+    row = image.transpose(0, 1)[:, valid][None, :, None]  # (1, 3, 1, N)
+    model, expected = network(), network()
+    use_batch_statistics(model)
+    use_batch_statistics(expected)
+    with statistics_of_pictures(model, valid):
+        logits = model(image)
+    alone = expected(row)
+    torch.testing.assert_close(logits.transpose(0, 1)[:, valid], alone[0, :, 0])
+    for mine, theirs in zip(model.buffers(), expected.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    weight = torch.rand_like(alone)
+    (logits.transpose(0, 1)[:, valid] * weight[0, :, 0]).sum().backward()
+    (alone * weight).sum().backward()
+    for mine, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+    assert [n.training for n in tracking_norms(model)] == [True, True]
+
+
+def test_statistics_move_by_the_momentum_of_a_layer_or_are_the_mean_of_all():
+    model, expected = network(), network()
+    for made in (model, expected):
+        made.backbone.layers[1].momentum = None
+        made.train()
+    for seed in range(3):
+        image, valid = padded(SIZES, seed=seed)
+        row = image.transpose(0, 1)[:, valid][None, :, None]
+        torch.manual_seed(0)  # dropout draws for other shapes
+        with statistics_of_pictures(model, valid):
+            model(image)
+        expected(row)
+    torch.testing.assert_close(
+        model.backbone.layers[1].running_var, expected.backbone.layers[1].running_var
+    )
+    assert int(model.backbone.layers[1].num_batches_tracked) == 3
+
+
+def test_reestimated_statistics_leave_padding_out():
+    image, valid = padded(SIZES)
+    row = image.transpose(0, 1)[:, valid][None, :, None]
+    model, expected = network(), network()
+    logits = reestimate(model, image, momentum=0.25, valid=valid)
+    alone = reestimate(expected, row, momentum=0.25)
+    torch.testing.assert_close(logits.transpose(0, 1)[:, valid], alone[0, :, 0])
+    for mine, theirs in zip(model.buffers(), expected.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_batches_without_padding_and_running_statistics_are_left_to_torch():
+    image, valid = padded(SIZES)
+    fixed = network(batch_norm="frozen_statistics").train()
+    del fixed.backbone.layers[-1]  # has no other statistics than the batch's
+    for part, seen in ((fixed, valid), (network().train(), None)):
+        other = deepcopy(part)
+        torch.manual_seed(0)
+        with statistics_of_pictures(part, seen):
+            logits = part(image)
+        torch.manual_seed(0)
+        assert torch.equal(logits, other(image))
+        assert all(torch.equal(a, b) for a, b in zip(part.buffers(), other.buffers(), strict=True))
+
+
+def test_everything_is_as_before_after_an_error():
+    model, (image, valid) = network().train(), padded(SIZES)
+    before = list(model.buffers())
+    with pytest.raises(RuntimeError), statistics_of_pictures(model, valid):
+        model(image[:, :2])
+    assert all(a is b for a, b in zip(before, model.buffers(), strict=True))
+    assert all(norm.training for norm in tracking_norms(model))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_maps_of_a_coarser_grid_count_cells_by_their_centres():
+    """Cells of 2 x 2 pixels; of 5 x 7, the third row and the fourth column have their centre out.
+
+    The network pads to 6 x 8. A map of one cell counts once for each image.
+    """
+    model = network().train()
+    model.backbone.stride_multiple = 2
+    model.backbone.layers[0] = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 4, 1))
+    image, valid = padded([(5, 4), (2, 7)], (5, 7))
+    seen = []
+    norm = model.backbone.layers[1]
+    norm.momentum = 1.0
+    model.backbone.layers[0].register_forward_hook(lambda *part: seen.append(part[-1].detach()))
+    with statistics_of_pictures(model, valid):
+        model(image)
+    maps = seen[0]
+    assert maps.shape[-2:] == (3, 4)
+    cells = [maps[0, :, :2, :2].flatten(1), maps[1, :, :1, :3].flatten(1)]
+    values = torch.cat(cells, dim=1)
+    torch.testing.assert_close(norm.running_mean, values.mean(dim=1))
+    torch.testing.assert_close(norm.running_var, values.var(dim=1))
+    model.backbone.layers[0].append(nn.AdaptiveAvgPool2d(1))
+    with statistics_of_pictures(model, valid):
+        model(image)
+    torch.testing.assert_close(norm.running_mean, seen[1].mean(dim=(0, 2, 3)))
+
+
+def test_a_compiled_network_runs_as_it_was_written():
+    model, (image, valid) = network().train(), padded(SIZES)
+    ran = []
+    model._compiled_call_impl = lambda *arguments: ran.append(1) or model.forward(*arguments)
+    with statistics_of_pictures(model, valid):
+        model(image)
+    assert not ran
+    model(image)
+    assert ran
+
+
+@pytest.mark.parametrize("kind", ["synchronised", "recomputing"])
+def test_what_cannot_leave_padding_out_says_so(kind, caplog):
+    model, (_, valid) = network(), padded(SIZES)
+    if kind == "synchronised":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    else:
+        model.backbone.gradient_checkpointing = True
+    batch_norm._say_seen.cache_clear()
+    for _ in range(2):
+        with statistics_of_pictures(model, valid):
+            assert all(norm.training for norm in tracking_norms(model))
+    assert len(caplog.records) == 1 and "65 % of the pixels of a batch are padding" in caplog.text

@@ -88,10 +88,11 @@ class _Running:
     norm: _BatchNorm
     mean: Tensor | None
     variance: Tensor | None
+    training: bool
 
     @classmethod
     def of(cls, norm: _BatchNorm) -> "_Running":
-        return cls(norm, norm.running_mean, norm.running_var)
+        return cls(norm, norm.running_mean, norm.running_var, norm.training)
 
     def replace(self, device: torch.device) -> None:
         """Normalise by mean 0 and variance 1, which nothing moves."""
@@ -101,7 +102,7 @@ class _Running:
         self.norm.running_var = torch.ones(width, device=device)
 
     def restore(self) -> None:
-        self.norm.training = True
+        self.norm.training = self.training
         self.norm.running_mean, self.norm.running_var = self.mean, self.variance
 
     @torch.no_grad()
@@ -121,11 +122,11 @@ class _Running:
 def statistics_of_pictures(
     network: nn.Module, valid: Bool[Tensor, "B H W"] | None
 ) -> Iterator[None]:
-    """Batch normalisation in train mode looks at pictures alone, not at what pads them.
+    """Batch normalisation looks at pictures alone, not at what pads them.
 
     Statistics of the batch, gradients and running statistics are those of cells that belong to
-    pictures. A batch without padding is left to torch. Layers that are in eval mode stay so. A
-    compiled network runs as it was written meanwhile.
+    pictures. A batch without padding, and layers that normalise by running statistics, are left to
+    torch. A compiled network runs as it was written meanwhile.
 
     Synchronised layers, and networks that compute activations again in the backward pass, see
     padding; the log says so.
@@ -134,7 +135,7 @@ def statistics_of_pictures(
         network: a :class:`sfseg.networks.segmenter.Segmenter`; it sees images of one size inside.
         valid: pixels of these images that belong to pictures, see :mod:`sfseg.ops.padding`.
     """
-    norms = [] if valid is None else _training_norms(network)
+    norms = [] if valid is None else _norms_by_batch(network)
     if valid is None or not norms:
         yield
         return
@@ -186,10 +187,11 @@ def _standardise(
         return standard.to(entering.dtype)
 
 
-def _training_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Those of maps: a layer of mere vectors sees no padding."""
+def _norms_by_batch(network: nn.Module) -> list[_BatchNorm]:
+    """Layers of maps that use statistics of the batch; those of mere vectors see no padding."""
     kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
-    return [m for m in network.modules() if isinstance(m, kinds) and m.training]
+    found = [module for module in network.modules() if isinstance(module, kinds)]
+    return [norm for norm in found if norm.training or norm.running_mean is None]
 
 
 @cache

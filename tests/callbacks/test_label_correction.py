@@ -153,20 +153,20 @@ class World:
         for callback in callbacks:
             callback.on_fit_start(self.trainer, self.module)
 
-    def feed(self, step, *, is_skipped=False):
+    def feed(self, step, *, is_skipped=False, canvas=CROP):
         self.trainer.global_step += 1
         self.module.begin_step(is_skipped=is_skipped)
         outputs = {"prediction": step.prediction, "confidence": step.confidence}
         label = np.stack([
-            self._crop(int(k), place) for k, place in zip(*step[:2], strict=True)
+            self._crop(int(k), place, canvas) for k, place in zip(*step[:2], strict=True)
         ])  # fmt: skip
         target = {"index": step.index, "geometry": step.geometry}
         batch = {"target": target | {"pseudo_label": torch.from_numpy(label)}}
         for callback in self.trainer.callbacks:
             callback.on_train_batch_end(self.trainer, self.module, outputs, batch, 0)
 
-    def _crop(self, index, place):
-        crop = np.zeros(CROP, np.uint8)
+    def _crop(self, index, place, canvas):
+        crop = np.full(canvas, IGNORE, np.uint8)
         for pixel, seen in pixels(place.tolist()):
             crop[seen] = self.data.maps[index][pixel]
         return crop
@@ -256,6 +256,35 @@ def test_every_change_and_every_count_is_that_of_a_loop(rule, batch):
     assert found == sorted([*closed, *opening.values()], key=lambda o: (o.iteration, o.label))
     assert len(found) > 3 and all(o.changed > o.known > o.right_after > 0 for o in found)
     assert early.restarted == [(o.label, round(o.closed * IMAGES)) for o in closed]
+
+
+def padded(step, canvas, seed):
+    """The step with predictions of more than the crop, which are sure of everything."""
+    rng = torch.Generator().manual_seed(seed)
+    batch, (height, width) = len(step.index), CROP
+    prediction = torch.randint(0, CLASSES, (batch, *canvas), generator=rng, dtype=torch.uint8)
+    confidence = torch.full((batch, *canvas), 0.9999)
+    prediction[:, :height, :width] = step.prediction
+    confidence[:, :height, :width] = step.confidence
+    return step._replace(prediction=prediction, confidence=confidence)
+
+
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_what_is_predicted_of_padding_is_no_matter(rule):
+    worlds = []
+    for canvas in (CROP, (6, 9)):
+        early = Scripted({6: {1, 3}, 10: {0, 1}})
+        correction = LabelCorrection(quantile=0.4, open_for=10 / IMAGES, rule=rule)
+        worlds.append(World(correction, early))
+        for number, step in enumerate(steps(20, batch=2, seed=1)):
+            worlds[-1].feed(padded(step, canvas, number), canvas=canvas)
+    alone, wide = worlds
+    assert (alone.data.maps != Data().maps).any()
+    np.testing.assert_array_equal(wide.data.maps, alone.data.maps)
+    assert wide.correction.openings == alone.correction.openings
+    assert torch.equal(wide.correction._threshold, alone.correction._threshold)
+    kept = (world.correction.state_dict()["visits"] for world in worlds)
+    assert all(str(a) == str(b) for a, b in zip(*kept, strict=True))
 
 
 def test_a_class_that_is_open_does_not_open_twice():

@@ -19,7 +19,7 @@ from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
 from sfseg.ops.inference import Inference
-from sfseg.ops.padding import HEIGHT, WIDTH, ignore_padding, valid_pixels
+from sfseg.ops.padding import HEIGHT, WIDTH, ignore_padding, shown_pixels
 from sfseg.ops.processes import of_each_process
 from sfseg.storage.lightning_state import datamodule_of
 from sfseg.types import IGNORE, Batch
@@ -141,7 +141,7 @@ class LabelCorrection(Ordered):
         if self.mode in ("none", "elr") or step.is_skipped:
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
-        shown = ignore_padding(prediction, valid_pixels(batch["target"]))
+        shown = ignore_padding(prediction, shown_pixels(batch["target"]["geometry"], prediction))
         self._histogram += confidence_histogram(
             confidence, shown, num_classes=self.labels.num_classes
         )

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -15,19 +14,10 @@ from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
 from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory
-from sfseg.data.geometry import (
-    EvalView,
-    Geometry,
-    Image,
-    Size,
-    View,
-    pad_label,
-    resize_label,
-    size_by,
-)
+from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
-from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_label
+from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -267,11 +257,7 @@ class AdaptationData(LightningDataModule):
             target = batch["target"]
             places = zip(target["index"].tolist(), target["geometry"].tolist(), strict=True)
             size = (target["image"].shape[-2], target["image"].shape[-1])
-            crops = [
-                pad_label(crop_pseudo_label(self.pseudo_labels, index, Geometry(*place)), size)
-                for index, place in places
-            ]
-            label = torch.from_numpy(np.stack(crops))
+            label = torch.from_numpy(crop_pseudo_labels(self.pseudo_labels, places, size))
             target["pseudo_label"] = label.to(target["image"].device, non_blocking=True)
         return batch
 

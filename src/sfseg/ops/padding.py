@@ -7,7 +7,7 @@ hands back what it was given.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Integer, Shaped
 from torch import Tensor
 
 from sfseg.types import IGNORE, Batch
@@ -18,14 +18,20 @@ HEIGHT, WIDTH = 6, 7
 
 def valid_pixels(batch: Batch) -> Bool[Tensor, "B H W"] | None:
     """The pixels of a training batch that belong to pictures; None where no image is padded."""
-    image, geometry = batch["image"], batch["geometry"]
-    height, width = image.shape[-2:]
+    return shown_pixels(batch["geometry"], batch["image"])
+
+
+def shown_pixels(
+    geometry: Integer[Tensor, "B 9"], values: Shaped[Tensor, "B ..."]
+) -> Bool[Tensor, "B H W"] | None:
+    """The pixels of maps (B, ..., H, W) at which crops show something; None where all do."""
+    height, width = values.shape[-2:]
     tall, wide = geometry[:, HEIGHT, None], geometry[:, WIDTH, None]
     if not bool(((tall < height) | (wide < width)).any()):
         return None
     rows = torch.arange(height, device=geometry.device) < tall
     columns = torch.arange(width, device=geometry.device) < wide
-    return (rows[:, :, None] & columns[:, None]).to(image.device)
+    return (rows[:, :, None] & columns[:, None]).to(values.device)
 
 
 def each_picture(

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import TwoRanks
 from torch import nn
 
 from sfseg.errors import ConfigError
@@ -285,15 +286,43 @@ def test_a_compiled_network_runs_as_it_was_written():
     assert ran
 
 
-@pytest.mark.parametrize("kind", ["synchronised", "recomputing"])
-def test_what_cannot_leave_padding_out_says_so(kind, caplog):
-    model, (_, valid) = network(), padded(SIZES)
-    if kind == "synchronised":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
-    else:
-        model.backbone.gradient_checkpointing = True
+def test_a_network_that_recomputes_sees_padding_and_says_so(caplog):
+    model, (_, valid) = network().train(), padded(SIZES)
+    model.backbone.gradient_checkpointing = True
     batch_norm._say_seen.cache_clear()
     for _ in range(2):
         with statistics_of_pictures(model, valid):
             assert all(norm.training for norm in tracking_norms(model))
     assert len(caplog.records) == 1 and "65 % of the pixels of a batch are padding" in caplog.text
+
+
+@pytest.mark.parametrize("other", [[(2, 2), (5, 5)], None], ids=["padded", "whole"])
+def test_synchronised_statistics_are_those_of_the_pictures_of_all_processes(monkeypatch, other):
+    """Also where one process has no padding: then it must not go a way of its own."""
+    parts = [padded(SIZES), padded(other or [(6, 8)] * 2, seed=3)]
+    rows = [image.transpose(0, 1)[:, valid] for image, valid in parts]
+
+    def made():
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(network())
+        model.backbone.layers[3] = nn.Identity()  # dropout
+        return model.train()
+
+    expected = made()
+    alone = expected(torch.cat(rows, dim=1)[None, :, None])
+    alone.square().sum().backward()
+
+    def process(part):
+        model, (image, valid) = made_models[part], parts[part]
+        with statistics_of_pictures(model, None if part and other is None else valid):
+            logits = model(image)
+        logits.transpose(0, 1)[:, valid].square().sum().backward()
+        return logits.detach().transpose(0, 1)[:, valid]
+
+    made_models = [made(), made()]
+    found = TwoRanks(monkeypatch).run(process, range(2))
+    torch.testing.assert_close(torch.cat(found, dim=1), alone[0, :, 0].detach())
+    for model in made_models:
+        for mine, theirs in zip(model.buffers(), expected.buffers(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+    for one, two, theirs in zip(*(m.parameters() for m in (*made_models, expected)), strict=True):
+        torch.testing.assert_close(one.grad + two.grad, theirs.grad, rtol=1e-4, atol=1e-4)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sfseg.errors import ConfigError
 from sfseg.modes import evaluating, recomputes
 from sfseg.networks.segmenter import Segmenter
+from sfseg.ops.processes import are_several, is_so_in_any, sum_of_processes
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class _Running:
     variance: Tensor | None
     training: bool
 
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether the layer's statistics are those of all processes."""
+        return self.training and isinstance(self.norm, nn.SyncBatchNorm) and are_several()
+
     @classmethod
     def of(cls, norm: _BatchNorm) -> "_Running":
         return cls(norm, norm.running_mean, norm.running_var, norm.training)
@@ -128,22 +134,17 @@ def statistics_of_pictures(
     pictures. A batch without padding, and layers that normalise by running statistics, are left to
     torch. A compiled network runs as it was written meanwhile.
 
-    Synchronised layers, and networks that compute activations again in the backward pass, see
-    padding; the log says so.
+    Of several processes all come here at the same time. Networks that compute activations again in
+    the backward pass see padding; the log says so.
 
     Args:
         network: a :class:`sfseg.networks.segmenter.Segmenter`; it sees images of one size inside.
         valid: pixels of these images that belong to pictures, see :mod:`sfseg.ops.padding`.
     """
-    norms = [] if valid is None else _norms_by_batch(network)
-    if valid is None or not norms:
+    running = _looking_at_padding(network, valid)
+    if not running:
         yield
         return
-    if recomputes(network) or any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
-        _say_seen(round(100 * (1 - float(valid.float().mean()))))
-        yield
-        return
-    running = [_Running.of(norm) for norm in norms]
     hooks = [
         kept.norm.register_forward_pre_hook(
             partial(_standardise, cast(Segmenter, network), valid, kept)
@@ -152,7 +153,7 @@ def statistics_of_pictures(
     ]
     compiled, network._compiled_call_impl = network._compiled_call_impl, None
     for kept in running:
-        kept.replace(valid.device)
+        kept.replace(_device_of(network))
     try:
         yield
     finally:
@@ -164,43 +165,67 @@ def statistics_of_pictures(
 
 def _standardise(
     network: Segmenter,
-    valid: Bool[Tensor, "B H W"],
+    valid: Bool[Tensor, "B H W"] | None,
     running: _Running,
     norm: _BatchNorm,
     inputs: tuple[Any, ...],
 ) -> Tensor:
     """What enters a layer, so that mean 0 and variance 1 normalise it by its own statistics."""
     entering: Tensor = inputs[0]  # (B, C, h, w)
-    cells = network.at_cells(valid, entering, outside=0)
-    cells[:, 0, 0] = True  # a map may have a single cell
+    if valid is None:
+        cells = torch.ones_like(entering[:, 0], dtype=torch.bool)
+    else:
+        cells = network.at_cells(valid, entering, outside=0)
+        cells[:, 0, 0] = True  # a map may have a single cell
+    total = sum_of_processes if running.is_synchronised else _own
     with torch.autocast(entering.device.type, enabled=False):
         x = entering.to(torch.promote_types(entering.dtype, torch.float32))
         counts = cells[:, None].to(x.dtype)
-        number, axes = counts.sum(), (0, 2, 3)
-        mean = (x * counts).sum(axes, keepdim=True) / number
-        centred = x - mean
-        variance = (centred.square() * counts).sum(axes, keepdim=True) / number
-        running.move(mean.flatten(), variance.flatten() * number / (number - 1).clamp_min(1))
+        axes = (0, 2, 3)
+        sums = total(torch.cat([(x * counts).sum(axes), counts.sum()[None]]))
+        number = sums[-1]
+        mean = sums[:-1] / number
+        centred = x - mean[:, None, None]
+        variance = total((centred.square() * counts).sum(axes)) / number
+        running.move(mean, variance * number / (number - 1).clamp_min(1))
         # The layer divides by the root of 1 + eps.
         scale = (1 + norm.eps) ** 0.5 * (variance + norm.eps).rsqrt()
-        standard: Tensor = centred * scale
+        standard: Tensor = centred * scale[:, None, None]
         return standard.to(entering.dtype)
 
 
-def _norms_by_batch(network: nn.Module) -> list[_BatchNorm]:
-    """Layers of maps that use statistics of the batch; those of mere vectors see no padding."""
+def _looking_at_padding(network: nn.Module, valid: Bool[Tensor, "B H W"] | None) -> list[_Running]:
+    """Layers that would take statistics of padding, be it that of another process."""
+    if valid is None and not are_several():
+        return []
+    # Those of maps: a layer of mere vectors sees no padding.
     kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
-    found = [module for module in network.modules() if isinstance(module, kinds)]
-    return [norm for norm in found if norm.training or norm.running_mean is None]
+    norms = [module for module in network.modules() if isinstance(module, kinds)]
+    running = [_Running.of(n) for n in norms if n.training or n.running_mean is None]
+    if not running or recomputes(network):
+        if running and valid is not None:
+            _say_seen(round(100 * (1 - float(valid.float().mean()))))
+        return []
+    is_padded = valid is not None
+    if any(kept.is_synchronised for kept in running):
+        is_padded = is_so_in_any(is_padded, _device_of(network))
+    return running if is_padded else []
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _own(value: Tensor) -> Tensor:
+    return value
 
 
 @cache
 def _say_seen(percent: int) -> None:
     log.warning(
-        "%d %% of the pixels of a batch are padding, since its pictures are of several sizes: "
-        "synchronised batch normalisation sees them, and so does one whose activations are "
-        "computed again; choose data.target_view.crop, or the crop of the source, no larger than "
-        "the smallest picture",
+        "%d %% of the pixels of a batch are padding, since its pictures are of several sizes, and "
+        "batch normalisation sees them where activations are computed again: set "
+        "backbone.gradient_checkpointing=false, or choose crops no larger than the pictures",
         percent,
     )
 

@@ -10,16 +10,16 @@ from ranks import TwoRanks
 from torch import nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks import batch_norm
+from sfseg.networks import batch_norm, norm_of_pictures
 from sfseg.networks.batch_norm import (
     own_statistics,
     passing_by,
     reestimate,
     require_moving_statistics,
-    statistics_of_pictures,
     tracking_norms,
     use_batch_statistics,
 )
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 
 
@@ -289,7 +289,7 @@ def test_a_compiled_network_runs_as_it_was_written():
 def test_a_network_that_recomputes_sees_padding_and_says_so(caplog):
     model, (_, valid) = network().train(), padded(SIZES)
     model.backbone.gradient_checkpointing = True
-    batch_norm._say_seen.cache_clear()
+    norm_of_pictures._say_seen.cache_clear()
     for _ in range(2):
         with statistics_of_pictures(model, valid):
             assert all(norm.training for norm in tracking_norms(model))

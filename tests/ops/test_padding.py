@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from sfseg.data.geometry import Geometry, resize_label
 from sfseg.ops.padding import (
     at_centres,
+    cells_before,
     continued,
     each_picture,
     ignore_padding,
@@ -99,3 +100,12 @@ def test_every_picture_has_a_cell():
     assert cells.tolist() == [[[True, False], [False, False]]] * 3
     cells = valid_cells(valid, (3, 3))
     assert cells.sum(dim=(1, 2)).tolist() == [9, 2, 1]
+
+
+@pytest.mark.parametrize("side", [1, 4, 6, 7, 16])
+def test_cells_of_a_picture_are_counted(side):
+    for cells in range(1, side + 3):
+        for place in range(1, side + 1):
+            valid = (torch.arange(side) < place)[None, :, None]
+            expected = int(valid_cells(valid, (cells, 1)).sum())
+            assert cells_before(place, cells, side) == expected

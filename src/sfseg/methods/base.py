@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.methods.evaluation import Evaluation
-from sfseg.networks.batch_norm import statistics_of_pictures
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.inference import Inference
 from sfseg.ops.padding import valid_pixels
 from sfseg.optim import Rule, parameter_groups

@@ -16,8 +16,8 @@ from sfseg.checks import (
     require_weights,
 )
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.batch_norm import statistics_of_pictures
 from sfseg.networks.heads.head import Head, require_head, require_trained_features
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
 from sfseg.ops.losses import cross_entropy

@@ -5,8 +5,8 @@ from typing import Unpack
 from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.batch_norm import statistics_of_pictures
 from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
 from sfseg.ops.padding import of_pictures, valid_pixels

@@ -8,8 +8,8 @@ from torch import Tensor
 from sfseg.checks import require_at_least, require_positive, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.batch_norm import statistics_of_pictures
 from sfseg.networks.heads.head import Head, require_head
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.contrastive import (

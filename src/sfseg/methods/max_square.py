@@ -9,7 +9,7 @@ from sfseg.checks import require_options, require_positive, require_shares
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.adapters.choices import Part, train_only
-from sfseg.networks.batch_norm import statistics_of_pictures
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.max_square import (

@@ -14,7 +14,7 @@ from sfseg.checks import require_at_least, require_options, require_shares, requ
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Shared
 from sfseg.methods.dynamic_teacher import DynamicTeacherMethod
-from sfseg.networks.batch_norm import statistics_of_pictures
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.class_mix import class_mask, paste, rarity

@@ -17,7 +17,8 @@ from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.modes import held, recomputes
 from sfseg.networks.adversary import Generator, PatchDiscriminator, Rate, learning_rate
-from sfseg.networks.batch_norm import FakeStatistics, passing_by, statistics_of_pictures
+from sfseg.networks.batch_norm import FakeStatistics, passing_by
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.norm_statistics import NormStatistics, Reduction
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen

@@ -11,8 +11,8 @@ from torch import Tensor
 from sfseg.checks import require_options
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.batch_norm import statistics_of_pictures
 from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.losses import Normalize, cross_entropy
 from sfseg.ops.padding import continued, of_pictures, valid_pixels
 from sfseg.ops.styles import STYLES
@@ -116,8 +116,9 @@ class SourceGtA(Method):
         heads = [head for head in range(network.num_heads) if head != left_out]
         with statistics_of_pictures(network, valid):
             logits = network.forward_heads(image.to(network.mean.dtype), heads=heads)
-        shown = of_pictures(label, valid)
-        losses = [self._cross_entropy(of_pictures(scores, valid), shown) for scores in logits]
+        if self.normalize == "all":  # padding has no label, but would count among them
+            logits, label = [of_pictures(own, valid) for own in logits], of_pictures(label, valid)
+        losses = [self._cross_entropy(scores, label) for scores in logits]
         self.step.terms = {
             f"head_{k}": loss.detach() for k, loss in zip(heads, losses, strict=True)
         }

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Method, Shared
-from sfseg.networks.batch_norm import statistics_of_pictures
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import Normalize, cross_entropy
 from sfseg.ops.padding import of_pictures, valid_pixels
@@ -65,6 +65,6 @@ class SourceOnly(Method):
         return {"loss": self.total(terms)}
 
     def _cross_entropy(self, logits: Tensor, label: Tensor, valid: Tensor | None) -> Tensor:
-        # Padding has no label, but counts among "all" pixels.
-        shown, own = of_pictures(logits, valid), of_pictures(label, valid)
-        return cross_entropy(shown, own, normalize=self.normalize)
+        if self.normalize == "all":  # padding has no label, but would count among them
+            logits, label = of_pictures(logits, valid), of_pictures(label, valid)
+        return cross_entropy(logits, label, normalize=self.normalize)

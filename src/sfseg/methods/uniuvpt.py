@@ -11,7 +11,7 @@ from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.networks.adapters.prompt_adapter import PromptedBackbone, Variant
-from sfseg.networks.batch_norm import statistics_of_pictures
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
     Normalize,

@@ -5,8 +5,8 @@ from typing import Unpack
 from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.rounds import Rounds, SelfTraining
-from sfseg.networks.batch_norm import statistics_of_pictures
 from sfseg.networks.heads.auxiliary_decoders import AuxiliarySegmenter
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.padding import of_pictures, valid_pixels

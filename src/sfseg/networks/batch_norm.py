@@ -1,11 +1,8 @@
-"""Statistics of batch normalisation: of which images, and of which of their pixels."""
+"""Statistics of batch normalisation, taken anew from other images."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -14,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfseg.errors import ConfigError
-from sfseg.modes import evaluating, recomputes
+from sfseg.modes import evaluating
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
-from sfseg.ops.processes import are_several, is_so_in_any, sum_of_processes
-
-log = logging.getLogger(__name__)
 
 FakeStatistics = Literal["own", "running"]
 """What a network normalises images with that a generator has made.
@@ -80,154 +75,6 @@ def own_statistics(network: nn.Module) -> Iterator[None]:
 def passing_by(network: nn.Module, statistics: FakeStatistics) -> AbstractContextManager[None]:
     """The mode of a network for images that its running statistics shall not see."""
     return own_statistics(network) if statistics == "own" else evaluating(network)
-
-
-@dataclass
-class _Running:
-    """What a layer has kept, while it normalises by other numbers."""
-
-    norm: _BatchNorm
-    mean: Tensor | None
-    variance: Tensor | None
-    training: bool
-
-    @property
-    def is_synchronised(self) -> bool:
-        """Whether the layer's statistics are those of all processes."""
-        return self.training and isinstance(self.norm, nn.SyncBatchNorm) and are_several()
-
-    @classmethod
-    def of(cls, norm: _BatchNorm) -> "_Running":
-        return cls(norm, norm.running_mean, norm.running_var, norm.training)
-
-    def replace(self, device: torch.device) -> None:
-        """Normalise by mean 0 and variance 1, which nothing moves."""
-        width = self.norm.num_features
-        self.norm.training = False
-        self.norm.running_mean = torch.zeros(width, device=device)
-        self.norm.running_var = torch.ones(width, device=device)
-
-    def restore(self) -> None:
-        self.norm.training = self.training
-        self.norm.running_mean, self.norm.running_var = self.mean, self.variance
-
-    @torch.no_grad()
-    def move(self, mean: Tensor, variance: Tensor) -> None:
-        """As torch does after a batch in train mode."""
-        if self.mean is None or self.variance is None or not self.norm.track_running_stats:
-            return
-        assert self.norm.num_batches_tracked is not None
-        self.norm.num_batches_tracked.add_(1)
-        momentum = self.norm.momentum
-        factor = 1 / float(self.norm.num_batches_tracked) if momentum is None else momentum
-        self.mean.lerp_(mean.to(self.mean.dtype), factor)
-        self.variance.lerp_(variance.to(self.variance.dtype), factor)
-
-
-@contextmanager
-def statistics_of_pictures(
-    network: nn.Module, valid: Bool[Tensor, "B H W"] | None
-) -> Iterator[None]:
-    """Batch normalisation looks at pictures alone, not at what pads them.
-
-    Statistics of the batch, gradients and running statistics are those of cells that belong to
-    pictures. A batch without padding, and layers that normalise by running statistics, are left to
-    torch. A compiled network runs as it was written meanwhile.
-
-    Of several processes all come here at the same time. Networks that compute activations again in
-    the backward pass see padding; the log says so.
-
-    Args:
-        network: a :class:`sfseg.networks.segmenter.Segmenter`; it sees images of one size inside.
-        valid: pixels of these images that belong to pictures, see :mod:`sfseg.ops.padding`.
-    """
-    running = _looking_at_padding(network, valid)
-    if not running:
-        yield
-        return
-    hooks = [
-        kept.norm.register_forward_pre_hook(
-            partial(_standardise, cast(Segmenter, network), valid, kept)
-        )
-        for kept in running
-    ]
-    compiled, network._compiled_call_impl = network._compiled_call_impl, None
-    for kept in running:
-        kept.replace(_device_of(network))
-    try:
-        yield
-    finally:
-        network._compiled_call_impl = compiled
-        for kept, hook in zip(running, hooks, strict=True):
-            hook.remove()
-            kept.restore()
-
-
-def _standardise(
-    network: Segmenter,
-    valid: Bool[Tensor, "B H W"] | None,
-    running: _Running,
-    norm: _BatchNorm,
-    inputs: tuple[Any, ...],
-) -> Tensor:
-    """What enters a layer, so that mean 0 and variance 1 normalise it by its own statistics."""
-    entering: Tensor = inputs[0]  # (B, C, h, w)
-    if valid is None:
-        cells = torch.ones_like(entering[:, 0], dtype=torch.bool)
-    else:
-        cells = network.at_cells(valid, entering, outside=0)
-        cells[:, 0, 0] = True  # a map may have a single cell
-    total = sum_of_processes if running.is_synchronised else _own
-    with torch.autocast(entering.device.type, enabled=False):
-        x = entering.to(torch.promote_types(entering.dtype, torch.float32))
-        counts = cells[:, None].to(x.dtype)
-        axes = (0, 2, 3)
-        sums = total(torch.cat([(x * counts).sum(axes), counts.sum()[None]]))
-        number = sums[-1]
-        mean = sums[:-1] / number
-        centred = x - mean[:, None, None]
-        variance = total((centred.square() * counts).sum(axes)) / number
-        running.move(mean, variance * number / (number - 1).clamp_min(1))
-        # The layer divides by the root of 1 + eps.
-        scale = (1 + norm.eps) ** 0.5 * (variance + norm.eps).rsqrt()
-        standard: Tensor = centred * scale[:, None, None]
-        return standard.to(entering.dtype)
-
-
-def _looking_at_padding(network: nn.Module, valid: Bool[Tensor, "B H W"] | None) -> list[_Running]:
-    """Layers that would take statistics of padding, be it that of another process."""
-    if valid is None and not are_several():
-        return []
-    # Those of maps: a layer of mere vectors sees no padding.
-    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
-    norms = [module for module in network.modules() if isinstance(module, kinds)]
-    running = [_Running.of(n) for n in norms if n.training or n.running_mean is None]
-    if not running or recomputes(network):
-        if running and valid is not None:
-            _say_seen(round(100 * (1 - float(valid.float().mean()))))
-        return []
-    is_padded = valid is not None
-    if any(kept.is_synchronised for kept in running):
-        is_padded = is_so_in_any(is_padded, _device_of(network))
-    return running if is_padded else []
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
-def _own(value: Tensor) -> Tensor:
-    return value
-
-
-@cache
-def _say_seen(percent: int) -> None:
-    log.warning(
-        "%d %% of the pixels of a batch are padding, since its pictures are of several sizes, and "
-        "batch normalisation sees them where activations are computed again: set "
-        "backbone.gradient_checkpointing=false, or choose crops no larger than the pictures",
-        percent,
-    )
 
 
 def reestimate(

@@ -161,7 +161,7 @@ class Segmenter(nn.Module):
     ) -> Float[Tensor, "B K H W"]:
         """Scores of the padded image, of any smaller size, brought to the pixels of the image."""
         height, width = image.shape[-2:]
-        padded = self._padded_size(image)
+        padded = self.padded_size(image)
         if logits.shape[-2:] != padded:
             logits = F.interpolate(
                 logits, size=padded, mode="bilinear", align_corners=self.align_corners
@@ -178,6 +178,11 @@ class Segmenter(nn.Module):
         )
         return maps[..., :rows, :columns]
 
+    def padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
+        """Height and width of an image as the backbone sees it."""
+        height, width = image.shape[-2:]
+        return height + self._missing(height), width + self._missing(width)
+
     def at_cells(
         self, label: Shaped[Tensor, "B H W"], maps: Shaped[Tensor, "B C h w"], *, outside: int
     ) -> Shaped[Tensor, "B h w"]:
@@ -188,7 +193,7 @@ class Segmenter(nn.Module):
             maps: of the backbone or of a head, as they are made: with their padding.
             outside: of cells whose centre is in the padding.
         """
-        return at_centres(label, _grid(maps), padded=self._padded_size(label), outside=outside)
+        return at_centres(label, _grid(maps), padded=self.padded_size(label), outside=outside)
 
     def cells_of_pictures(
         self, valid: Bool[Tensor, "B H W"] | None, maps: Shaped[Tensor, "B C h w"]
@@ -203,7 +208,7 @@ class Segmenter(nn.Module):
         """
         if valid is None:
             return None
-        cells = valid_cells(valid, _grid(maps), padded=self._padded_size(valid))
+        cells = valid_cells(valid, _grid(maps), padded=self.padded_size(valid))
         return self.without_padding(cells, valid)
 
     def freeze(self, *parts: nn.Module | str) -> "Segmenter":
@@ -244,10 +249,6 @@ class Segmenter(nn.Module):
         # Looked up each time: Lightning may replace them by synchronised ones.
         kind = nn.modules.batchnorm._BatchNorm
         return (module for module in self.backbone.modules() if isinstance(module, kind))
-
-    def _padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
-        height, width = image.shape[-2:]
-        return height + self._missing(height), width + self._missing(width)
 
     def _missing(self, side: int) -> int:
         return -side % cast(int, self.backbone.stride_multiple)

@@ -45,10 +45,9 @@ def each_picture(
     """
     if valid is None:
         return [values]
-    sizes = zip(_extent(valid.any(dim=2)), _extent(valid.any(dim=1)), strict=True)
     return [
         own[..., :rows, :columns]
-        for own, (rows, columns) in zip(torch.split(values, 1), sizes, strict=True)
+        for own, (rows, columns) in zip(torch.split(values, 1), extents(valid), strict=True)
     ]
 
 
@@ -63,8 +62,9 @@ def of_pictures(values: Shaped[Tensor, "B ..."], valid: Bool[Tensor, "B h w"] | 
     """
     if valid is None:
         return values
-    rows = [own.flatten(-2) for own in each_picture(values, valid)]
-    return torch.cat(rows, dim=-1)[..., None, :]
+    # With channels last in memory, as heads lay their logits out.
+    rows = [own[0].movedim((-2, -1), (0, 1)).flatten(0, 1) for own in each_picture(values, valid)]
+    return torch.cat(rows).movedim(0, -1)[None, ..., None, :]
 
 
 def continued(
@@ -101,7 +101,7 @@ def shared_part(
     """The part of maps (B, ..., h, w) that all pictures have, from the top left corner."""
     if valid is None:
         return values
-    heights, widths = (_extent(valid.any(dim=axis)) for axis in (2, 1))
+    heights, widths = zip(*extents(valid), strict=True)
     return values[..., : min(heights), : min(widths)]
 
 
@@ -148,6 +148,19 @@ def at_centres(
     return seen.masked_fill(~is_inside, outside)
 
 
-def _extent(lines: Bool[Tensor, "B side"]) -> list[int]:
-    counts: list[int] = lines.sum(dim=1).tolist()
-    return counts
+def cells_before(place: int, cells: int, side: int) -> int:
+    """How many of an axis's cells belong to a picture, as in :func:`valid_cells`.
+
+    Args:
+        place: where the picture ends: its height or width in pixels.
+        cells: of the axis.
+        side: pixels that they cover.
+    """
+    # Centres are at (2 k + 1) side / (2 cells).
+    return min(cells, max(1, -((side - 2 * cells * place) // (2 * side))))
+
+
+def extents(valid: Bool[Tensor, "B h w"]) -> list[tuple[int, int]]:
+    """Rows and columns of every picture."""
+    heights, widths = valid.any(dim=2).sum(dim=1), valid.any(dim=1).sum(dim=1)
+    return list(zip(heights.tolist(), widths.tolist(), strict=True))

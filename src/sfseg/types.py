@@ -47,7 +47,7 @@ class StepOutput(TypedDict, total=False):
     """What ``training_step`` returns.
 
     loss: scalar with gradient.
-    prediction: (B, H, W) class ids of the target images, detached.
+    prediction: (B, H, W) class ids of the target images, detached; in padding any of them.
     confidence: (B, H, W) probability of the prediction in [0, 1], detached.
     """
 

@@ -17,11 +17,14 @@ IGNORE = 255
 class Batch(TypedDict):
     """Images of one domain.
 
-    image: (B, 3, H, W) uint8 RGB; networks normalise it on the device.
+    image: (B, 3, H, W) uint8 RGB; networks normalise it on the device. In training, pictures that
+        are smaller than the largest of the batch lie in the top left corner of theirs; the rest
+        is padding, see :func:`sfseg.ops.padding.valid_pixels`.
     label: (B, H, W) uint8 class ids, :data:`IGNORE` where there is none. In evaluation it has
         the label file's own size, which may differ from the image's.
     index: (B,) int64 position in the dataset.
-    geometry: (B, 9) int64, see :class:`sfseg.data.geometry.Geometry`.
+    geometry: (B, 9) int64, see :class:`sfseg.data.geometry.Geometry`; numbers 6 and 7 are the
+        height and width of what is shown of the picture.
     pseudo_label: (B, H, W) uint8 class ids that a model has given to images of the target, for
         methods that need ``pseudo_labels``; :data:`IGNORE` where there is none.
     left_out: index and reason of scenes that turned out unusable while this batch was read; the
@@ -44,7 +47,7 @@ class StepOutput(TypedDict, total=False):
     """What ``training_step`` returns.
 
     loss: scalar with gradient.
-    prediction: (B, H, W) class ids of the target images, detached.
+    prediction: (B, H, W) class ids of the target images, detached; in padding any of them.
     confidence: (B, H, W) probability of the prediction in [0, 1], detached.
     """
 

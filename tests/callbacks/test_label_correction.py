@@ -59,11 +59,11 @@ class Data:
         rows, columns = np.array(where, int).reshape(-1, 2).T
         return Change((rows, columns), np.array(before, np.uint8), np.array(after, np.uint8))
 
-    def crop_pseudo_labels(self, index, geometry):
-        crops = [
-            crop(self.maps[k], place) for k, place in zip(index.tolist(), geometry, strict=True)
-        ]
-        return torch.from_numpy(np.stack(crops))
+    def crop_pseudo_labels(self, index, geometry, canvas=CROP):
+        crops = np.full((len(index), *canvas), IGNORE, np.uint8)
+        for own, k, place in zip(crops, index.tolist(), geometry, strict=True):
+            own[: CROP[0], : CROP[1]] = crop(self.maps[k], place)
+        return torch.from_numpy(crops)
 
     def true_label(self, index):
         self.asked += 1
@@ -171,10 +171,10 @@ class World:
         for callback in callbacks:
             callback.on_fit_start(self.trainer, self.module)
 
-    def feed(self, step, *, is_skipped=False):
+    def feed(self, step, *, is_skipped=False, canvas=CROP):
         """Train on a step; returns the labels that it was shown."""
         self.trainer.global_step += 1
-        label = self.data.crop_pseudo_labels(step.index, step.geometry)
+        label = self.data.crop_pseudo_labels(step.index, step.geometry, canvas)
         target = {"index": step.index, "geometry": step.geometry, "pseudo_label": label}
         for callback in self.trainer.callbacks:
             callback.on_train_batch_start(self.trainer, self.module, {"target": target}, 0)
@@ -438,6 +438,35 @@ def test_thresholds_of_the_release_are_of_the_last_visit_of_every_image():
     for k in range(IMAGES):
         world.feed(seen(k, 1, 1 - 1e-3))
     assert correction._threshold[1] == torch.tensor(1 - 1e-3)
+
+
+def padded(step, canvas, seed):
+    """The step with predictions of more than the crop, which are sure of everything."""
+    rng = torch.Generator().manual_seed(seed)
+    batch, (height, width) = len(step.index), CROP
+    prediction = torch.randint(0, CLASSES, (batch, *canvas), generator=rng, dtype=torch.uint8)
+    confidence = torch.full((batch, *canvas), 0.9999)
+    prediction[:, :height, :width] = step.prediction
+    confidence[:, :height, :width] = step.confidence
+    return step._replace(prediction=prediction, confidence=confidence)
+
+
+@pytest.mark.parametrize("rule", ["paper", "release"])
+def test_what_is_predicted_of_padding_is_no_matter(rule):
+    worlds = []
+    for canvas in (CROP, (6, 9)):
+        early = Scripted({6: {1, 3}, 10: {0, 1}})
+        correction = LabelCorrection(quantile=0.4, open_for=10 / IMAGES, rule=rule)
+        worlds.append(World(correction, early))
+        for number, step in enumerate(steps(20, batch=2, seed=1)):
+            worlds[-1].feed(padded(step, canvas, number), canvas=canvas)
+    alone, wide = worlds
+    assert (alone.data.maps != Data().maps).any()
+    np.testing.assert_array_equal(wide.data.maps, alone.data.maps)
+    assert wide.correction.openings == alone.correction.openings
+    assert torch.equal(wide.correction._threshold, alone.correction._threshold)
+    kept = (world.correction.state_dict()["visits"] for world in worlds)
+    assert all(str(a) == str(b) for a, b in zip(*kept, strict=True))
 
 
 def test_a_class_that_is_open_does_not_open_twice():

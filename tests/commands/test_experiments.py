@@ -116,7 +116,8 @@ def take_step(method: Method, size: Sequence[int]) -> None:
         "label": label,
         "pseudo_label": label,
         "index": torch.arange(2),
-        "geometry": torch.tensor([[*size, *size, 0, 0, *size, 0]] * 2),
+        # Its numbers are read, also where tensors have none.
+        "geometry": torch.tensor([[*size, *size, 0, 0, *size, 0]] * 2, device="cpu"),
     }
     batch = {"source": scenes, "target": scenes}
     if method.automatic_optimization:

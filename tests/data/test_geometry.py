@@ -7,13 +7,13 @@ from make import ids
 from PIL import Image
 
 from sfseg.data.geometry import (
-    PAD_COLOUR,
     EvalView,
     Geometry,
     View,
     crop_image,
     crop_label,
     largest_share,
+    pad_label,
     resize_image,
     resize_label,
     restore_label,
@@ -26,13 +26,13 @@ HIDDEN = 200
 
 
 def random_geometry(seed, low=1.0, high=1.0, whole_scale=True):
-    """A crop anywhere in an image of odd or even size, often reaching past its end."""
+    """A crop anywhere in an image of odd or even size, often all of it."""
     rng = np.random.default_rng(seed)
     full = tuple(int(n) for n in rng.integers(1, 40, 2))
     factors = np.full(2, rng.uniform(low, high)) if whole_scale else rng.uniform(low, high, 2)
     scaled = tuple(max(1, round(n * f)) for n, f in zip(full, factors, strict=True))
-    crop = tuple(int(n) for n in rng.integers(1, 50, 2))
-    corner = tuple(int(rng.integers(max(0, s - c) + 1)) for s, c in zip(scaled, crop, strict=True))
+    crop = tuple(min(int(n), s) for n, s in zip(rng.integers(1, 50, 2), scaled, strict=True))
+    corner = tuple(int(rng.integers(s - c + 1)) for s, c in zip(scaled, crop, strict=True))
     return Geometry(*full, *scaled, *corner, *crop, int(rng.integers(2)))
 
 
@@ -59,7 +59,7 @@ def restored(cropped, geometry):
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_crop_flip_and_pad_are_undone_exactly(seed):
+def test_crop_and_flip_are_undone_exactly(seed):
     geometry = random_geometry(seed)
     label = distinct(geometry)
     back = restored(crop_label(label, geometry), geometry)
@@ -120,15 +120,14 @@ def test_labels_are_resized_as_by_opencv_and_pil(full, scaled):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_images_are_resized_then_cropped_padded_and_flipped(seed):
+def test_images_are_resized_then_cropped_and_flipped(seed):
     g = random_geometry(seed, 0.5, 2.0)
     rng = np.random.default_rng(seed)
     image = rng.integers(256, size=(g.full_height, g.full_width, 3)).astype(np.uint8)
     scaled = cv2.resize(image, (g.scaled_width, g.scaled_height), interpolation=cv2.INTER_LINEAR)
     expected = np.empty((g.height, g.width, 3), np.uint8)
     for y, x in np.ndindex(g.height, g.width):
-        inside = g.top + y < g.scaled_height and g.left + x < g.scaled_width
-        expected[y, x] = scaled[g.top + y, g.left + x] if inside else PAD_COLOUR
+        expected[y, x] = scaled[g.top + y, g.left + x]
     if g.flip:
         expected = expected[:, ::-1]
     found = crop_image(image, g)
@@ -144,10 +143,8 @@ def test_image_and_label_stay_aligned(seed):
     image = crop_image(np.stack([rows, columns, rows], axis=2), g).astype(int)
     for channel, coordinate in enumerate((rows, columns)):
         label = crop_label(coordinate, g)
-        visible = label != IGNORE
         # Half a pixel from the centre to the nearest, half from rounding to bytes.
-        assert np.abs(image[..., channel] - label)[visible].max() <= 1
-        assert (image[~visible] == PAD_COLOUR).all()
+        assert np.abs(image[..., channel] - label).max() <= 1
 
 
 def test_inputs_stay_as_they_are():
@@ -163,19 +160,64 @@ def test_inputs_stay_as_they_are():
 
 @pytest.mark.parametrize("full", [(32, 64), (10, 11), (1, 1), (200, 20)])
 @pytest.mark.parametrize("crop", [(16, 16), (33, 65), (64, 8)])
-def test_drawn_crops_lie_in_the_image_and_have_their_size(full, crop):
+def test_drawn_crops_lie_in_the_image_and_have_their_size_if_they_fit(full, crop):
     rng = np.random.default_rng(0)
     view = View(crop, ratio=(0.5, 2.0))
     label = np.zeros(full, np.uint8)
     for _ in range(50):
         g = view.draw(label, rng)
-        assert (g.full_height, g.full_width, g.height, g.width) == (*full, *crop)
-        assert 0 <= g.top <= max(0, g.scaled_height - crop[0])
-        assert 0 <= g.left <= max(0, g.scaled_width - crop[1])
+        assert (g.full_height, g.full_width) == full
+        size = min(crop[0], g.scaled_height), min(crop[1], g.scaled_width)
+        assert (g.height, g.width) == size
+        assert 0 <= g.top <= g.scaled_height - g.height
+        assert 0 <= g.left <= g.scaled_width - g.width
         for side, scaled in ((full[0], g.scaled_height), (full[1], g.scaled_width)):
             assert max(1, round(side * 0.5)) <= scaled <= round(side * 2)
-        assert crop_label(label, g).shape == crop
-        assert (crop_label(label, g) == 0).any()
+        assert crop_label(label, g).shape == size
+        assert (crop_label(label, g) == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_larger_crop_shows_the_same_picture_mirrored_as_often(seed):
+    """An image that is smaller than the crop is all that is seen of it."""
+    image = np.random.default_rng(seed).integers(256, size=(6, 9, 3)).astype(np.uint8)
+    views = (View(crop, ratio=(0.5, 1.5)) for crop in ((9, 14), (40, 14), (500, 800)))
+    drawn = [view.draw(image[..., 0], np.random.default_rng(seed)) for view in views]
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert drawn[0][4:8] == (0, 0, *drawn[0][2:4])
+    whole = resize_image(image, drawn[0][2:4])
+    np.testing.assert_array_equal(
+        crop_image(image, drawn[0]), whole[:, ::-1] if drawn[0].flip else whole
+    )
+
+
+def test_crops_that_fit_are_those_of_the_same_draws():
+    """What is drawn does not depend on whether some side of the crop is cut short."""
+    label = np.zeros((20, 30), np.uint8)
+    for seed in range(50):
+        rngs = [np.random.default_rng(seed) for _ in range(2)]
+        fits = View((10, 10)).draw(label, rngs[0])
+        longer = View((10, 99)).draw(label, rngs[1])
+        assert (fits.top, fits.flip) == (longer.top, longer.flip)
+        rng = np.random.default_rng(seed)
+        flip, top, left = int(rng.random() < 0.5), int(rng.integers(11)), int(rng.integers(21))
+        assert fits == (20, 30, 20, 30, top, left, 10, 10, flip)
+        assert [r.random() for r in rngs] == [rng.random()] * 2
+
+
+def test_crops_of_earlier_versions_reached_past_the_image():
+    """Padding below, and to the right before they were mirrored: it is not written anywhere."""
+    full = np.full((2, 3), HIDDEN, np.uint8)
+    seen = np.array([[9, 9, 2, 1, 0], [9, 9, 5, 4, 3], [9, 9, 9, 9, 9]], np.uint8)
+    restore_label(seen, Geometry(2, 3, 2, 3, 0, 0, 3, 5, 1), full)
+    np.testing.assert_array_equal(full, [[0, 1, 2], [3, 4, 5]])
+
+
+def test_labels_are_padded_below_and_to_the_right():
+    label = np.array([[1, 2, 3]], np.uint8)
+    expected = [[1, 2, 3, IGNORE], [IGNORE] * 4]
+    np.testing.assert_array_equal(pad_label(label, (2, 4)), expected)
+    assert pad_label(label, (1, 3)) is label
 
 
 def test_every_corner_flip_and_scale_is_drawn():

@@ -10,8 +10,8 @@ from make import Memory, ids, own_folder, picture
 
 from sfseg.data.check import Checks
 from sfseg.data.colour import ColourJitter
-from sfseg.data.folder import FolderDataset, collate
-from sfseg.data.geometry import EvalView, Geometry, View, restore_label
+from sfseg.data.folder import FolderDataset, collate, collate_crops
+from sfseg.data.geometry import PAD_COLOUR, EvalView, Geometry, View, restore_label
 from sfseg.data.layouts import folder
 from sfseg.data.module import AdaptationData
 from sfseg.errors import ConfigError, DataError
@@ -386,3 +386,37 @@ def test_a_batch_of_several_sizes_is_refused():
         collate([resized[0, 0], resized[0, 1]])
     both = FolderDataset(scenes, view=EvalView((8, 8), (4, 4)))
     assert collate([both[0, 0], both[0, 1]])["label"].shape == (2, 4, 4)
+
+
+def test_smaller_crops_of_a_batch_are_padded():
+    sizes = [(8, 12), (10, 5), (10, 12)]
+    images = [picture(k, size) for k, size in enumerate(sizes)]
+    labels = [ids(k, 2, size) for k, size in enumerate(sizes)]
+    scenes = Memory(images, labels)
+    samples = FolderDataset(scenes, view=View((10, 12), flip=1))
+    taken = [samples[0, k] for k in range(3)]
+    batch = collate_crops(taken)
+    assert batch["image"].shape == (3, 3, 10, 12) and batch["image"].dtype == torch.uint8
+    for k, (height, width) in enumerate(sizes):
+        assert batch["geometry"][k].tolist() == [*sizes[k], *sizes[k], 0, 0, *sizes[k], 1]
+        image = np.tile(np.array(PAD_COLOUR, np.uint8), (10, 12, 1))
+        label = np.full((10, 12), IGNORE, np.uint8)
+        image[:height, :width] = images[k][:, ::-1]
+        label[:height, :width] = labels[k][:, ::-1]
+        np.testing.assert_array_equal(batch["image"][k].permute(1, 2, 0), image)
+        np.testing.assert_array_equal(batch["label"][k], label)
+    assert torch.equal(collate_crops(taken[2:])["image"], taken[2]["image"][None])
+
+
+def test_a_crop_larger_than_the_images_changes_no_batch(tree):
+    """Neither what is shown nor how it is mirrored and coloured."""
+    found = []
+    for crop in ((32, 64), (100, 80)):
+        view = View(crop, ratio=(0.5, 1.0))
+        data = ready(tree, ["target"], views={"target": view}, colour=ColourJitter(probability=1))
+        found.append(training_batches(data, 5))
+    sizes = set()
+    for one, other in zip(*found, strict=True):
+        assert all(torch.equal(one["target"][k], other["target"][k]) for k in one["target"])
+        sizes |= {tuple(place[6:8]) for place in one["target"]["geometry"].tolist()}
+    assert len(sizes) > 3

@@ -1,11 +1,13 @@
 """What every method in ``conf/method`` must keep; a new one is tested by existing."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -16,10 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from sfseg.config.composition import CONF, build
+from sfseg.data.geometry import Geometry
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.networks import build as build_module
 from sfseg.networks.backbones.tiny import TinyTransformer
+from sfseg.networks.heads.head import Head
+from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.inference import Inference
 from sfseg.runs.preparation import network_of, student_of
@@ -291,3 +296,150 @@ def test_python_and_configuration_have_the_same_defaults(name: str) -> None:
         is_given = key in cfg and not OmegaConf.is_interpolation(cfg, key)
         if is_given and argument.default is not argument.empty:
             assert cfg[key] == argument.default, key
+
+
+class Pixels(nn.Module):
+    """A backbone that sees each pixel by itself: of padding, only a loss or a statistic can tell.
+
+    Its maps pass for features that a prompt has adapted, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stride_multiple, self.channels = 1, (8, 8)
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, 8, 1), nn.BatchNorm2d(8), nn.Tanh()) for width in (3, 8)
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        first = self.stages[0](image)
+        return [first, self.stages[1](first)]
+
+    def forward_features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        maps = self(image)
+        return maps, maps
+
+
+class PixelHead(Head):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes = 19
+        self.layer = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.classifier = nn.Conv2d(8, 19, 1)
+
+    def features(self, maps: Sequence[Tensor]) -> Tensor:
+        return cast(Tensor, self.layer(maps[-1]))
+
+    def classify(self, features: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        return 4 * cast(Tensor, self.classifier(features))
+
+
+PROMPTED = {"uniuvpt", "vpt_elr"}
+"""Methods whose adapter needs a transformer, in which every pixel sees all others."""
+DRAWS_PIXELS = {"source_gta"}
+"""Methods that draw as many numbers as an image has pixels."""
+
+
+class Case:
+    """A method with settings of its own; no two are the same, so that one is built once."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.name, self.options = name, options
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *self.options])
+
+
+SWITCHED = [
+    Case("gta", entropy_weight=1.0),
+    Case("max_square", image_weighting=True),
+    Case("mean_teacher", masked=1.0, mask_block=100, entropy_weight=1.0),
+    Case("source_gta", styles=["adain"], normalize="all"),
+    Case("source_only", normalize="all"),
+    Case("uniuvpt", correction="elr"),
+    Case("uniuvpt", variant="release"),
+    Case("vpt_elr", loss="lovasz", entropy_weight=1.0),
+]
+"""Settings that bring further losses."""
+EVERY = [*map(Case, METHODS), *SWITCHED]
+ALONE = [
+    case
+    for case in EVERY
+    # The published code stretches views from corner to corner, of whatever size a batch has.
+    if case.name not in DRAWS_PIXELS and "variant" not in case.options
+]
+SIZE, CANVAS = (32, 48), (40, 64)
+
+
+@cache
+def of_pixels(case: Case) -> Method:
+    """The method on a network of pixels, with all pixels drawn where some are."""
+    cfg = composed(case.name).copy()
+    cfg.data.adaptation.target_view.crop = list(SIZE)
+    cfg.data.adaptation.batch_size = 2
+    options = {"pixels": 10_000, "patches": 2}
+    options = {name: value for name, value in options.items() if name in cfg.method}
+    torch.manual_seed(0)
+    network: nn.Module = Segmenter(Pixels(), PixelHead())
+    if cfg.method.source_adapter is not None:
+        network = build(cfg.method.source_adapter)(network)
+    if case.name in PROMPTED:
+        options["adapter"] = None
+    if "student" in student_of(cfg, CITYSCAPES):
+        options["student"] = Segmenter(Pixels(), PixelHead())
+    method: Method = build(cfg.method)(
+        **options | case.options,
+        network=network,
+        labels=CITYSCAPES,
+        eval_domains=["target"],
+        inference=Inference(),
+    )
+    return method
+
+
+def padded(sizes: Sequence[tuple[int, int]], canvas: tuple[int, int], *, content: int) -> Recorder:
+    """Two pictures in images of one size; around them is what ``content`` says, 0 to 255."""
+    domains = {}
+    for domain, seed in (("source", 0), ("target", 1)):
+        rng = torch.Generator()
+        image = torch.full((2, 3, *canvas), content, dtype=torch.uint8)
+        label, pseudo_label = torch.full((2, 2, *canvas), IGNORE, dtype=torch.uint8)
+        rng.manual_seed(seed)
+        for k, (height, width) in enumerate(sizes):
+            of = np.s_[k, ..., :height, :width]
+            image[of] = torch.randint(0, 256, (3, height, width), generator=rng)
+            label[of] = torch.randint(0, 19, (height, width), generator=rng)
+            pseudo_label[of] = torch.randint(0, 19, (height, width), generator=rng)
+        domains[domain] = Batch(
+            image=image, label=label, index=torch.arange(2), pseudo_label=pseudo_label,
+            geometry=torch.tensor([Geometry.whole(size) for size in sizes]),
+        )  # fmt: skip
+    return Recorder(domains)
+
+
+def seen(case: Case, data: Recorder) -> dict[str, Tensor]:
+    """All terms of a step's losses, and what it has kept in buffers."""
+    method = deepcopy(of_pixels(case)).train()
+    torch.manual_seed(1)
+    loss = step(method, data)["loss"].detach()
+    terms = {"loss": loss} | method.terms | method.logged
+    return terms | {k: b.detach() for k, b in method.named_buffers() if b.is_floating_point()}
+
+
+def require_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_what_surrounds_pictures_is_not_looked_at(case: Case) -> None:
+    sizes = [(32, 64), (40, 48)]
+    dark, bright = (seen(case, padded(sizes, CANVAS, content=k)) for k in (0, 255))
+    require_close(dark, bright)
+
+
+@pytest.mark.parametrize("case", ALONE, ids=str)
+def test_the_same_pictures_padded_give_the_same_loss(case: Case) -> None:
+    alone, wide = (seen(case, padded([SIZE] * 2, canvas, content=0)) for canvas in (SIZE, CANVAS))
+    require_close(wide, alone)

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
@@ -54,10 +55,8 @@ def cosine(features, prototypes):
 @pytest.fixture
 def fixed(monkeypatch):
     """A strong view and positions that are known: half as bright, all pixels."""
-    monkeypatch.setattr(cpsl, "strong_view", lambda image, *, strength: image * strength)
-    monkeypatch.setattr(
-        cpsl, "random_positions", lambda b, pixels, **_: torch.arange(pixels).expand(b, -1)
-    )
+    monkeypatch.setattr(cpsl, "strong_view", lambda image, *, strength, valid: image * strength)
+    monkeypatch.setattr(cpsl, "random_positions", small.every_position)
 
 
 def expected_terms(method, data):

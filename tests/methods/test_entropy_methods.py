@@ -11,6 +11,7 @@ from torch import nn
 
 from sfseg.callbacks.ema import WeightAverage
 from sfseg.callbacks.finite import FiniteGuard
+from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError, NumericError
 from sfseg.labels import LabelSpace
 from sfseg.methods import bn_adapt
@@ -67,7 +68,8 @@ def make(name, model=None, **options):
 def batch(seed=0):
     random = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (2, 3, 6, 5), generator=random, dtype=torch.uint8)
-    return {"target": {"image": image, "index": torch.arange(2)}}
+    geometry = torch.tensor([Geometry.whole((6, 5))] * 2)
+    return {"target": {"image": image, "index": torch.arange(2), "geometry": geometry}}
 
 
 def step(method, data):

@@ -15,6 +15,7 @@ from sfseg.methods import dynamic_teacher, mean_teacher
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.confidence import BINS
 from sfseg.ops.label_free import soft_neighbourhood_density
+from sfseg.ops.padding import shown_pixels
 from sfseg.types import IGNORE
 
 pytestmark = QUIET
@@ -207,6 +208,40 @@ def test_labels_are_pasted_with_their_pixels(learnt):
         assert torch.equal(label[k][untouched], given[k][untouched])
 
 
+def with_sizes(data, *sizes):
+    """The batch, of whose images only so many rows and columns are a picture."""
+    data["target"]["geometry"] = torch.tensor([Geometry.whole(size) for size in sizes])
+    return data, shown_pixels(data["target"]["geometry"], data["target"]["label"])
+
+
+def test_padding_is_neither_pasted_nor_pasted_over(learnt):
+    method = make(colour=0.0, confidence=0.0, threshold_share=0.0)
+    data, valid = with_sizes(batch(), (32, 20), (16, 32), (24, 24))
+    shown = watch(method)
+    step(method, data)
+    ((mixed, _),), (label,) = shown, learnt
+    image = data["target"]["image"].float() / 255
+    for k in range(3):
+        donor = (k - 1) % 3
+        pasted = (mixed[k] != image[k]).any(dim=0)
+        assert pasted.any() and not (pasted & ~(valid[k] & valid[donor])).any()
+        assert torch.equal(label[k] != IGNORE, valid[k])
+    assert int(method._counts.sum()) == int(valid.sum())
+
+
+def test_the_share_is_that_of_the_pictures(learnt):
+    method = make(**PLAIN, weighting="share")
+    data, valid = with_sizes(batch(), (32, 20), (16, 32), (24, 24))
+    confidence, label = taught(method, data)
+    method.confidence = between(confidence)
+    shown = watch(method)
+    loss = step(method, data)
+    share = (confidence >= method.confidence)[valid].double().mean()
+    (_, logits), own = shown[0], label.masked_fill(~valid, IGNORE)
+    expected = share * F.cross_entropy(logits.double(), own, ignore_index=IGNORE)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_pixels_that_do_not_count_are_not_learnt_after_mixing(learnt):
     method, data = make(threshold_share=0.0), batch()
     confidence, _ = taught(method, data)
@@ -326,6 +361,10 @@ def test_a_score_is_the_density_of_a_hundred_pixels_without_dropout():
         torch.testing.assert_close(kept.score[k], soft_neighbourhood_density(rows))
     method.score_student(image[..., :4, :4])
     assert method._scored.position.shape == (3, 16)
+    _, valid = with_sizes(batch(), (32, 20), (7, 9), (24, 24))
+    method.score_student(image, valid)
+    kept = method._scored.position
+    assert kept.shape == (3, 63) and valid.flatten(1).gather(1, kept).all()
 
 
 def test_what_is_remembered_is_saved():

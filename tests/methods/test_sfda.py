@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from sfseg.data.geometry import Geometry
 from sfseg.data.geometry import View as Crop
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
@@ -75,6 +76,7 @@ def fit(method: SFDA, steps: int = 1) -> Trainer:
             "image": image,
             "label": torch.full((2, 32, 64), IGNORE, dtype=torch.uint8),
             "index": torch.arange(2),
+            "geometry": torch.tensor([Geometry.whole((32, 64))] * 2),
         }
     }
     trainer: Trainer = small.fit(method, [batch] * 5, max_steps=steps)
@@ -97,7 +99,7 @@ def test_update_table() -> None:
     method = make()
     view = View.of(method.network, target())
     feature = view.feature.detach()
-    assert reached(method, method.generator_loss(feature, 2)) == {"generator"}
+    assert reached(method, method.generator_loss([feature], 2)) == {"generator"}
     ranked = rank(view.logits, 2)
     assert reached(method, method.network_loss(view.logits, ranked, 2)) == {"network"}
     assert reached(method, method.discriminator_loss(ranked)) == {"discriminator"}
@@ -111,7 +113,7 @@ def test_every_term_moves_the_generator_by_itself(term: str) -> None:
     with torch.no_grad():  # or the two models agree on everything
         for parameter in method.network.parameters():
             parameter.mul_(1.1)
-    loss = method.generator_loss(View.of(method.network, target()).feature.detach(), 2)
+    loss = method.generator_loss([View.of(method.network, target()).feature.detach()], 2)
     assert reached(method, loss) == {"generator"}
     assert method.terms[f"generator/{term}"] != 0
 
@@ -217,7 +219,7 @@ def test_bounded_gain_of_the_generator() -> None:
     plain, bounded = make(), make(g_mae_transform="neglog1p")
     for method in (plain, bounded):
         torch.manual_seed(0)
-        method.generator_loss(View.of(method.network, target()).feature.detach(), 2)
+        method.generator_loss([View.of(method.network, target()).feature.detach()], 2)
     mae, logarithm = (m.terms["generator/mae"] for m in (plain, bounded))
     torch.testing.assert_close(logarithm, -torch.log1p(-mae))
 

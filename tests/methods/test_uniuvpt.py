@@ -219,7 +219,7 @@ def test_features_of_all_scales_show_the_same_place(size):
     """Padding is no part of the image, and another part of the padded one at every scale."""
     method = make(adapter=None, network=Coordinates())
     with torch.no_grad():
-        _, features = method._views(torch.zeros(1, 3, *size))
+        _, features, _ = method._views(torch.zeros(1, 3, *size))
     for stage, stride in zip(zip(*features, strict=True), (4, 8, 16, 32), strict=True):
         shape = tuple(-(-side // stride) for side in size)
         assert stage[1].shape[-2:] == shape

@@ -281,6 +281,31 @@ def test_padding_is_cut_off(kind: str, size: tuple[int, int]) -> None:
         assert torch.equal(shown, maps[..., : shown.shape[-2], : shown.shape[-1]])
 
 
+@pytest.mark.parametrize("size", [(32, 64), (33, 60), (40, 7), (61, 98)])
+def test_labels_of_cells_are_those_at_their_centres(size: tuple[int, int]) -> None:
+    """By hand, of a map that shows where each cell is: its centre is the corner of a third pixel.
+
+    Labels taken every stride-th pixel, from the first one on, would be those of corners.
+    """
+    network = Segmenter(CellMean(stride_multiple=32), FirstMap())
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
+    image = torch.zeros(1, 3, *size)
+    (maps,) = network.features(image)
+    for label, axis in ((rows, 0), (columns, 1)):
+        found = network.at_cells(label[None], maps, outside=-1)
+        assert found.shape[-2:] == maps.shape[-2:]
+        for cell, seen in enumerate(found[0].select(1 - axis, 0)):
+            centre = 4 * cell + 2
+            assert int(seen) == (centre if centre < size[axis] else -1)
+    valid = (rows < size[0] - 5) & (columns < size[1] // 2)
+    cells = network.cells_of_pictures(valid[None], maps)
+    assert cells is not None and cells.shape == network.without_padding(maps, image)[0, :1].shape
+    expected = valid[2::4, 2::4]
+    assert torch.equal(cells[0, : expected.shape[0], : expected.shape[1]], expected)
+    assert int(cells.sum()) == int(expected.sum())
+    assert network.cells_of_pictures(None, maps) is None
+
+
 def test_scores_of_cells_stand_on_their_pixels() -> None:
     """Between centres bilinear, and of the padded image: 6 x 6 pixels are 8 x 8 with padding."""
     network, image = Segmenter(CellMean(stride_multiple=8), FirstMap()), torch.rand(1, 3, 6, 6)

@@ -54,11 +54,21 @@ def expected(mine: View, fixed: View, target: Tensor) -> tuple[float, float, flo
 
 def test_terms_of_the_generator_are_those_of_the_equations() -> None:
     mine, fixed, target = views()
-    terms = Agreement(alpha=2.0, beta=0.5, tau=0.25).sought_by_generator(mine, fixed, target)
+    terms = Agreement(alpha=2.0, beta=0.5, tau=0.25).sought_by_generator(mine, fixed, [target])
     outputs, maps, divergence = expected(mine, fixed, target)
     assert float(terms["generator/mae"]) == pytest.approx(-2 * outputs, rel=1e-5)
     assert float(terms["generator/dad_ss"]) == pytest.approx(-0.5 * maps, rel=1e-5)
     assert float(terms["generator/dad_st"]) == pytest.approx(0.25 * divergence, rel=1e-4)
+
+
+def test_targets_of_several_sizes_come_one_by_one() -> None:
+    mine, fixed, target = views()
+    agreement = Agreement(tau=0.25)
+    together = agreement.sought_by_generator(mine, fixed, [target])
+    apart = agreement.sought_by_generator(mine, fixed, list(target.split(1)))
+    torch.testing.assert_close(apart, together)
+    larger = [target[:1], target[1:].repeat_interleave(2, dim=2)]
+    torch.testing.assert_close(agreement.sought_by_generator(mine, fixed, larger), together)
 
 
 def test_terms_of_the_network_are_the_same_distances_with_the_other_sign() -> None:
@@ -74,7 +84,7 @@ def test_terms_of_the_network_are_the_same_distances_with_the_other_sign() -> No
 def test_tau_is_beta_unless_given() -> None:
     mine, fixed, target = views()
     without, given = (
-        Agreement(beta=0.3, tau=tau).sought_by_generator(mine, fixed, target)["generator/dad_st"]
+        Agreement(beta=0.3, tau=tau).sought_by_generator(mine, fixed, [target])["generator/dad_st"]
         for tau in (None, 0.3)
     )
     assert torch.equal(without, given) and without > 0
@@ -83,7 +93,7 @@ def test_tau_is_beta_unless_given() -> None:
 def test_the_gain_of_the_generator_can_be_bounded() -> None:
     mine, fixed, target = views()
     plain, bounded = (
-        Agreement(alpha=3.0, g_mae_transform=kind).sought_by_generator(mine, fixed, target)
+        Agreement(alpha=3.0, g_mae_transform=kind).sought_by_generator(mine, fixed, [target])
         for kind in ("none", "neglog1p")
     )
     gain = -plain["generator/mae"] / 3

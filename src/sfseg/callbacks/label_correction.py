@@ -14,12 +14,14 @@ from torch import Tensor
 
 from sfseg.callbacks.base import trained
 from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
-from sfseg.callbacks.last_visits import LastVisits, of_all_processes
+from sfseg.callbacks.last_visits import LastVisits
 from sfseg.callbacks.order import Ordered
 from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
 from sfseg.ops.inference import Inference
+from sfseg.ops.padding import HEIGHT, WIDTH, ignore_padding, shown_pixels
+from sfseg.ops.processes import of_each_process
 from sfseg.storage.lightning_state import datamodule_of
 from sfseg.types import IGNORE
 
@@ -145,10 +147,9 @@ class LabelCorrection(Ordered):
         if not (self.looks_back and self.open):
             return
         target = batch["target"]
-        (index,) = of_all_processes(trainer, pl_module, [target["index"]])
-        if trainer.is_global_zero:
-            for image in index.tolist():
-                self._correct_visited(image)
+        images = torch.cat(of_each_process(target["index"])).tolist()
+        for image in images if trainer.is_global_zero else []:
+            self._correct_visited(image)
         self._wait(trainer)
         label = self.data.crop_pseudo_labels(target["index"], target["geometry"])
         target["pseudo_label"] = label.to(target["pseudo_label"].device, non_blocking=True)
@@ -160,14 +161,15 @@ class LabelCorrection(Ordered):
         if self.mode in ("none", "elr") or step.is_skipped:
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
-        parts = [target["index"], target["geometry"], prediction, confidence]
+        parts = (target["index"], target["geometry"], prediction, confidence)
         if self.looks_back:
-            parts = of_all_processes(trainer, pl_module, parts)
-            if trainer.is_global_zero:
-                self._visits.keep(*parts)
+            everyone = list(zip(*map(of_each_process, parts), strict=True))
+            for visits in everyone if trainer.is_global_zero else []:
+                self._visits.keep(*visits)
         else:
+            shown = ignore_padding(prediction, shown_pixels(target["geometry"], prediction))
             self._histogram += confidence_histogram(
-                confidence, prediction, num_classes=self.labels.num_classes
+                confidence, shown, num_classes=self.labels.num_classes
             )
         if step.early_learning is not None:
             if self.looks_back:
@@ -175,7 +177,7 @@ class LabelCorrection(Ordered):
             self._refresh()
             self._open(trainer, pl_module, step.iteration, step.early_learning.slowed)
         if not self.looks_back:
-            self._correct_crops(trainer, pl_module, parts)
+            self._correct_crops(trainer, parts)
             self._close()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -240,12 +242,12 @@ class LabelCorrection(Ordered):
                     self.early.restart(label)
 
     def _correct_crops(
-        self, trainer: Trainer, pl_module: LightningModule, parts: list[Tensor]
+        self, trainer: Trainer, parts: tuple[Tensor, Tensor, Tensor, Tensor]
     ) -> None:
         """Write what this step says of the images of all processes."""
         if self.mode == "online" and self.open:
-            index, geometry, *predicted = of_all_processes(trainer, pl_module, parts)
-            if trainer.is_global_zero:
+            everyone = list(zip(*map(of_each_process, parts), strict=True))
+            for index, geometry, *predicted in everyone if trainer.is_global_zero else []:
                 self._write(index, geometry, self._proposal(*predicted))
             self._wait(trainer)
 
@@ -296,11 +298,14 @@ class LabelCorrection(Ordered):
         trainer.strategy.barrier("label correction")
 
     def _write(self, index: Tensor, geometry: Tensor, proposal: Tensor) -> None:
-        """Change the labels of some images, and count the changes."""
-        wanted = (proposal != IGNORE).flatten(1).any(dim=1).tolist()
+        """Change the labels of some images, and count the changes.
+
+        What a proposal says of padding is not looked at.
+        """
         rows = zip(index.tolist(), geometry.tolist(), proposal.cpu().numpy(), strict=True)
-        for is_wanted, (image, place, pixels) in zip(wanted, rows, strict=True):
-            if is_wanted:
+        for image, place, padded in rows:
+            pixels = padded[: place[HEIGHT], : place[WIDTH]]
+            if (pixels != IGNORE).any():
                 self._count(image, self.data.correct_pseudo_label(image, place, pixels))
 
     def _true_label(self, image: int) -> Pixels | None:

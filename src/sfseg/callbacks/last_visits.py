@@ -7,14 +7,15 @@ and a class is closed where something is measured.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Integer, UInt8
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from sfseg.ops.confidence import BINS, confidence_histogram
+from sfseg.ops.padding import HEIGHT, WIDTH
 
 
 class Visit(NamedTuple):
@@ -53,9 +54,10 @@ class LastVisits:
         for k, image in enumerate(index.tolist()):
             if (before := self.read(image)) is not None:
                 self.histogram -= self._counts(before.prediction, before.confidence)
-            self.histogram += self._counts(prediction[k], confidence[k])
+            crop = np.s_[k, : int(geometry[k, HEIGHT]), : int(geometry[k, WIDTH])]
+            self.histogram += self._counts(prediction[crop], confidence[crop])
             self._visits[image] = Visit(
-                geometry[k].cpu(), prediction[k].cpu(), confidence[k].float().cpu()
+                geometry[k].cpu(), prediction[crop].cpu(), confidence[crop].float().cpu()
             )
 
     def _counts(self, prediction: Tensor, confidence: Tensor) -> Integer[Tensor, "K bins"]:
@@ -73,13 +75,3 @@ class LastVisits:
             image: Visit(geometry, prediction, confidence.float())
             for image, (geometry, prediction, confidence) in state_dict.items()
         }
-
-
-def of_all_processes(
-    trainer: Trainer, pl_module: LightningModule, parts: list[Tensor]
-) -> list[Tensor]:
-    """What every process has of a step, one after the other."""
-    if trainer.world_size == 1:
-        return parts
-    gathered = cast(list[Tensor], pl_module.all_gather(parts))
-    return [part.flatten(0, 1) for part in gathered]

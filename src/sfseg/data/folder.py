@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from sfseg.data.colour import Distortion
 from sfseg.data.geometry import (
+    PAD_COLOUR,
     EvalView,
     Geometry,
     Image,
@@ -18,6 +19,7 @@ from sfseg.data.geometry import (
     View,
     crop_image,
     crop_label,
+    pad_label,
     resize_label,
     size_by,
 )
@@ -60,7 +62,7 @@ class Scenes(Protocol):
 
 
 class Sample(TypedDict):
-    """One element of a :class:`sfseg.types.Batch`, without the batch axis.
+    """One element of a :class:`sfseg.types.Batch`, without the batch axis; nothing pads its image.
 
     left_out: index and reason of scenes before this one that turned out unusable, if any did.
     """
@@ -234,6 +236,26 @@ def collate(samples: list[Sample]) -> Batch:
     if found:
         batch["left_out"] = found
     return batch
+
+
+def collate_crops(samples: list[Sample]) -> Batch:
+    """:func:`collate` of training samples, the smaller of which are padded.
+
+    Below and to the right, to the largest height and the largest width among them: images with
+    :data:`sfseg.data.geometry.PAD_COLOUR`, labels with IGNORE. ``geometry`` says what is shown.
+    """
+    height, width = (max(sample["label"].shape[axis] for sample in samples) for axis in (0, 1))
+    return collate([_padded(sample, (height, width)) for sample in samples])
+
+
+def _padded(sample: Sample, size: Size) -> Sample:
+    shown = (sample["label"].shape[0], sample["label"].shape[1])
+    if shown == size:
+        return sample
+    image = torch.tensor(PAD_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, *size)
+    image[:, : shown[0], : shown[1]] = sample["image"]
+    label = torch.from_numpy(pad_label(sample["label"].numpy(), size))
+    return {**sample, "image": image, "label": label}
 
 
 ScenesFactory = Callable[[], Scenes]

@@ -1,8 +1,11 @@
-"""Scale, crop, flip and pad with cv2, and the way back to the full image.
+"""Scale, crop and flip with cv2, and the way back to the full image.
 
 A :class:`Geometry` holds whole numbers only, so that a pixel of a crop and the pixel of the
 full image it shows are matched exactly in both directions. Labels are never resized and then
 cropped: the rows and columns of the crop are looked up in the full label at once.
+
+Crops show nothing but the image. What makes those of a batch one size, where some images are
+smaller than the crop, is put below them and to their right once they are stacked.
 """
 
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ Image = NDArray[np.uint8]
 """(H, W, 3) RGB or (H, W) class ids."""
 
 PAD_COLOUR = (124, 116, 104)
-"""The ImageNet mean: zero after normalisation."""
+"""Of what pads the images of a batch: the ImageNet mean, zero after normalisation."""
 CROP_TRIES = 10
 
 
@@ -27,8 +30,7 @@ class Geometry(NamedTuple):
     """Where a crop lies: in pixels of the scaled image, with the sizes before and after.
 
     full_*: size of the file; scaled_*: size after resizing; top, left, height, width: the crop,
-    which may reach past the scaled image (padding below and to the right); flip: 1 if mirrored
-    left to right after cropping.
+    which lies in the scaled image; flip: 1 if mirrored left to right after cropping.
     """
 
     full_height: int
@@ -53,7 +55,8 @@ class View:
     """How training crops are drawn from an image.
 
     Args:
-        crop: size of the crop in pixels.
+        crop: size of the crop in pixels; an image that has fewer, after resizing, is shown whole
+            along that side.
         resize: size of the image before cropping; None keeps the file's own.
         ratio: range of a random factor on top of that size.
         flip: probability of a mirrored crop.
@@ -102,10 +105,11 @@ class View:
         low, high = self.ratio
         scaled = self._scaled(full, rng.uniform(low, high) if low < high else low)
         flip = int(rng.random() < self.flip)
+        size = (min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1]))
         for _ in range(CROP_TRIES):
-            top = int(rng.integers(max(0, scaled[0] - self.crop[0]) + 1))
-            left = int(rng.integers(max(0, scaled[1] - self.crop[1]) + 1))
-            geometry = Geometry(*full, *scaled, top, left, *self.crop, flip)
+            top = int(rng.integers(scaled[0] - size[0] + 1))
+            left = int(rng.integers(scaled[1] - size[1] + 1))
+            geometry = Geometry(*full, *scaled, top, left, *size, flip)
             if label is None or self.max_share == 1:
                 break
             if largest_share(crop_label(label, geometry)) < self.max_share:
@@ -173,29 +177,23 @@ def largest_share(label: Image) -> float:
 
 
 def crop_image(image: Image, geometry: Geometry) -> Image:
-    """Bilinear resize, crop, pad and flip of an (H, W, 3) image.
+    """Bilinear resize, crop and flip of an (H, W, 3) image.
 
     An image that has been resized to the scaled size already is only cropped.
     """
     g = geometry
     image = resize_image(image, (g.scaled_height, g.scaled_width))
     image = image[g.top : g.top + g.height, g.left : g.left + g.width]
-    below, right = g.height - image.shape[0], g.width - image.shape[1]
-    if below or right:
-        image = _as_uint8(
-            cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT, value=PAD_COLOUR)
-        )
     return _as_uint8(cv2.flip(image, 1)) if g.flip else image
 
 
 def crop_label(label: Image, geometry: Geometry) -> Image:
-    """Nearest-neighbour counterpart of :func:`crop_image`; padding becomes IGNORE."""
+    """Nearest-neighbour counterpart of :func:`crop_image`."""
     g = geometry
     height, width = label.shape
     rows = _look_up(np.arange(g.top, g.top + g.height), g.scaled_height, height)
     columns = _look_up(np.arange(g.left, g.left + g.width), g.scaled_width, width)
-    cropped = np.full((g.height, g.width), IGNORE, np.uint8)
-    cropped[: len(rows), : len(columns)] = label[rows].take(columns, axis=1)
+    cropped = label[rows].take(columns, axis=1)
     return _as_uint8(cv2.flip(cropped, 1)) if g.flip else cropped
 
 
@@ -213,11 +211,20 @@ def resize_label(label: Image, size: Size) -> Image:
     return crop_label(label, Geometry.whole((label.shape[0], label.shape[1]), size))
 
 
+def pad_label(label: Image, size: Size) -> Image:
+    """A label map (H, W) with IGNORE below it and to its right, so that it has a size."""
+    if label.shape == size:
+        return label
+    below, right = size[0] - label.shape[0], size[1] - label.shape[1]
+    return np.pad(label, ((0, below), (0, right)), constant_values=IGNORE)
+
+
 def restore_label(cropped: Image, geometry: Geometry, full: Image) -> None:
     """Write a label map of the crop into ``full`` (full_height, full_width), in place.
 
     Every full-image pixel that the crop shows takes the value of the crop pixel at its place;
-    pixels outside the crop keep theirs.
+    pixels outside the crop keep theirs. A crop may reach past the scaled image, as those of earlier
+    versions did: what it has there is not looked at.
     """
     g = geometry
     if cropped.shape != (g.height, g.width) or full.shape != (g.full_height, g.full_width):
@@ -237,12 +244,8 @@ def restore_label(cropped: Image, geometry: Geometry, full: Image) -> None:
 
 
 def _look_up(positions: NDArray[np.int64], size: int, other: int) -> NDArray[np.int64]:
-    """The pixel of an axis of ``other`` pixels under each pixel centre of an axis of ``size``.
-
-    Positions past the end are dropped.
-    """
-    inside = positions[positions < size]
-    return (2 * inside + 1) * other // (2 * size)
+    """The pixel of an axis of ``other`` pixels under each pixel centre of an axis of ``size``."""
+    return (2 * positions + 1) * other // (2 * size)
 
 
 def _as_uint8(image: object) -> Image:

@@ -7,7 +7,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from sfseg.data.folder import FolderDataset, Sample, collate
+from sfseg.data.folder import FolderDataset, Sample, collate, collate_crops
+from sfseg.data.geometry import View
 
 
 def loader(
@@ -25,7 +26,7 @@ def loader(
     return DataLoader(
         dataset,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate_crops if isinstance(dataset.view, View) else collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_one_thread,
         persistent_workers=persistent and num_workers > 0,

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
@@ -19,7 +18,7 @@ from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactor
 from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
-from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_label
+from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -262,11 +261,15 @@ class AdaptationData(LightningDataModule):
         return batch
 
     def crop_pseudo_labels(self, index: Tensor, geometry: Tensor) -> Tensor:
-        """Pseudo-labels (B, H, W) of crops of the target's training images as they are now."""
+        """Pseudo-labels (B, H, W) of crops of the target's training images as they are now.
+
+        H and W are those of the largest crop; around smaller ones is IGNORE.
+        """
         assert self.pseudo_labels is not None, "served before training"
-        places = zip(index.tolist(), geometry.tolist(), strict=True)
-        crops = [crop_pseudo_label(self.pseudo_labels, k, Geometry(*place)) for k, place in places]
-        return torch.from_numpy(np.stack(crops))
+        places = [Geometry(*place) for place in geometry.tolist()]
+        size = (max(place.height for place in places), max(place.width for place in places))
+        crops = zip(index.tolist(), places, strict=True)
+        return torch.from_numpy(crop_pseudo_labels(self.pseudo_labels, crops, size))
 
     def correct_pseudo_label(
         self, index: int, geometry: Sequence[int], proposal: Image

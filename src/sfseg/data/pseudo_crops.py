@@ -1,10 +1,11 @@
 """Pseudo-labels of crops: cut from those of the whole image, and written back to them."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sfseg.data.geometry import Geometry, Image, crop_label, restore_label
+from sfseg.data.geometry import Geometry, Image, Size, crop_label, pad_label, restore_label
 from sfseg.pseudo.patch import Patch
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.pseudo.store import PseudoLabelStore
@@ -27,6 +28,20 @@ class Correction(NamedTuple):
 def crop_pseudo_label(labels: PseudoLabels, index: int, geometry: Geometry) -> Image:
     """Pseudo-labels (H, W) of a crop, whatever the size that they are kept at."""
     return crop_label(labels.read(index).label, geometry)
+
+
+def crop_pseudo_labels(
+    labels: PseudoLabels, places: Iterable[tuple[int, Sequence[int]]], size: Size
+) -> Image:
+    """Those (B, H, W) of a batch of crops, of one size: IGNORE around smaller ones.
+
+    Args:
+        labels: of the images.
+        places: number of the image and geometry of every crop.
+        size: of the largest crop.
+    """
+    crops = (crop_pseudo_label(labels, index, Geometry(*place)) for index, place in places)
+    return np.stack([pad_label(crop, size) for crop in crops])
 
 
 def correct(store: PseudoLabelStore, index: int, geometry: Geometry, proposal: Image) -> Correction:

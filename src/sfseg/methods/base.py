@@ -17,11 +17,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.methods.evaluation import Evaluation
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.inference import Inference
+from sfseg.ops.padding import valid_pixels
 from sfseg.optim import Rule, parameter_groups
 from sfseg.randomness import seed32
 from sfseg.storage.lightning_state import count_first_optimizer_only
-from sfseg.types import Step, StepOutput
+from sfseg.types import Batch, Step, StepOutput
 
 
 class Shared(TypedDict):
@@ -96,6 +98,16 @@ class Method(Evaluation):
         """Whether the network predicts before the first step what its source model does."""
         return "source_model" in self.shared["needs"]
 
+    def look(self, images: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, K, H, W) of a batch, and which of its pixels belong to pictures.
+
+        None says that all do. Of the others nothing may be learnt, see :mod:`sfseg.ops.padding`;
+        batch normalisation does not look at them.
+        """
+        valid = valid_pixels(images)
+        with statistics_of_pictures(self.network, valid):
+            return self(images["image"]), valid
+
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """What the optimiser is made from; a method with weights beside its network adds them."""
         return parameter_groups(
@@ -144,7 +156,7 @@ class Method(Evaluation):
 
         Args:
             terms: of the loss, see :meth:`total`.
-            probability: of the classes of the target's images, detached.
+            probability: of the classes of the target's images, detached; of any value in padding.
         """
         confidence, prediction = probability.max(dim=1)
         return {

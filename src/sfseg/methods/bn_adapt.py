@@ -15,6 +15,7 @@ from sfseg.methods.base import Method, Shared
 from sfseg.networks.batch_norm import reestimate, require_moving_statistics, tracking_norms
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import normalized_entropy
+from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.types import StepOutput, TrainingBatch
 
 
@@ -74,10 +75,12 @@ class BNAdapt(Method):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One batch of unlabelled images of the target."""
         momentum = self.momentum_of(int(self.batches))
-        network = cast(Segmenter, self.network)
-        logits = reestimate(network, batch["target"]["image"], momentum=momentum)
+        network, target = cast(Segmenter, self.network), batch["target"]
+        valid = valid_pixels(target)
+        logits = reestimate(network, target["image"], momentum=momentum, valid=valid)
         self.batches += 1
-        loss = self.total({"entropy": normalized_entropy(logits).mean()})
+        entropy = normalized_entropy(of_pictures(logits, valid)).mean()
+        loss = self.total({"entropy": entropy})
         self.logged["momentum"] = torch.tensor(momentum)
         return {"loss": loss + 0 * self.clock}
 

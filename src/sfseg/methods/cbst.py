@@ -32,8 +32,8 @@ class CBST(SelfTraining):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
-        label = batch["target"]["pseudo_label"]
-        logits = self(batch["target"]["image"])
+        label = batch["target"]["pseudo_label"]  # IGNORE in padding
+        logits, _ = self.look(batch["target"])
         terms = {"cross_entropy": cross_entropy(logits, label)}
         if self.mrkld_weight:
             terms["mrkld"] = self.mrkld_weight * uniform_divergence(logits, label)

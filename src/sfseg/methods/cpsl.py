@@ -17,11 +17,14 @@ from sfseg.checks import (
 )
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.heads.head import Head, require_head, require_trained_features
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import strong_view
+from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.ops.pixels import at_positions, enqueue, random_positions
+from sfseg.ops.processes import of_each_process
 from sfseg.ops.prototypes import class_sums, cosine_scores, prototype_consistency, rectified_label
 from sfseg.ops.sinkhorn import self_labelling
 from sfseg.ops.symmetric import symmetric_cross_entropy
@@ -133,6 +136,7 @@ class CPSL(Method):
         """One step on images of the target and their pseudo-labels."""
         network, target = cast(Segmenter, self.network), batch["target"]
         head, image = cast(Head, network.head), target["image"].float() / 255
+        valid = valid_pixels(target)
         with torch.no_grad():
             maps = network.features(image)
             average = cast(Head, self.teacher.network)
@@ -141,20 +145,23 @@ class CPSL(Method):
             scores = network.enlarge(goal, image)
             label = rectified_label(scores, soft, temperature=self.temperature)
             label.masked_fill_(target["pseudo_label"] == IGNORE, IGNORE)
-        features = head.features(maps)
-        logits = network.enlarge(head.classify(features, maps), image).float()
+        with statistics_of_pictures(network, valid):
+            features = head.features(maps)
+            logits = network.enlarge(head.classify(features, maps), image).float()
+        cells = network.cells_of_pictures(valid, features)
         learn = cross_entropy if self.label_loss == "cross_entropy" else symmetric_cross_entropy
         terms = {"labels": learn(logits, label)}
         if self.consistency_weight:
             with torch.no_grad():
-                maps = network.features(strong_view(image, strength=self.colour))
-            strong = cosine_scores(head.features(maps), self.averages)
-            views = (network.without_padding(part, image) for part in (strong, goal))
+                maps = network.features(strong_view(image, strength=self.colour, valid=valid))
+            with statistics_of_pictures(network, valid):
+                strong = cosine_scores(head.features(maps), self.averages)
+            views = (of_pictures(network.without_padding(v, image), cells) for v in (strong, goal))
             distance = prototype_consistency(*views, temperature=self.temperature)
             terms["consistency"] = self.consistency_weight * distance
         if self.labelling_weight:
-            own = network.without_padding(features, image)
-            terms["self_labelling"] = self.labelling_weight * self._self_labelling(own)
+            own = self._self_labelling(network.without_padding(features, image), cells)
+            terms["self_labelling"] = self.labelling_weight * own
         return self.output(terms, logits.detach().float().softmax(dim=1))
 
     def on_train_start(self) -> None:
@@ -178,10 +185,7 @@ class CPSL(Method):
         if self.step.is_skipped:
             return
         if self._fresh is not None:
-            fresh = self._fresh
-            if self.trainer.world_size > 1:
-                fresh = cast(Tensor, self.all_gather(fresh)).flatten(0, 1)
-            enqueue(self.queue, self.queued, fresh)
+            enqueue(self.queue, self.queued, torch.cat(of_each_process(self._fresh)))
         if self.iteration % self.trainer.accumulate_grad_batches == 0:
             self.teacher.follow(cast(Segmenter, self.network).head, self.momentum)
             self.averages.lerp_(self.prototypes.detach(), 1 - self.momentum)
@@ -198,19 +202,15 @@ class CPSL(Method):
                 features = head.features(maps)
                 logits = head.classify(features, maps)
                 label = F.interpolate(logits, features.shape[-2:], mode="bilinear").argmax(dim=1)
-                shown = network.without_padding(features, image)
-                rows, columns = shown.shape[-2:]
-                sums, counts = class_sums(
-                    shown, label[:, :rows, :columns], num_classes=len(self.share)
-                )
+                parts = (network.without_padding(part, image) for part in (features, label))
+                sums, counts = class_sums(*parts, num_classes=len(self.share))
                 total += sums
                 count += counts
         return F.normalize(total, dim=1), count
 
-    def _self_labelling(self, features: Tensor) -> Tensor:
+    def _self_labelling(self, features: Tensor, cells: Tensor | None) -> Tensor:
         """Cross-entropy of drawn pixels against what Sinkhorn's algorithm assigns to them."""
-        batch, _, height, width = features.shape
-        places = random_positions(batch, height * width, count=self.pixels, device=features.device)
+        places = random_positions(features, count=self.pixels, valid=cells)
         drawn = F.normalize(at_positions(features, places).float(), dim=2)  # (B, n, C)
         self._fresh = drawn.detach().flatten(0, 1)
         return self_labelling(

@@ -10,6 +10,7 @@ from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.modes import evaluating
 from sfseg.ops.label_free import neighbourhood_densities
+from sfseg.ops.processes import of_each_process
 
 SCORED_PIXELS = 100
 """Of each image; like the next three a value of DT-ST's published code."""
@@ -48,10 +49,18 @@ class DynamicTeacherMethod(Method):
         self.remembered: list[Remembered] = []
         self._scored: Remembered | None = None
 
-    def score_student(self, image: Tensor) -> None:
-        """Score the student on images (B, 3, H, W), at pixels that are drawn now."""
+    def score_student(self, image: Tensor, valid: Tensor | None = None) -> None:
+        """Score the student on images (B, 3, H, W), at pixels that are drawn now.
+
+        Args:
+            image: of the target.
+            valid: which pixels belong to pictures, see :meth:`Method.look`.
+        """
         pixels = image[0, 0].numel()
         order = torch.rand(len(image), pixels, device=image.device)
+        if valid is not None:
+            order.masked_fill_(~valid.flatten(1), -1.0)
+            pixels = int(valid.flatten(1).sum(dim=1).min())
         position = order.topk(min(SCORED_PIXELS, pixels), dim=1).indices
         self._scored = Remembered(image, position, self._score(image, position))
 
@@ -83,7 +92,10 @@ class DynamicTeacherMethod(Method):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.dynamic_teacher:
-            checkpoint["remembered"] = [self._of_all_processes(kept) for kept in self.remembered]
+            checkpoint["remembered"] = [
+                [[own.cpu() for own in of_each_process(part)] for part in kept]
+                for kept in self.remembered
+            ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -98,11 +110,6 @@ class DynamicTeacherMethod(Method):
             Remembered(*(part[self.global_rank % len(part)] for part in kept))
             for kept in checkpoint["remembered"]
         ]
-
-    def _of_all_processes(self, kept: Remembered) -> list[Tensor]:
-        if self.trainer.world_size == 1:
-            return [part[None].cpu() for part in kept]
-        return [part.cpu() for part in cast(list[Tensor], self.all_gather(list(kept)))]
 
     @torch.no_grad()
     def _score(self, image: Tensor, position: Tensor) -> Tensor:

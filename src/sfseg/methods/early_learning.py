@@ -1,15 +1,16 @@
 """Early-learning regularisation (ELR; Liu et al., NeurIPS 2020) as a part of methods."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Unpack, cast
+from typing import Any, ClassVar, Unpack
 
-import torch.distributed as dist
 from torch import Tensor
 
 from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.ops.elr import TemporalEnsemble, elr_regularizer
+from sfseg.ops.padding import of_pictures
+from sfseg.ops.processes import of_each_process
 from sfseg.types import Batch
 
 
@@ -46,15 +47,22 @@ class EarlyLearningMethod(Method):
         self.is_regularized = is_regularized
         self.ensemble = TemporalEnsemble(elr_momentum)
 
-    def early_learning(self, target: Batch, logits: Tensor) -> Tensor:
-        """The weighted regulariser, with means that this step has already moved."""
-        seen = [target["index"], target["geometry"], logits.detach().float().softmax(dim=1)]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # An image may come to another process in the next pass.
-            seen = [part.flatten(0, 1) for part in cast(list[Tensor], self.all_gather(seen))]
-        self.ensemble.update(seen[0], seen[1], seen[2])
+    def early_learning(self, target: Batch, logits: Tensor, valid: Tensor | None) -> Tensor:
+        """The weighted regulariser, with means that this step has already moved.
+
+        Args:
+            target: images of the target.
+            logits: of them.
+            valid: which of their pixels belong to pictures, see :meth:`Method.look`.
+        """
+        seen = (target["index"], target["geometry"], logits.detach().float().softmax(dim=1))
+        # An image may come to another process in the next pass.
+        for index, geometry, probability in zip(*map(of_each_process, seen), strict=True):
+            self.ensemble.update(index, geometry, probability)
         kept = self.ensemble.read(target["index"], target["geometry"], logits)
-        return self.elr_weight * elr_regularizer(logits, kept)
+        return self.elr_weight * elr_regularizer(
+            of_pictures(logits, valid), of_pictures(kept, valid)
+        )
 
     def undo_step(self) -> Callable[[], None]:
         before = self.ensemble.state_dict()

@@ -6,8 +6,10 @@ from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
+from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.types import StepOutput, TrainingBatch
 
 
@@ -41,12 +43,14 @@ class GtA(Method):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels; the loss is the heads' sum."""
-        image, label = batch["target"]["image"], batch["target"]["pseudo_label"]
-        network = self.network
+        network, target = self.network, batch["target"]
         assert isinstance(network, LeaveOneOutSegmenter)
-        logits = network.forward_heads(image)
+        valid = valid_pixels(target)
+        with statistics_of_pictures(network, valid):
+            logits = network.forward_heads(target["image"])
         losses = [
-            lovasz_softmax(head, label) + self.entropy_weight * robust_entropy(head)
+            lovasz_softmax(head, target["pseudo_label"])
+            + self.entropy_weight * robust_entropy(of_pictures(head, valid))
             for head in logits
         ]
         terms = {f"head_{k}": loss for k, loss in enumerate(losses)}

@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple, Unpack, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sfseg.checks import require_at_least, require_positive, require_shares, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.heads.head import Head, require_head
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.contrastive import (
@@ -21,8 +21,9 @@ from sfseg.ops.contrastive import (
     weighted_cross_entropy,
 )
 from sfseg.ops.masking import strong_view
+from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.ops.pixels import at_positions, random_positions
-from sfseg.types import Batch, StepOutput, TrainingBatch
+from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
 MEMORY = 0.9
 """Of the weights of absent classes, per iteration."""
@@ -32,7 +33,7 @@ class View(NamedTuple):
     """What a network says of images.
 
     logits: (B, K, H, W) of the head and, if asked for, of the auxiliary head.
-    features: (B, C, h, w) that the head's classifier gets.
+    features: (B, C, h, w) that the head's classifier gets, with the padding of the network.
     """
 
     logits: list[Tensor]
@@ -124,20 +125,21 @@ class HCL(Method):
         """One step on images of the target and their pseudo-labels."""
         target = batch["target"]
         image, label = target["image"].float() / 255, target["pseudo_label"]
+        valid = valid_pixels(target)
         with torch.no_grad():
             average = self._view(self.teacher.network, image)
             before = self._view(self.historical.network, image)
-        own = self._view(self.network, self._distorted(image))
-        weight = self._class_weight(label)
-        losses = [
-            weighted_cross_entropy(mine, label, weight * historical_agreement(now, then))
-            for mine, now, then in zip(own.logits, average.logits, before.logits, strict=True)
-        ]
+        with statistics_of_pictures(self.network, valid):
+            own = self._view(self.network, self._distorted(image, valid))
+        weight, losses = self._class_weight(label, valid), []
+        for mine, now, then in zip(own.logits, average.logits, before.logits, strict=True):
+            parts = (mine, label, weight * historical_agreement(now, then))
+            losses.append(weighted_cross_entropy(*(of_pictures(part, valid) for part in parts)))
         terms = {"labels": losses[0]}
         if self.aux_weight:
             terms["auxiliary"] = self.aux_weight * losses[1]
         if self.contrast_weight:
-            terms["contrast"] = self.contrast_weight * self._contrast(own, average, target)
+            terms["contrast"] = self.contrast_weight * self._contrast(own, average, target, valid)
         return self.output(terms, own.logits[0].detach().float().softmax(dim=1))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -177,34 +179,32 @@ class HCL(Method):
         if network.aux_head is not None and self.aux_weight:
             scores.append(network.aux_head([maps[network.aux_level]]))
         logits = [network.enlarge(own, image).float() for own in scores]
-        return View(logits, network.without_padding(features, image))
+        return View(logits, features)
 
-    def _distorted(self, image: Tensor) -> Tensor:
-        return strong_view(image, strength=self.colour) if self.colour else image
+    def _distorted(self, image: Tensor, valid: Tensor | None) -> Tensor:
+        return strong_view(image, strength=self.colour, valid=valid) if self.colour else image
 
-    def _class_weight(self, label: Tensor) -> Tensor:
+    def _class_weight(self, label: Tensor, valid: Tensor | None) -> Tensor:
         """Weight (B, H, W) of every pixel by its class."""
         if not self.class_balance:
             return torch.ones_like(label, dtype=torch.float32)
         counts = pixel_counts(label, num_classes=len(self.absence))
         self._counts = counts.sum(dim=0).float()
-        is_rare = counts < self.rare_share * label[0].numel()
+        pixels = label[0].numel() if valid is None else valid.sum(dim=(1, 2))[:, None]
+        is_rare = counts < self.rare_share * pixels
         # Of the batches before: the shares of this one may be known to other processes only.
         return of_pixels(torch.where(is_rare, self.rare_weight, 1.0) * self.absence, label)
 
-    def _contrast(self, own: View, average: View, target: Batch) -> Tensor:
-        """The instance discrimination among pixels drawn from each image."""
-        size = own.features.shape[-2:]
-        places = random_positions(
-            len(own.features), size.numel(), count=self.pixels, device=own.features.device
-        )
-        trusted = reliability(average.logits[0])[:, None]
-        label = F.interpolate(target["pseudo_label"][:, None].float(), size, mode="nearest")
-        weight = F.interpolate(trusted, size, mode="bilinear", align_corners=False)
+    def _contrast(self, own: View, average: View, target: Batch, valid: Tensor | None) -> Tensor:
+        """The instance discrimination among cells drawn from each image."""
+        network, image = cast(Segmenter, self.network), target["image"]
+        label = network.at_cells(target["pseudo_label"], own.features, outside=IGNORE)
+        trust = network.at_cells(reliability(average.logits[0]), own.features, outside=1)
+        maps = (own.features, average.features, label[:, None], trust[:, None])
+        shown = [network.without_padding(part, image) for part in maps]
+        cells = network.cells_of_pictures(valid, own.features)
+        places = random_positions(shown[0], count=self.pixels, valid=cells)
+        mine, theirs, label, trust = (at_positions(part, places) for part in shown)
         return historical_contrast(
-            at_positions(own.features, places),
-            at_positions(average.features, places),
-            at_positions(label, places)[..., 0].long(),
-            at_positions(weight, places)[..., 0],
-            temperature=self.temperature,
+            mine, theirs, label[..., 0].long(), trust[..., 0], temperature=self.temperature
         )

@@ -10,6 +10,7 @@ from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import entropy
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.negative_learning import negative_learning, negative_rank
+from sfseg.ops.padding import of_pictures
 from sfseg.types import StepOutput, TrainingBatch
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -58,11 +59,12 @@ class LD(SelfTraining):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
-        logits = self(batch["target"]["image"])
+        logits, valid = self.look(batch["target"])
+        shown = of_pictures(logits, valid)
         terms = {"cross_entropy": cross_entropy(logits, batch["target"]["pseudo_label"])}
         if self.entropy_weight:
-            terms["entropy"] = self.entropy_weight * entropy(logits).mean()
+            terms["entropy"] = self.entropy_weight * entropy(shown).mean()
         if self.negative_weight:
             rank = negative_rank(self.labels.num_classes, width=self.negative_width)
-            terms["negative"] = self.negative_weight * negative_learning(logits, rank)
+            terms["negative"] = self.negative_weight * negative_learning(shown, rank)
         return self.output(terms, logits.detach().float().softmax(dim=1))

@@ -2,12 +2,14 @@
 
 from typing import Unpack, cast
 
+import torch
 from torch import Tensor
 
 from sfseg.checks import require_options, require_positive, require_shares
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.adapters.choices import Part, train_only
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.max_square import (
@@ -16,6 +18,7 @@ from sfseg.ops.max_square import (
     image_weighted_max_square,
     max_square,
 )
+from sfseg.ops.padding import each_picture, of_pictures, valid_pixels
 from sfseg.types import StepOutput, TrainingBatch
 
 
@@ -75,20 +78,25 @@ class MaxSquare(Method):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on unlabelled images of the target."""
-        image = batch["target"]["image"]
+        target = batch["target"]
         if not self.multi_level:
-            return {"loss": self.total({"max_square": self._max_square(self(image))})}
-        main, aux = cast(Segmenter, self.network).forward_levels(image)
-        guidance = cross_entropy(aux, guided_label(main, aux, delta=self.delta))
+            return {"loss": self.total({"max_square": self._max_square(*self.look(target))})}
+        network, valid = cast(Segmenter, self.network), valid_pixels(target)
+        with statistics_of_pictures(network, valid):
+            main, aux = network.forward_levels(target["image"])
+        both = of_pictures(main, valid), of_pictures(aux, valid)
+        guidance = cross_entropy(both[1], guided_label(*both, delta=self.delta))
         terms = {
-            "max_square": self._max_square(main),
+            "max_square": self._max_square(main, valid),
             "guidance": self.weight * self.guidance_weight * guidance,
         }
         return {"loss": self.total(terms)}
 
-    def _max_square(self, logits: Tensor) -> Tensor:
-        if self.image_weighting:
-            loss = image_weighted_max_square(logits, ratio=self.ratio, norm=self.norm)
-        else:
-            loss = max_square(logits, norm=self.norm)
-        return self.weight * loss
+    def _max_square(self, logits: Tensor, valid: Tensor | None) -> Tensor:
+        if not self.image_weighting:
+            return self.weight * max_square(of_pictures(logits, valid), norm=self.norm)
+        losses = [
+            image_weighted_max_square(own, ratio=self.ratio, norm=self.norm)
+            for own in each_picture(logits, valid)
+        ]
+        return self.weight * torch.stack(losses).mean()

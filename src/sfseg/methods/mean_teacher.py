@@ -14,6 +14,7 @@ from sfseg.checks import require_at_least, require_options, require_shares, requ
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Shared
 from sfseg.methods.dynamic_teacher import DynamicTeacherMethod
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
 from sfseg.ops.class_mix import class_mask, paste, rarity
@@ -21,6 +22,7 @@ from sfseg.ops.confidence import BINS, confidence_histogram, decayed_thresholds
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import block_mask, strong_view
+from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
 from sfseg.types import IGNORE, StepOutput, TrainingBatch
 
 Weighting = Literal["pixels", "share"]
@@ -120,27 +122,34 @@ class MeanTeacher(DynamicTeacherMethod):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target."""
-        image = batch["target"]["image"]
+        image, valid = batch["target"]["image"], valid_pixels(batch["target"])
         confidence, label = self.teacher(image).float().softmax(dim=1).max(dim=1)
-        self._counts = confidence_histogram(confidence, label, num_classes=len(self.histogram))
         counts = confidence >= self.thresholds()[label]
-        share = counts.float().mean()
+        share = of_pictures(counts, valid).float().mean()
+        label = ignore_padding(label, valid)
+        self._counts = confidence_histogram(confidence, label, num_classes=len(self.histogram))
         learnt = label if self.weighting == "share" else label.masked_fill(~counts, IGNORE)
         mixed = image
         if self.mix == "classmix":
             weight = rarity(self.histogram.sum(dim=1)) if self.rare_class_mix else None
             taken = class_mask(label, num_classes=len(self.histogram), weight=weight)
+            if valid is not None:
+                taken &= valid.roll(-1, dims=0)  # nothing is pasted where the next has no picture
             mixed, learnt = paste(image, taken), paste(learnt, taken)
-        logits = self(self._strong(mixed))
+        with statistics_of_pictures(self.network, valid):
+            logits = self(self._strong(mixed, valid))
         loss = cross_entropy(logits, learnt)
         terms = {"mixed": share * loss if self.weighting == "share" else loss}
         if self.entropy_weight:
-            terms["entropy"] = self.entropy_weight * normalized_entropy(logits).mean()
+            terms["entropy"] = (
+                self.entropy_weight * normalized_entropy(of_pictures(logits, valid)).mean()
+            )
         if self.masked:
-            logits = self(self._hidden(self._strong(image)))
+            with statistics_of_pictures(self.network, valid):
+                logits = self(self._hidden(self._strong(image, valid)))
             terms["masked"] = self.masked * share * cross_entropy(logits, label)
         if self.dynamic_teacher:
-            self.score_student(image)
+            self.score_student(image, valid)
         return {"loss": self.total(terms)}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -161,10 +170,10 @@ class MeanTeacher(DynamicTeacherMethod):
         """Confidence (K,) from which a pixel of each class counts."""
         return decayed_thresholds(self.histogram, self.threshold_share, least=self.confidence)
 
-    def _strong(self, image: Tensor) -> Tensor:
+    def _strong(self, image: Tensor, valid: Tensor | None) -> Tensor:
         view = image.float() / 255
         if self.colour:
-            view = strong_view(view, strength=self.colour)
+            view = strong_view(view, strength=self.colour, valid=valid)
         return view.to(cast(Segmenter, self.network).mean.dtype)
 
     def _hidden(self, image: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from sfseg.methods.base import Method, Shared
 from sfseg.networks.adapters.choices import Part, train_only
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import normalized_entropy
+from sfseg.ops.padding import of_pictures
 from sfseg.types import StepOutput, TrainingBatch
 
 
@@ -39,5 +40,6 @@ class MinEnt(Method):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on unlabelled images of the target."""
-        entropy = normalized_entropy(self(batch["target"]["image"])).mean()
+        logits, valid = self.look(batch["target"])
+        entropy = normalized_entropy(of_pictures(logits, valid)).mean()
         return {"loss": self.total({"entropy": self.weight * entropy})}

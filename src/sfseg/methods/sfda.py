@@ -1,6 +1,7 @@
 """SFDA (Liu, Zhang and Wang, CVPR 2021, arXiv:2103.16372): a generator replaces the source."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Unpack, cast
 
@@ -17,12 +18,14 @@ from sfseg.methods.base import Method, Shared
 from sfseg.modes import held, recomputes
 from sfseg.networks.adversary import Generator, PatchDiscriminator, Rate, learning_rate
 from sfseg.networks.batch_norm import FakeStatistics, passing_by
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.norm_statistics import NormStatistics, Reduction
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen
 from sfseg.ops.data_free import Agreement, Transform, View, verdict_loss
 from sfseg.ops.distillation import AttentionNorm, OutputScale, SpatialProduct
 from sfseg.ops.max_square import max_square
+from sfseg.ops.padding import each_picture, of_pictures, shared_part, valid_pixels
 from sfseg.ops.patches import PredictionMap, Ranked, rank
 from sfseg.types import StepOutput, TrainingBatch
 
@@ -51,8 +54,8 @@ class SFDA(Method):
         ipsm: patch-level self-supervision; without, there is no discriminator.
         patches: rows and columns of patches, K; 1 is ``ipsm=false``.
         patch_map: what the discriminator sees of them, see :func:`prediction_map`.
-        generator_lr: of Adam, at first: it falls as the network's rate does; ``paper`` is 0.1.
-        discriminator_lr: likewise.
+        generator_lr, discriminator_lr: of Adam, at first: they fall as the network's rate does;
+            ``paper`` is 0.1.
         transfer_only: train a ``student`` from fakes alone, nothing on the target (Table 4).
         student: the new network for that; the target's features are then the source model's.
         **shared: see :class:`Shared`.
@@ -95,9 +98,8 @@ class SFDA(Method):
         require_weights(gamma=gamma, bns_weight=bns_weight, target_weight=target_weight)
         require_options(
             fake_statistics=(fake_statistics, FakeStatistics),
-            bns_reduction=(bns_reduction, Reduction),
-            patch_map=(patch_map, PredictionMap),
-        )
+            bns_reduction=(bns_reduction, Reduction), patch_map=(patch_map, PredictionMap),
+        )  # fmt: skip
         require_positive(fake_scale=fake_scale)
         crop, images = shared["plan"]["target_view"].crop, shared["plan"]["batch_size"]
         self.patches = patches if ipsm and not transfer_only else 1
@@ -148,15 +150,16 @@ class SFDA(Method):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """The three steps, on unlabelled images of the target."""
         network, generator, *discriminator = self.stepped_optimizers()
-        image = batch["target"]["image"]
+        image, valid = batch["target"]["image"], valid_pixels(batch["target"])
+        mine = cast(Segmenter, self.network)
         # Now, not in the network's step: the generator's needs it, and nothing moves till then.
-        with torch.set_grad_enabled(not self.transfer_only):
-            target = View.of(self.source if self.transfer_only else self.network, image)
-        self._descend(generator, self.generator_loss(target.feature.detach(), len(image)))
-        ranked = None
-        if self.patches > 1:
-            ranked = rank(target.logits.float(), self.patches, kind=self.patch_map)
-        loss = self.network_loss(target.logits, ranked, len(image))
+        with torch.set_grad_enabled(not self.transfer_only), statistics_of_pictures(mine, valid):
+            target = View.of(self.source if self.transfer_only else mine, image)
+        seen, cells = target.feature.detach(), mine.cells_of_pictures(valid, target.feature)
+        self._descend(generator, self.generator_loss(each_picture(seen, cells), len(image)))
+        shown = shared_part(target.logits.float(), valid)
+        ranked = rank(shown, self.patches, kind=self.patch_map) if self.patches > 1 else None
+        loss = self.network_loss(of_pictures(target.logits, valid), ranked, len(image))
         self._descend(network, loss)
         if ranked is not None:
             self._descend(discriminator[0], self.discriminator_loss(ranked))
@@ -164,7 +167,7 @@ class SFDA(Method):
             schedule.step()
         return {"loss": loss.detach()}
 
-    def generator_loss(self, target: Tensor, images: int) -> Tensor:
+    def generator_loss(self, target: Sequence[Tensor], images: int) -> Tensor:
         """Equation (11), of features of the target; gradients reach the generator alone."""
         fake = self.generator(self.generator.noise(images))
         with self.statistics.watch() as distances:
@@ -196,12 +199,10 @@ class SFDA(Method):
 
     def discriminator_loss(self, ranked: Ranked) -> Tensor:
         """Equation (15): gradients reach the discriminator alone."""
-        easy = self.discriminator(ranked.easy.detach(), ranked.position)
-        hard = self.discriminator(ranked.hard.detach(), ranked.position)
-        terms = {
-            "discriminator/easy": verdict_loss(easy, hard=False),
-            "discriminator/hard": verdict_loss(hard, hard=True),
-        }
+        terms = {}
+        for name, part in (("easy", ranked.easy), ("hard", ranked.hard)):
+            verdict = self.discriminator(part.detach(), ranked.position)
+            terms[f"discriminator/{name}"] = verdict_loss(verdict, hard=name == "hard")
         return self.total(terms)
 
     def fake_noise(self, images: int, seed: int) -> Tensor:

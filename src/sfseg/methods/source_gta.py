@@ -5,14 +5,16 @@ from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from sfseg.checks import require_options
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.losses import Normalize, cross_entropy
+from sfseg.ops.padding import continued, of_pictures, valid_pixels
 from sfseg.ops.styles import STYLES
 from sfseg.randomness import generator, seed32
 from sfseg.types import IGNORE, StepOutput, TrainingBatch
@@ -79,7 +81,8 @@ class SourceGtA(Method):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on labelled source images in one style."""
-        image, label = batch["source"]["image"], batch["source"]["label"]
+        images = batch["source"]
+        image, valid = images["image"].float() / 255, valid_pixels(images)
         seed = self.shared["seed"]
         # One style on all processes: synchronised normalisation waits until all run a head.
         choice = generator(seed, batch_idx, 0, "style").integers(len(self.styles))
@@ -87,8 +90,11 @@ class SourceGtA(Method):
         rng = torch.Generator(image.device)
         rng.manual_seed(seed32(seed, batch_idx, self.global_rank, "style"))
         with torch.autocast(image.device.type, enabled=False):
-            styled = STYLES[style](image.float() / 255, rng)
-        return {"loss": self.loss(styled, label, left_out=LEFT_OUT.get(style))}
+            styled = STYLES[style](continued(image, valid), rng)
+        if valid is not None:
+            styled = torch.where(valid[:, None], styled, image)
+        left_out = LEFT_OUT.get(style)
+        return {"loss": self.loss(styled, images["label"], left_out=left_out, valid=valid)}
 
     def loss(
         self,
@@ -96,6 +102,7 @@ class SourceGtA(Method):
         label: Integer[Tensor, "B H W"],
         *,
         left_out: int | None,
+        valid: Bool[Tensor, "B H W"] | None = None,
     ) -> Float[Tensor, ""]:
         """Sum of the heads' cross-entropies.
 
@@ -103,10 +110,14 @@ class SourceGtA(Method):
             image: RGB in [0, 1], already in a style.
             label: class ids.
             left_out: number of the head that must not see it.
+            valid: pixels that belong to pictures, see :meth:`Method.look`.
         """
         network = self._network
         heads = [head for head in range(network.num_heads) if head != left_out]
-        logits = network.forward_heads(image.to(network.mean.dtype), heads=heads)
+        with statistics_of_pictures(network, valid):
+            logits = network.forward_heads(image.to(network.mean.dtype), heads=heads)
+        if self.normalize == "all":  # padding has no label, but would count among them
+            logits, label = [of_pictures(own, valid) for own in logits], of_pictures(label, valid)
         losses = [self._cross_entropy(scores, label) for scores in logits]
         self.step.terms = {
             f"head_{k}": loss.detach() for k, loss in zip(heads, losses, strict=True)

@@ -2,10 +2,14 @@
 
 from typing import Literal, Unpack, cast
 
+from torch import Tensor
+
 from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Method, Shared
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import Normalize, cross_entropy
+from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.types import StepOutput, TrainingBatch
 
 Domain = Literal["source", "target"]
@@ -47,12 +51,20 @@ class SourceOnly(Method):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on labelled images of the domain."""
         images = batch[self.domain]
-        image, label = images["image"], images["label"]
         if not self.aux_weight:
-            loss = cross_entropy(self(image), label, normalize=self.normalize)
+            logits, valid = self.look(images)
+            loss = self._cross_entropy(logits, images["label"], valid)
             return {"loss": self.total({"cross_entropy": loss})}
-        main, aux = cast(Segmenter, self.network).forward_levels(image)
-        main_loss = cross_entropy(main, label, normalize=self.normalize)
-        aux_loss = cross_entropy(aux, label, normalize=self.normalize)
+        network, valid = cast(Segmenter, self.network), valid_pixels(images)
+        with statistics_of_pictures(network, valid):
+            main, aux = network.forward_levels(images["image"])
+        main_loss, aux_loss = (
+            self._cross_entropy(scores, images["label"], valid) for scores in (main, aux)
+        )
         terms = {"cross_entropy": main_loss, "auxiliary": self.aux_weight * aux_loss}
         return {"loss": self.total(terms)}
+
+    def _cross_entropy(self, logits: Tensor, label: Tensor, valid: Tensor | None) -> Tensor:
+        if self.normalize == "all":  # padding has no label, but would count among them
+            logits, label = of_pictures(logits, valid), of_pictures(label, valid)
+        return cross_entropy(logits, label, normalize=self.normalize)

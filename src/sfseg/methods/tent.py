@@ -7,6 +7,7 @@ from sfseg.networks.adapters.choices import norms_only
 from sfseg.networks.batch_norm import require_moving_statistics, use_batch_statistics
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.entropy import entropy
+from sfseg.ops.padding import of_pictures
 from sfseg.types import StepOutput, TrainingBatch
 
 
@@ -39,5 +40,6 @@ class Tent(Method):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on unlabelled images of the target."""
         use_batch_statistics(self.network)
-        loss = entropy(self(batch["target"]["image"])).mean()
+        logits, valid = self.look(batch["target"])
+        loss = entropy(of_pictures(logits, valid)).mean()
         return {"loss": self.total({"entropy": loss})}

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, Unpack, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sfseg.checks import require_options, require_weights
@@ -12,18 +11,23 @@ from sfseg.errors import ConfigError
 from sfseg.methods.base import Shared
 from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.networks.adapters.prompt_adapter import PromptedBackbone, Variant
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.consistency import (
     Normalize,
+    at_one_size,
     feature_consistency,
     log_mixture,
     prediction_consistency,
     released_feature_consistency,
     released_mixture,
     released_prediction_consistency,
+    resized,
+    scaled,
 )
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.lovasz import lovasz_softmax
+from sfseg.ops.padding import continued, of_pictures, valid_cells, valid_pixels
 from sfseg.types import IGNORE, StepOutput, TrainingBatch
 
 Correction = Literal["online", "offline", "elr", "none"]
@@ -104,20 +108,25 @@ class UniUVPT(EarlyLearningMethod):
         """One step on images of the target and their pseudo-labels."""
         target = batch["target"]
         image, label = target["image"].float() / 255, target["pseudo_label"]
-        scores, features = self._views(image)
+        valid = valid_pixels(target)
+        scores, features, cells = self._views(image, valid)
         logits = self._at_image_size(scores, image, align=True)
-        own = logits[self.reference]
+        own, shown = logits[self.reference], [of_pictures(view, valid) for view in logits]
         terms = {
             "lovasz": lovasz_softmax(own, label),
-            "entropy": self.entropy_weight * robust_entropy(own),
+            "entropy": self.entropy_weight * robust_entropy(shown[self.reference]),
         }
         if self.beta:
-            terms["predictions"] = self.beta * self._prediction_consistency(logits, label)
+            distance = self._prediction_consistency(shown, of_pictures(label, valid))
+            terms["predictions"] = self.beta * distance
         if self.alpha:
-            stages = [self._feature_consistency(views) for views in zip(*features, strict=True)]
+            stages = [
+                self._feature_consistency(views, own_cells)
+                for *views, own_cells in zip(*features, cells, strict=True)
+            ]
             terms["features"] = self.alpha * torch.stack(stages).sum()
         if self.correction == "elr":
-            terms["elr"] = self.early_learning(target, own)
+            terms["elr"] = self.early_learning(target, own, valid)
         with torch.no_grad():
             probability = self._probability(scores, image)
         return self.output(terms, probability)
@@ -137,23 +146,38 @@ class UniUVPT(EarlyLearningMethod):
                 f"{list(self.scales)}; evaluate it, or start anew"
             )
 
-    def _views(self, image: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+    def _views(
+        self, image: Tensor, valid: Tensor | None = None
+    ) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor | None]]:
         """Logits, and the adapted features of all stages, of every scale.
 
-        Logits are at image size, but those of ``release`` at the head's own.
+        Logits are at image size, but those of ``release`` at the head's own. Of a batch with
+        padding both go on there as at the border of the picture; the cells of the features at scale
+        1 that belong to pictures come third, None where all do.
         """
         size = (image.shape[-2], image.shape[-1])
         released = self.variant == "release"
         network = cast(Segmenter, self.network)
-        all_logits, all_features = [], []
+        all_logits, all_features, all_cells = [], [], []
         for scale in self.scales:
-            view = image if scale == 1 else _resized(image, _scaled(size, scale), align=released)
-            logits, features = network.forward_adapted(view, enlarged=not released)
+            view, seen, to = image, valid, scaled(size, scale)
+            if scale != 1:
+                view = resized(continued(image, valid), to, align=released)
+            if seen is not None:
+                seen = valid_cells(seen, to)
+                view = torch.where(seen[:, None], view, network.mean)
+            with statistics_of_pictures(network, seen):
+                logits, features = network.forward_adapted(view, enlarged=not released)
             logits = logits.float()
-            all_logits.append(logits if released else _resized(logits, size, align=False))
+            own = network.cells_of_pictures(seen, logits) if released else seen
+            logits = continued(logits, own)
+            all_logits.append(logits if released else resized(logits, size, align=False))
+            cells = [network.cells_of_pictures(seen, stage) for stage in features]
+            stages = [continued(*part) for part in zip(features, cells, strict=True)]
             # Padding is another part of each view, and would shift its features.
-            all_features.append([network.without_padding(stage, view) for stage in features])
-        return all_logits, all_features
+            all_features.append([network.without_padding(stage, view) for stage in stages])
+            all_cells.append(cells)
+        return all_logits, all_features, all_cells[self.reference]
 
     def _at_image_size(self, scores: list[Tensor], image: Tensor, *, align: bool) -> list[Tensor]:
         """Logits of ``release`` in one step, aligned for losses and not for what is predicted."""
@@ -161,7 +185,7 @@ class UniUVPT(EarlyLearningMethod):
             return scores
         network, size = cast(Segmenter, self.network), (image.shape[-2], image.shape[-1])
         return [
-            network.enlarge_view(own, _scaled(size, scale), size, align_corners=align)
+            network.enlarge_view(own, scaled(size, scale), size, align_corners=align)
             for own, scale in zip(scores, self.scales, strict=True)
         ]
 
@@ -180,7 +204,11 @@ class UniUVPT(EarlyLearningMethod):
             logits, weight_logits=self._mixing(), valid=label != IGNORE, share_mask=True
         )
 
-    def _feature_consistency(self, views: Sequence[Tensor]) -> Tensor:
+    def _feature_consistency(self, views: Sequence[Tensor], cells: Tensor | None) -> Tensor:
+        if cells is not None:
+            align = self.variant == "release"
+            alike = at_one_size(views, self.reference, align_corners=align)
+            views = [of_pictures(view, cells) for view in alike]
         if self.variant == "paper":
             return feature_consistency(views, reference=self.reference, normalize=self.normalize)
         return released_feature_consistency(views, reference=self.reference)
@@ -189,13 +217,3 @@ class UniUVPT(EarlyLearningMethod):
         """Logits of the scales' weights, which the published code has and the paper has not."""
         backbone = self.network.backbone
         return backbone.adapter.mixing if isinstance(backbone, PromptedBackbone) else None
-
-
-def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _resized(image: Tensor, size: tuple[int, int], *, align: bool) -> Tensor:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=align)

@@ -6,8 +6,10 @@ from sfseg.checks import require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.rounds import Rounds, SelfTraining
 from sfseg.networks.heads.auxiliary_decoders import AuxiliarySegmenter
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.losses import cross_entropy
+from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.ops.uncertainty import decoder_disagreement
 from sfseg.types import StepOutput, TrainingBatch
 
@@ -54,13 +56,17 @@ class URMA(SelfTraining):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
-        network = self.network
+        network, target = self.network, batch["target"]
         assert isinstance(network, AuxiliarySegmenter)
-        logits, auxiliary = network.forward_auxiliary(batch["target"]["image"])
+        valid = valid_pixels(target)
+        with statistics_of_pictures(network, valid):
+            logits, auxiliary = network.forward_auxiliary(target["image"])
+        shown = of_pictures(logits, valid)
+        others = [of_pictures(other, valid) for other in auxiliary]
         terms = {
-            "cross_entropy": cross_entropy(logits, batch["target"]["pseudo_label"]),
-            "uncertainty": self.uncertainty_weight * decoder_disagreement(auxiliary, logits),
+            "cross_entropy": cross_entropy(logits, target["pseudo_label"]),
+            "uncertainty": self.uncertainty_weight * decoder_disagreement(others, shown),
         }
         if self.entropy_weight:
-            terms["entropy"] = self.entropy_weight * normalized_entropy(logits).mean()
+            terms["entropy"] = self.entropy_weight * normalized_entropy(shown).mean()
         return self.output(terms, logits.detach().float().softmax(dim=1))

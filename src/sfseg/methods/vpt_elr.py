@@ -14,6 +14,7 @@ from sfseg.methods.early_learning import EarlyLearningMethod
 from sfseg.ops.entropy import robust_entropy
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.lovasz import lovasz_softmax
+from sfseg.ops.padding import of_pictures
 from sfseg.types import StepOutput, TrainingBatch
 
 Loss = Literal["cross_entropy", "lovasz"]
@@ -68,11 +69,12 @@ class VPTELR(EarlyLearningMethod):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target and their pseudo-labels."""
         target = batch["target"]
-        logits = self(target["image"]).float()
+        scores, valid = self.look(target)
+        logits = scores.float()
         loss = LOSSES[self.loss](logits, target["pseudo_label"])
         terms: dict[str, Tensor] = {self.loss: loss}
         if self.entropy_weight:
-            terms["entropy"] = self.entropy_weight * robust_entropy(logits)
+            terms["entropy"] = self.entropy_weight * robust_entropy(of_pictures(logits, valid))
         if self.is_regularized:
-            terms["elr"] = self.early_learning(target, logits)
+            terms["elr"] = self.early_learning(target, logits, valid)
         return self.output(terms, logits.detach().float().softmax(dim=1))

@@ -129,7 +129,8 @@ class PatchDiscriminator(nn.Module):
         if min(patch.shape[-2:]) < SMALLEST:
             raise ValueError(
                 f"patches must be at least {SMALLEST}x{SMALLEST} pixels, got "
-                f"{patch.shape[-2]}x{patch.shape[-1]}; lower method.patches or enlarge the crop"
+                f"{patch.shape[-2]}x{patch.shape[-1]}; lower method.patches, or enlarge the "
+                "images and the crop"
             )
         seen = self.layers(patch).mean(dim=(-2, -1))
         logits: Tensor = self.classifier(torch.cat([seen, self.embedding(position)], dim=1))

@@ -6,12 +6,13 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfseg.errors import ConfigError
 from sfseg.modes import evaluating
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 
 FakeStatistics = Literal["own", "running"]
@@ -77,7 +78,11 @@ def passing_by(network: nn.Module, statistics: FakeStatistics) -> AbstractContex
 
 
 def reestimate(
-    network: Segmenter, image: Shaped[Tensor, "B 3 H W"], *, momentum: float
+    network: Segmenter,
+    image: Shaped[Tensor, "B 3 H W"],
+    *,
+    momentum: float,
+    valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Float[Tensor, "B K H W"]:
     """Move all running statistics towards those of a batch: r <- (1 - m) r + m b.
 
@@ -89,6 +94,7 @@ def reestimate(
         network: changed in place.
         image: the batch.
         momentum: m in [0, 1].
+        valid: pixels that belong to pictures; None: all, see :func:`statistics_of_pictures`.
 
     Returns:
         Logits by the statistics of the process's own batch.
@@ -99,12 +105,13 @@ def reestimate(
     try:
         for norm in norms:
             norm.momentum = 1.0  # running statistics are then the batch's
-        with torch.no_grad():
+        with torch.no_grad(), statistics_of_pictures(network, valid):
             logits: Tensor = network(image)
     finally:
         for norm, usual in zip(norms, momenta, strict=True):
             norm.momentum = usual
-    mean, variance = _of_all_processes(*_statistics(norms))
+    pixels = image[:, 0].numel() if valid is None else int(valid.sum())
+    mean, variance = _of_all_processes(*_statistics(norms), pixels=pixels)
     sizes = [norm.num_features for norm in norms]
     moved = (old.lerp(new, momentum) for old, new in zip(before, (mean, variance), strict=True))
     means, variances = (torch.split(flat, sizes) for flat in moved)
@@ -121,11 +128,14 @@ def _statistics(norms: list[_BatchNorm]) -> tuple[Tensor, Tensor]:
     return torch.cat(means), torch.cat(variances)
 
 
-def _of_all_processes(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def _of_all_processes(mean: Tensor, variance: Tensor, *, pixels: int) -> tuple[Tensor, Tensor]:
+    """Statistics of what all processes have seen, each of as many pixels as it says."""
     if not (dist.is_available() and dist.is_initialized()):
         return mean, variance
-    common = _average(mean)
-    return common, _average(variance + (mean - common).square())
+    seen = mean.new_tensor(float(pixels))
+    weight = seen / _average(seen)
+    common = _average(weight * mean)
+    return common, _average(weight * (variance + (mean - common).square()))
 
 
 def _average(value: Tensor) -> Tensor:

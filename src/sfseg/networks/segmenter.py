@@ -5,10 +5,11 @@ from typing import Literal, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.ops.padding import at_centres, valid_cells
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -193,14 +194,47 @@ class Segmenter(nn.Module):
         return logits[..., : size[0], : size[1]]
 
     def without_padding(
-        self, maps: Float[Tensor, "B C h w"], image: Shaped[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, "B C y x"]:
+        self, maps: Shaped[Tensor, "B *C h w"], image: Shaped[Tensor, "B *c H W"]
+    ) -> Shaped[Tensor, "B *C y x"]:
         """Maps, or features, of the image alone: not of its padding, bottom and right."""
         rows, columns = (
             -(-cells * side // (side + self._missing(side)))
             for cells, side in zip(maps.shape[-2:], image.shape[-2:], strict=True)
         )
         return maps[..., :rows, :columns]
+
+    def padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
+        """Height and width of an image as the backbone sees it."""
+        height, width = image.shape[-2:]
+        return height + self._missing(height), width + self._missing(width)
+
+    def at_cells(
+        self, label: Shaped[Tensor, "B H W"], maps: Shaped[Tensor, "B C h w"], *, outside: int
+    ) -> Shaped[Tensor, "B h w"]:
+        """What lies at the centres of the cells of maps of the padded image.
+
+        Args:
+            label: of the image's pixels, such as class ids.
+            maps: of the backbone or of a head, as they are made: with their padding.
+            outside: of cells whose centre is in the padding.
+        """
+        return at_centres(label, _grid(maps), padded=self.padded_size(label), outside=outside)
+
+    def cells_of_pictures(
+        self, valid: Bool[Tensor, "B H W"] | None, maps: Shaped[Tensor, "B C h w"]
+    ) -> Bool[Tensor, "B h w"] | None:
+        """The cells of maps that belong to pictures, cut as by :meth:`without_padding`.
+
+        See :func:`sfseg.ops.padding.valid_cells`.
+
+        Args:
+            valid: pixels of the image.
+            maps: of the backbone or of a head, as they are made: with their padding.
+        """
+        if valid is None:
+            return None
+        cells = valid_cells(valid, _grid(maps), padded=self.padded_size(valid))
+        return self.without_padding(cells, valid)
 
     def freeze(self, *parts: nn.Module | str) -> "Segmenter":
         """Stops the training of parts, given as submodules or by their names.
@@ -248,6 +282,10 @@ class Segmenter(nn.Module):
         # Bottom and right only, so that pixels keep their coordinates; 0 is the mean colour.
         bottom, right = (self._missing(side) for side in image.shape[-2:])
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+
+def _grid(maps: Shaped[Tensor, "B C h w"]) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]
 
 
 def _check_policy(batch_norm: str, *, has_norms: bool) -> None:

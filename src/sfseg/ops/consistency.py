@@ -21,6 +21,20 @@ FLOOR = 1e-3
 Normalize = Literal["elements", "positions"]
 
 
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width of a view of an image, at least a pixel each."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def resized(
+    image: Float[Tensor, "B C h w"], size: tuple[int, int], *, align: bool
+) -> Float[Tensor, "B C H W"]:
+    """An image, or scores, of another size; ``align`` holds the corners' centres in place."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=align)
+
+
 def log_mixture(
     logits: Sequence[Float[Tensor, "B K H W"]], weight_logits: Float[Tensor, " m"] | None = None
 ) -> Float[Tensor, "B K H W"]:
@@ -113,7 +127,7 @@ def feature_consistency(
     """
     if normalize not in ("elements", "positions"):
         raise ValueError(f"normalize must be 'elements' or 'positions', got {normalize!r}")
-    views = _at_one_size(features, reference, align_corners)
+    views = at_one_size(features, reference, align_corners=align_corners)
     squares = (views - views.mean(dim=0)).square()  # (m, B, C, h, w)
     return squares.mean() * (1 if normalize == "elements" else views.shape[2])
 
@@ -126,8 +140,22 @@ def released_feature_consistency(
     Meant for probabilities: of features, all that lies outside that range is lost, and where all
     views do, so is the gradient.
     """
-    views = _at_one_size(features, reference, align_corners=True).clamp(FLOOR, 1 - FLOOR)
+    views = at_one_size(features, reference, align_corners=True).clamp(FLOOR, 1 - FLOOR)
     return (views - views.mean(dim=0)).square().mean()
+
+
+def at_one_size(
+    features: Sequence[Float[Tensor, "B C h w"]], reference: int, *, align_corners: bool = False
+) -> Float[Tensor, "m B C H W"]:
+    """A stage's map in every view, at the size of one of them; see :func:`feature_consistency`."""
+    size = features[reference].shape[-2:]
+    resized = [
+        view.float()
+        if view.shape[-2:] == size
+        else F.interpolate(view.float(), size, mode="bilinear", align_corners=align_corners)
+        for view in features
+    ]
+    return torch.stack(resized)
 
 
 class _Divergence(torch.autograd.Function):
@@ -177,16 +205,3 @@ def _sum_of_divergences(
     for view in views:
         total = total + (view.exp() * (view - mixture)).sum(dim=1)
     return total
-
-
-def _at_one_size(
-    features: Sequence[Float[Tensor, "B C h w"]], reference: int, align_corners: bool
-) -> Float[Tensor, "m B C H W"]:
-    size = features[reference].shape[-2:]
-    resized = [
-        view.float()
-        if view.shape[-2:] == size
-        else F.interpolate(view.float(), size, mode="bilinear", align_corners=align_corners)
-        for view in features
-    ]
-    return torch.stack(resized)

@@ -3,10 +3,11 @@
 Terms are those of the paper's equations with their weights, by the names that runs log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -83,21 +84,23 @@ class Agreement:
         require_positive(dam_temp=self.dam_temp)
 
     def sought_by_generator(
-        self, mine: View, fixed: View, target: Float[Tensor, "B C h w"]
+        self, mine: View, fixed: View, target: Sequence[Float[Tensor, "b C y x"]]
     ) -> dict[str, Tensor]:
         """Terms of equation (11): models that disagree on fakes, fakes that resemble the target.
 
         Args:
             mine: what the network says of fakes.
             fixed: what the source model says of them.
-            target: features of the target's images, of any size, detached.
+            target: features of the target's images, B of them in all, detached: one tensor for
+                images of one size, of any size.
         """
         attention = self._attention(fixed.feature)
         apart = output_distance(mine.logits, fixed.logits, of=self.mae_on)
         if self.g_mae_transform == "neglog1p":
             apart = apart.log1p()
-        height, width = fixed.feature.shape[-2:]
-        seen = self._attention(F.adaptive_avg_pool2d(target.float(), (height, width)))
+        size = (fixed.feature.shape[-2], fixed.feature.shape[-1])
+        pooled = [F.adaptive_avg_pool2d(own.float(), size) for own in target]
+        seen = self._attention(torch.cat(pooled))
         return {
             "generator/mae": -self.alpha * apart,
             "generator/dad_ss": -self.beta * self._dual_attention(mine, fixed, attention),

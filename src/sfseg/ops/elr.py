@@ -51,14 +51,19 @@ class TemporalEnsemble:
         geometry: Integer[Tensor, "B 9"],
         like: Float[Tensor, "B K H W"],
     ) -> Float[Tensor, "B K H W"]:
-        """Targets of crops; 0 for images that have not been visited and for padding."""
+        """Targets of crops; 0 for images that have not been visited.
+
+        A crop that is smaller than the others of its batch lies in the top left corner; around it
+        they are 0.
+        """
         target = torch.zeros_like(like, dtype=torch.float32)
         for k, (image, place) in enumerate(zip(index.tolist(), geometry.tolist(), strict=True)):
             kept = self.targets.get(image)
             if kept is not None:
-                cell, inside = _cells(place, (kept.shape[1], kept.shape[2]), like.device)
+                cell = _cells(place, (kept.shape[1], kept.shape[2]), like.device)
+                height, width = cell.shape
                 values = kept.to(like.device).flatten(1)[:, cell.flatten()]
-                target[k] = values.reshape(target[k].shape) * inside
+                target[k, :, :height, :width] = values.reshape(-1, height, width)
         return target
 
     def update(
@@ -67,17 +72,21 @@ class TemporalEnsemble:
         geometry: Integer[Tensor, "B 9"],
         probability: Float[Tensor, "B K H W"],
     ) -> None:
-        """Move the targets of every cell that a crop shows towards its mean prediction."""
+        """Move the targets of every cell that a crop shows towards its mean prediction.
+
+        Crops lie as in :meth:`read`; what is around them is not looked at.
+        """
         places = zip(index.tolist(), geometry.tolist(), probability, strict=True)
         for image, place, predicted in places:
             kept = self.targets.get(image)
             if kept is None:
                 size = (-(-place[2] // CELL), -(-place[3] // CELL))
                 kept = torch.zeros(len(predicted), *size)
-            cell, inside = _cells(place, (kept.shape[1], kept.shape[2]), predicted.device)
-            shown = cell[inside]
+            cell = _cells(place, (kept.shape[1], kept.shape[2]), predicted.device)
+            height, width = cell.shape
+            shown = cell.flatten()
             total = predicted.new_zeros(len(predicted), kept[0].numel(), dtype=torch.float32)
-            total.index_add_(1, shown, predicted.float()[:, inside])
+            total.index_add_(1, shown, predicted.float()[:, :height, :width].flatten(1))
             count = torch.bincount(shown, minlength=kept[0].numel())
             mean = (total / count.clamp_min(1)).reshape(kept.shape).cpu()
             moved = self.momentum * kept + (1 - self.momentum) * mean
@@ -96,14 +105,13 @@ class TemporalEnsemble:
 
 def _cells(
     geometry: Sequence[int], size: tuple[int, int], device: torch.device
-) -> tuple[Integer[Tensor, "H W"], Tensor]:
-    """Of each pixel of a crop: its cell in the whole image, and whether it shows that at all."""
+) -> Integer[Tensor, "H W"]:
+    """The cell in the whole image of each pixel of a crop."""
     _, _, tall, wide, top, left, height, width, flip = geometry
     rows = torch.arange(top, top + height, device=device)
     columns = torch.arange(left, left + width, device=device)
     if flip:
         columns = columns.flip(0)
-    inside = (rows < tall)[:, None] & (columns < wide)
-    cell_rows = ((2 * rows + 1) * size[0] // (2 * tall)).clamp_max(size[0] - 1)
-    cell_columns = ((2 * columns + 1) * size[1] // (2 * wide)).clamp_max(size[1] - 1)
-    return cell_rows[:, None] * size[1] + cell_columns, inside
+    cell_rows = (2 * rows + 1) * size[0] // (2 * tall)
+    cell_columns = (2 * columns + 1) * size[1] // (2 * wide)
+    return cell_rows[:, None] * size[1] + cell_columns

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from sfseg.ops.padding import continued, each_picture
+
 Images = Float[Tensor, "B 3 H W"]
 
 LUMA = (0.299, 0.587, 0.114)
@@ -45,7 +47,12 @@ def block_mask(
 
 @torch.no_grad()
 def strong_view(
-    image: Images, *, strength: float, probability: float = 0.8, blur_probability: float = 0.5
+    image: Images,
+    *,
+    strength: float,
+    probability: float = 0.8,
+    blur_probability: float = 0.5,
+    valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Images:
     """Brightness, contrast and saturation scaled at random, then a slight blur, as in DACS.
 
@@ -56,14 +63,17 @@ def strong_view(
         strength: largest relative change of each; 0.2 in DACS, 0.5 in DT-ST.
         probability: share of the images whose colours change.
         blur_probability: share of the images that are blurred.
+        valid: pixels that belong to pictures; others stay as they are, and pictures are changed as
+            if they were alone. None: all.
     """
     change = torch.rand(3, len(image), device=image.device).mul(2).sub(1) * strength
     changed = torch.rand(len(image), device=image.device) < probability
-    coloured = scale_colours(image, *(1 + change * changed).unbind())
+    coloured = scale_colours(image, *(1 + change * changed).unbind(), valid=valid)
     least, most = SIGMA
     sigma = least + (most - least) * torch.rand(len(image), device=image.device)
     blurred = torch.rand(len(image), device=image.device) < blur_probability
-    return blur(coloured, sigma * blurred)
+    strong = blur(continued(coloured, valid), sigma * blurred)
+    return strong if valid is None else torch.where(valid[:, None], strong, image)
 
 
 def scale_colours(
@@ -71,6 +81,8 @@ def scale_colours(
     brightness: Float[Tensor, " B"],
     contrast: Float[Tensor, " B"],
     saturation: Float[Tensor, " B"],
+    *,
+    valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Images:
     """Scale saturation about a pixel's grey, contrast about the mean grey, then brightness.
 
@@ -79,6 +91,7 @@ def scale_colours(
         brightness: factor for each image; 1 changes nothing. Likewise the others.
         contrast: the same.
         saturation: the same.
+        valid: pixels whose mean grey it is; None: all.
     """
     brightness, contrast, saturation = (
         factor[:, None, None, None] for factor in (brightness, contrast, saturation)
@@ -86,7 +99,8 @@ def scale_colours(
     # Sums, not matrix products, which autocast would compute in half precision.
     luma = torch.tensor(LUMA, device=image.device)[:, None, None]
     grey = (image * luma).sum(dim=1, keepdim=True)
-    mean = grey.mean(dim=(2, 3), keepdim=True)
+    means = [own.mean(dim=(2, 3), keepdim=True) for own in each_picture(grey, valid)]
+    mean = torch.cat(means)
     coloured = saturation * image + (1 - saturation) * grey
     return (brightness * (contrast * coloured + (1 - contrast) * mean)).clamp(0, 1)
 

@@ -1,24 +1,31 @@
 """Some pixels of every image, drawn at random."""
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
 def random_positions(
-    batch: int, pixels: int, *, count: int, device: torch.device
+    maps: Shaped[Tensor, "B C H W"],
+    *,
+    count: int,
+    valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Int[Tensor, "B n"]:
-    """Positions in 0..pixels - 1, none twice in an image; all of them where there are too few.
+    """Positions of pixels, counted row by row, none twice in an image; all where there are few.
 
-    Draws from torch's global generator on the device.
+    As many in every image: no more than the one with the fewest has. Draws from torch's global
+    generator on the device.
 
     Args:
-        batch: B.
-        pixels: of one image.
-        count: how many of them are wanted.
-        device: of the positions.
+        maps: for their size and device alone.
+        count: how many are wanted.
+        valid: pixels that may be drawn; None: all.
     """
-    return torch.rand(batch, pixels, device=device).argsort(dim=1)[:, :count]
+    order = torch.rand(len(maps), maps[0, 0].numel(), device=maps.device)
+    if valid is not None:
+        order = order.masked_fill(~valid.flatten(1), 2.0)  # after all others
+        count = min(count, int(valid.sum(dim=(1, 2)).min()))
+    return order.argsort(dim=1)[:, :count]
 
 
 def at_positions(

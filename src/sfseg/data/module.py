@@ -268,6 +268,11 @@ class AdaptationData(LightningDataModule):
         crops = [crop_pseudo_label(self.pseudo_labels, k, Geometry(*place)) for k, place in places]
         return torch.from_numpy(np.stack(crops))
 
+    def count_pseudo_labels(self) -> Tensor:
+        """Pixels (K,) of each class in the pseudo-labels as they are now."""
+        assert self.pseudo_labels is not None, "served before training"
+        return torch.from_numpy(self.pseudo_labels.class_counts())
+
     def correct_pseudo_label(
         self, index: int, geometry: Sequence[int], proposal: Image
     ) -> Correction:

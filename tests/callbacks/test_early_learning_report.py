@@ -22,7 +22,8 @@ from sfseg.callbacks.early_learning_report import (
     split,
     words,
 )  # fmt: skip
-from sfseg.callbacks.label_correction import LabelCorrection, Opening
+from sfseg.callbacks.label_correction import LabelCorrection
+from sfseg.callbacks.openings import Opening
 from sfseg.callbacks.order import ordered
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import CITYSCAPES, LabelSpace
@@ -148,14 +149,14 @@ def test_measurements_become_rows(tmp_path):
 
 
 def test_openings_become_rows(tmp_path):
-    openings = [OPENING, Opening(1, 150, 1.5, None, changed=9)]
+    openings = [OPENING, Opening(1, 150, 1.5, None, changed=9, refused=7)]
     report(tmp_path, fake_trainer(MEASUREMENTS, openings))
     text = (tmp_path / "label_correction.csv").read_text()
     assert text.splitlines() == [
-        "class,iteration,passes,closed,changed,known,right_before,right_after,"
+        "class,iteration,passes,closed,changed,refused,known,right_before,right_after,"
         "right_before_share,right_after_share",
-        "road,100,1,1.5,12345,200,68,122,0.34,0.61",
-        "car,150,1.5,,9,0,0,0,,",
+        "road,100,1,1.5,12345,0,200,68,122,0.34,0.61",
+        "car,150,1.5,,9,7,0,0,0,,",
     ]
 
 
@@ -247,7 +248,7 @@ def test_wandb_gets_picture_and_table_once_a_step(tmp_path):
     ((key, image),) = logger.images
     assert key == "early_learning" and image.dtype == np.uint8
     assert image.shape == (HEADER + CELL[0], 2 * CELL[1], 3)
-    row = ["road", 100, 1.0, 1.5, 12345, 200, 68, 122, 0.34, 0.61]
+    row = ["road", 100, 1.0, 1.5, 12345, 0, 200, 68, 122, 0.34, 0.61]
     assert logger.tables == [("label_correction", list(CORRECTED), [row])]
     trainer.global_step += 1
     callback.on_train_end(trainer, module)

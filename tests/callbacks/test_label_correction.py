@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from sfseg import types
 from sfseg.callbacks.base import TRAINED
 from sfseg.callbacks.early_learning import EarlyLearning
-from sfseg.callbacks.label_correction import LabelCorrection, Opening
+from sfseg.callbacks.label_correction import LabelCorrection
+from sfseg.callbacks.openings import Opening, summary
 from sfseg.callbacks.order import ordered
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -64,6 +65,9 @@ class Data:
         for own, k, place in zip(crops, index.tolist(), geometry, strict=True):
             own[: CROP[0], : CROP[1]] = crop(self.maps[k], place)
         return torch.from_numpy(crops)
+
+    def count_pseudo_labels(self):
+        return torch.from_numpy(np.bincount(self.maps.ravel(), minlength=256)[:CLASSES])
 
     def true_label(self, index):
         self.asked += 1
@@ -255,7 +259,7 @@ def close(opening, now, open_for):
 def test_every_change_and_every_count_is_that_of_a_loop(rule, batch):
     """By ``paper`` what a step predicts is written after it; by ``release`` before the next."""
     early = Scripted({6: {1, 3}, 10: {0, 1}, 22: {1}}, every=2, rule=rule)
-    correction = LabelCorrection(quantile=0.4, open_for=9 / IMAGES, rule=rule)
+    correction = LabelCorrection(quantile=0.4, open_for=9 / IMAGES, rule=rule, max_growth=None)
     world = World(correction, early)
     maps, truth = world.data.maps.copy(), world.data.truth
     opening, closed, last, restarted = {}, [], {}, []
@@ -345,7 +349,7 @@ def test_a_confidence_that_equals_its_threshold_counts_for_the_release_alone():
         for _ in range(2):
             world.feed(seen(2, 1, float(confidence)))
         assert world.data.maps.any() == is_written
-    paper = LabelCorrection(quantile=0.5)
+    paper = LabelCorrection(quantile=0.5, max_growth=None)
     paper._threshold, paper.open = threshold.repeat(CLASSES), {1: Opening(1, 1, 0.0)}
     prediction = torch.ones(2, dtype=torch.uint8)
     above = torch.nextafter(threshold, torch.tensor(1.0))
@@ -412,7 +416,7 @@ class Sees(LightningModule):
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 def test_training_sees_what_is_written_when_its_step_begins():
     """Lightning hands the batch that callbacks have seen to the step."""
-    correction = LabelCorrection(quantile=0.0, open_for=100, rule="release")
+    correction = LabelCorrection(quantile=0.0, open_for=100, rule="release", max_growth=None)
     trainer = Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -497,7 +501,7 @@ def test_the_previous_visit_of_an_image_is_none_at_first():
 
 def test_offline_corrects_every_image_once():
     early = Scripted({4: {0, 2}, 8: {2}})
-    correction = LabelCorrection("offline", quantile=0.5)
+    correction = LabelCorrection("offline", quantile=0.5, max_growth=None)
     world = World(correction, early)
     for number, step in enumerate(steps(12, seed=2), start=1):
         expected, openings = world.data.maps.copy(), len(correction.openings)
@@ -556,28 +560,54 @@ def test_without_measuring_or_truth_labels_change_alike(mode, measure, truth, ca
 
 
 def test_the_summary_counts_classes_once():
-    correction = LabelCorrection()
-    correction.labels = LABELS
-    correction.openings = [
+    openings = [
         Opening(1, 5, 0.5, 1.5, changed=1200, known=80, right_before=20, right_after=50),
         Opening(1, 9, 2.5, 3.5, changed=34, known=20, right_before=5, right_after=20),
     ]
-    assert correction.summary() == (
+    assert summary(openings, 4) == (
         "label correction: 1 of 4 classes, 1,234 pixels; right, where the true label is known: "
         "25.0% before, 70.0% after"
     )
 
 
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_class_that_has_spread_too_far_takes_no_more_pixels(mode, caplog):
+    correction = LabelCorrection(mode, quantile=0.0, open_for=100, max_growth=1.5)
+    world = World(correction, Scripted({6: {1}, 8: {2}}))
+    first = world.data.count_pseudo_labels()
+    flood = [step._replace(prediction=torch.full_like(step.prediction, 1)) for step in steps(60)]
+    for step in flood:
+        free = world.data.count_pseudo_labels()[1] < 1.5 * first[1]
+        before = world.data.maps.copy()
+        world.feed(step)
+        assert free or (before == world.data.maps).all()
+    counts = world.data.count_pseudo_labels()
+    assert torch.equal(counts, correction.growth.now)
+    (opening, _) = correction.openings
+    if mode == "online":
+        area = CROP[0] * CROP[1]
+        assert 1.5 * first[1] <= counts[1] < 1.5 * first[1] + area
+        assert opening.refused > 0
+        assert caplog.text.count("b takes no more pixels: its labels cover 1.") == 1
+        assert f"{opening.refused:,} refused" in summary(correction.openings, 4)
+
+
+def test_a_growth_below_the_start_is_refused():
+    with pytest.raises(ValueError, match=r"max_growth must be at least 1, .* got 0\.5"):
+        LabelCorrection(max_growth=0.5)
+
+
 @pytest.mark.parametrize("stop", [0, 9, 13, 30])
 @pytest.mark.parametrize("rule", ["paper", "release"])
 def test_a_restored_run_corrects_as_an_uninterrupted_one(rule, stop, tmp_path):
-    def world(data=None):
+    def pair():
         # Slows whenever a curve may be fitted.
         early = EarlyLearning(2 / IMAGES, 4 / IMAGES, curve="cubic", threshold=1e-6)
-        return World(LabelCorrection(quantile=0.5, open_for=5 / IMAGES, rule=rule), early, data)
+        limit = {"max_growth": 1.1} if rule == "paper" else {}
+        return LabelCorrection(quantile=0.5, open_for=5 / IMAGES, rule=rule, **limit), early
 
     made = steps(40, seed=4)
-    whole = world()
+    whole = World(*pair())
     for step in made[:stop]:
         whole.feed(step)
     torch.save([c.state_dict() for c in whole.trainer.callbacks], tmp_path / "state")
@@ -585,8 +615,7 @@ def test_a_restored_run_corrects_as_an_uninterrupted_one(rule, stop, tmp_path):
     for step in made[stop:]:
         whole.feed(step)
     states = torch.load(tmp_path / "state", weights_only=True)
-    early = EarlyLearning(2 / IMAGES, 4 / IMAGES, curve="cubic", threshold=1e-6)
-    correction = LabelCorrection(quantile=0.5, open_for=5 / IMAGES, rule=rule)
+    correction, early = pair()
     for callback, state in zip((early, correction), states, strict=True):
         callback.load_state_dict(state)
     second = World(correction, early, rest)
@@ -595,6 +624,7 @@ def test_a_restored_run_corrects_as_an_uninterrupted_one(rule, stop, tmp_path):
         second.feed(step)
     np.testing.assert_array_equal(second.data.maps, whole.data.maps)
     assert correction.openings == whole.correction.openings
+    assert rule == "release" or any(opening.refused for opening in correction.openings)
     assert len(correction.openings) > 4 and correction.open == whole.correction.open
     torch.testing.assert_close(correction._threshold, whole.correction._threshold, equal_nan=True)
 

@@ -95,14 +95,19 @@ def test_density_is_that_of_the_pixels(tmp_path):
     assert float(rows(tmp_path)[-1]["snd"]) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_a_collapse_is_told_once_and_again_when_it_comes_again(tmp_path, caplog):
+def test_each_class_that_goes_is_told_once_and_again_when_it_goes_again(tmp_path, caplog):
     path = [4.0, 7.0, 8.0, 0.0, 7.0]
     with caplog.at_level(logging.WARNING):
         run(tmp_path, path)
-    told = [r.getMessage() for r in caplog.records if "collapse" in r.getMessage()]
-    assert len(told) == 2
-    assert "of 3 classes" in told[0] and "1 are left at step 2; vanished: car, sky." in told[0]
-    assert "at step 5" in told[1]
+    told = [r.getMessage() for r in caplog.records if "classes that the model" in r.getMessage()]
+    assert len(told) == 3
+    assert (
+        told[0].startswith("of 3 classes")
+        and "2 are left at step 1; newly vanished: sky." in told[0]
+    )
+    assert told[1].startswith("collapse: of 3 classes")
+    assert "1 are left at step 2; vanished: car, sky." in told[1]
+    assert told[2].startswith("collapse") and "at step 5" in told[2]
     found = rows(tmp_path)
     assert [row["has_collapsed"] for row in found] == [
         "False", "False", "True", "True", "False", "True",

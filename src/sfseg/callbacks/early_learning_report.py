@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from sfseg.callbacks.base import trained
 from sfseg.callbacks.early_learning import EarlyLearning, Measurement
-from sfseg.callbacks.label_correction import LabelCorrection, Opening
+from sfseg.callbacks.label_correction import LabelCorrection
+from sfseg.callbacks.openings import Opening
 from sfseg.callbacks.order import Ordered
 from sfseg.labels import LabelSpace
 from sfseg.ops.early_learning import Curve, Fit, fit_curve
@@ -25,8 +26,8 @@ from sfseg.storage.atomic import write_whole
 LEGEND = ("IoU with pseudo-labels", "fit until slowed", "correction begins", "correction")
 MEASURED = ("iteration", "passes", "class", "iou", "slowdown", "fitted", "has_slowed", "is_open")
 CORRECTED = (
-    "class", "iteration", "passes", "closed", "changed", "known", "right_before", "right_after",
-    "right_before_share", "right_after_share",
+    "class", "iteration", "passes", "closed", "changed", "refused", "known", "right_before",
+    "right_after", "right_before_share", "right_after_share",
 )  # fmt: skip
 Cell = str | int | float | bool | None
 
@@ -242,7 +243,7 @@ def measurement_rows(
 def correction_rows(openings: Sequence[Opening], labels: LabelSpace) -> list[list[Cell]]:
     """A row of ``CORRECTED`` for every opening; without known truth its shares are None."""
     return [
-        [labels.classes[o.label], o.iteration, o.passes, o.closed, o.changed, o.known,
+        [labels.classes[o.label], o.iteration, o.passes, o.closed, o.changed, o.refused, o.known,
          o.right_before, o.right_after,
          o.right_before / o.known if o.known else None,
          o.right_after / o.known if o.known else None]

@@ -3,7 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from sfseg.callbacks.base import trained
 from sfseg.callbacks.early_learning import EarlyLearning, over_all_processes
+from sfseg.callbacks.growth import Growth
 from sfseg.callbacks.last_visits import LastVisits
+from sfseg.callbacks.openings import Opening, summary
 from sfseg.callbacks.order import Ordered
 from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
@@ -45,32 +47,9 @@ class PseudoLabelData(Protocol):
         self, index: int, geometry: Sequence[int], proposal: Pixels
     ) -> Changed: ...
     def crop_pseudo_labels(self, index: Tensor, geometry: Tensor) -> Tensor: ...
+    def count_pseudo_labels(self) -> Tensor: ...
     def true_label(self, index: int) -> Pixels | None: ...
     def labelling_dataloader(self) -> Any: ...
-
-
-@dataclass
-class Opening:
-    """A time in which the labels of a class are corrected.
-
-    label: class id.
-    iteration: of training at which it began.
-    passes: over the target's images until then.
-    closed: passes at which it ended; None while it lasts.
-    changed: pixels that became this class.
-    known: of these, pixels whose true class is known; for the two counts only.
-    right_before: of the known ones, those whose label was right.
-    right_after: those whose label is.
-    """
-
-    label: int
-    iteration: int
-    passes: float
-    closed: float | None = None
-    changed: int = 0
-    known: int = 0
-    right_before: int = 0
-    right_after: int = 0
 
 
 class LabelCorrection(Ordered):
@@ -88,11 +67,13 @@ class LabelCorrection(Ordered):
         open_for: passes over the target's images for which a class stays open.
         rule: ``paper`` takes, after a step, what it has predicted; ``release``, before a step, what
             the visit before has predicted of the image, see :mod:`sfseg.callbacks.last_visits`.
+        max_growth: times the pixels that the source model gave a class that its labels may come to
+            cover; what would take it further is refused. None: any number.
         measure: count how often true labels, where there are any, agree; they are used for nothing
             else.
 
     Raises:
-        ValueError: an unknown mode or rule, a quantile outside [0, 1), no time.
+        ValueError: an unknown mode or rule, a quantile outside [0, 1), no time, a growth below 1.
     """
 
     needs = (EarlyLearning,)
@@ -103,6 +84,7 @@ class LabelCorrection(Ordered):
         quantile: float = 0.8,
         open_for: float = 1.0,
         rule: Rule = "paper",
+        max_growth: float | None = 1.5,
         *,
         measure: bool = True,
     ) -> None:
@@ -116,6 +98,7 @@ class LabelCorrection(Ordered):
             raise ValueError(f"open_for must be positive, got {open_for} passes")
         self.mode, self.quantile = mode, quantile
         self.open_for, self.rule, self.measure = open_for, rule, measure
+        self.growth = Growth(max_growth)
         self.looks_back = rule == "release" and mode == "online"
         self.openings: list[Opening] = []
         self.open: dict[int, Opening] = {}
@@ -138,6 +121,8 @@ class LabelCorrection(Ordered):
         )
         if self._threshold is not None:
             self._threshold = self._threshold.to(pl_module.device)
+        if trainer.is_global_zero and self.mode in ("online", "offline"):
+            self.growth.begin(self.data.count_pseudo_labels)
         self._strategy = trainer.strategy
 
     def on_train_batch_start(
@@ -161,15 +146,15 @@ class LabelCorrection(Ordered):
         if self.mode in ("none", "elr") or step.is_skipped:
             return
         prediction, confidence = outputs["prediction"], outputs["confidence"]
+        prediction = ignore_padding(prediction, shown_pixels(target["geometry"], prediction))
         parts = (target["index"], target["geometry"], prediction, confidence)
         if self.looks_back:
             everyone = list(zip(*map(of_each_process, parts), strict=True))
             for visits in everyone if trainer.is_global_zero else []:
                 self._visits.keep(*visits)
         else:
-            shown = ignore_padding(prediction, shown_pixels(target["geometry"], prediction))
             self._histogram += confidence_histogram(
-                confidence, shown, num_classes=self.labels.num_classes
+                confidence, prediction, num_classes=self.labels.num_classes
             )
         if step.early_learning is not None:
             if self.looks_back:
@@ -182,23 +167,7 @@ class LabelCorrection(Ordered):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.mode in ("online", "offline"):
-            log.info("%s", self.summary())
-
-    def summary(self) -> str:
-        """In words, how many classes were corrected and whether that was right."""
-        classes = len({opening.label for opening in self.openings})
-        known = sum(opening.known for opening in self.openings)
-        text = (
-            f"label correction: {classes} of {self.labels.num_classes} classes, "
-            f"{sum(opening.changed for opening in self.openings):,} pixels"
-        )
-        if known:
-            before = sum(opening.right_before for opening in self.openings) / known
-            after = sum(opening.right_after for opening in self.openings) / known
-            text += (
-                f"; right, where the true label is known: {before:.1%} before, {after:.1%} after"
-            )
-        return text
+            log.info("%s", summary(self.openings, self.labels.num_classes))
 
     def _refresh(self) -> None:
         """Thresholds of the window that ends now, or of the last visits, over all processes."""
@@ -273,13 +242,36 @@ class LabelCorrection(Ordered):
     ) -> UInt8[Tensor, "*shape"]:
         """The prediction where it is confident and its class open, IGNORE elsewhere."""
         assert self._threshold is not None, "open classes have been measured"
-        limit = torch.full_like(self._threshold, torch.inf)
+        limit = self._threshold.new_full((IGNORE + 1,), torch.inf)
         for label in self.open:
             limit[label] = self._threshold[label]
         # NaN, the threshold of a class without predictions, is reached by nothing.
         compare = torch.ge if self.rule == "release" else torch.gt
         chosen: Bool[Tensor, "*shape"] = compare(confidence, limit[prediction.int()])
+        for label, opening in self.open.items():
+            if self.growth.is_over(label):
+                chosen = self._refuse(opening, chosen, prediction)
         return torch.where(chosen, prediction, IGNORE)
+
+    def _refuse(
+        self,
+        opening: Opening,
+        chosen: Bool[Tensor, "*shape"],
+        prediction: UInt8[Tensor, "*shape"],
+    ) -> Bool[Tensor, "*shape"]:
+        """Leave out pixels of a class whose labels have spread too far; log the first of them."""
+        refused = chosen & (prediction == opening.label)
+        count = int(refused.sum())
+        if count and not opening.refused:
+            log.warning(
+                "label correction: %s takes no more pixels: its labels cover %.1f times what the "
+                "source model gave it (callbacks.label_correction.max_growth=%g)",
+                self.labels.classes[opening.label],
+                self.growth.of(opening.label),
+                self.growth.most,
+            )
+        opening.refused += count
+        return chosen & ~refused
 
     def _correct_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Predict every training image, whole, and write what is confident."""
@@ -320,6 +312,7 @@ class LabelCorrection(Ordered):
             return None
 
     def _count(self, image: int, change: Changed) -> None:
+        self.growth.move(change.before, change.after)
         truth = self._true_label(image) if len(change.after) else None
         for label in np.unique(change.after).tolist():
             opening, mine = self.open[label], change.after == label
@@ -339,6 +332,7 @@ class LabelCorrection(Ordered):
             "histograms": list(self._histograms),
             "threshold": None if self._threshold is None else self._threshold.cpu(),
             "visits": self._visits.state_dict(),
+            "growth": self.growth.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -349,3 +343,5 @@ class LabelCorrection(Ordered):
         self._histograms = deque(state_dict["histograms"])
         self._threshold = state_dict["threshold"]
         self._visits.load_state_dict(state_dict["visits"])
+        if "growth" in state_dict:  # not in those of earlier versions
+            self.growth.load_state_dict(state_dict["growth"])

@@ -80,7 +80,7 @@ class Predicted:
 
 
 class LabelFreeScore(Ordered):
-    """Scores the model on unlabelled training images of the target, and warns when it collapses.
+    """Scores the model on unlabelled images of the target, and warns when a class vanishes.
 
     At every evaluation and before the first step, two views of some images (as they are, and
     mirrored and darker) are predicted whole:
@@ -99,7 +99,7 @@ class LabelFreeScore(Ordered):
     them there is for those who ask what they were worth; nothing is done with it. Training is not
     disturbed: its weights are those without this callback. Methods that do not train on unlabelled
     images of the target are not scored; of those that do not start as the source model, and where a
-    run is continued that was not scored, any class is expected, and no collapse is reported.
+    run is continued that was not scored, any class is expected, and none is reported missing.
 
     Args:
         folder: of the run.
@@ -176,8 +176,7 @@ class LabelFreeScore(Ordered):
         self._chosen = predicted.images
         method = trained(pl_module)
         found = self._judge(predicted, method, trainer.global_step)
-        had_collapsed = bool(self.measurements) and self.measurements[-1].has_collapsed
-        if found.has_collapsed and not had_collapsed and trainer.is_global_zero:
+        if trainer.is_global_zero and self._follows_source(method, trainer.global_step):
             self._warn(found, method.labels)
         self.measurements.append(found)
         return {f"label_free/{name}": value for name, value in found.scores.items()}
@@ -256,14 +255,24 @@ class LabelFreeScore(Ordered):
         return method.starts_as_source_model and first == 0
 
     def _warn(self, found: Measurement, labels: LabelSpace) -> None:
+        """Say so of a collapse when it comes, and of each class that has just gone."""
+        last = self.measurements[-1] if self.measurements else None
+        gone = set(found.vanished) - set(last.vanished if last else ())
+        has_collapsed = found.has_collapsed and not (last and last.has_collapsed)
+        if not (gone or has_collapsed):
+            return
+        what = "collapse: " if has_collapsed else ""
         log.warning(
-            "collapse: of %d classes that the model predicted at first, %d are left at step %d; "
-            "vanished: %s. Lower the learning rate, or keep an earlier state with "
-            "select=label_free",
+            "%sof %d classes that the model predicted at first, %d are left at step %d; "
+            "%s: %s. Lower the learning rate, or keep an earlier state with select=label_free",
+            what,
             len(self._reference),
             len(self._reference) - len(found.vanished),
             found.step,
-            ", ".join(labels.classes[k] for k in found.vanished),
+            "vanished" if has_collapsed else "newly vanished",
+            ", ".join(
+                labels.classes[k] for k in (found.vanished if has_collapsed else sorted(gone))
+            ),
         )
 
     def _complete(

@@ -261,15 +261,15 @@ class AdaptationData(LightningDataModule):
         return batch
 
     def crop_pseudo_labels(self, index: Tensor, geometry: Tensor) -> Tensor:
-        """Pseudo-labels (B, H, W) of crops of the target's training images as they are now.
-
-        H and W are those of the largest crop; around smaller ones is IGNORE.
-        """
+        """Pseudo-labels (B, H, W) of crops of the target's training images as they are now."""
         assert self.pseudo_labels is not None, "served before training"
-        places = [Geometry(*place) for place in geometry.tolist()]
-        size = (max(place.height for place in places), max(place.width for place in places))
-        crops = zip(index.tolist(), places, strict=True)
-        return torch.from_numpy(crop_pseudo_labels(self.pseudo_labels, crops, size))
+        places = zip(index.tolist(), geometry.tolist(), strict=True)
+        return torch.from_numpy(crop_pseudo_labels(self.pseudo_labels, places))
+
+    def count_pseudo_labels(self) -> Tensor:
+        """Pixels (K,) of each class in the pseudo-labels as they are now."""
+        assert self.pseudo_labels is not None, "served before training"
+        return torch.from_numpy(self.pseudo_labels.class_counts())
 
     def correct_pseudo_label(
         self, index: int, geometry: Sequence[int], proposal: Image

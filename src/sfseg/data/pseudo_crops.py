@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sfseg.data.geometry import Geometry, Image, Size, crop_label, pad_label, restore_label
+from sfseg.data.geometry import Geometry, Image, crop_label, pad_label, restore_label
 from sfseg.pseudo.patch import Patch
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.pseudo.store import PseudoLabelStore
@@ -30,17 +30,15 @@ def crop_pseudo_label(labels: PseudoLabels, index: int, geometry: Geometry) -> I
     return crop_label(labels.read(index).label, geometry)
 
 
-def crop_pseudo_labels(
-    labels: PseudoLabels, places: Iterable[tuple[int, Sequence[int]]], size: Size
-) -> Image:
-    """Those (B, H, W) of a batch of crops, of one size: IGNORE around smaller ones.
+def crop_pseudo_labels(labels: PseudoLabels, places: Iterable[tuple[int, Sequence[int]]]) -> Image:
+    """Those (B, H, W) of a batch of crops, of the largest one's size: IGNORE around smaller ones.
 
     Args:
         labels: of the images.
         places: number of the image and geometry of every crop.
-        size: of the largest crop.
     """
-    crops = (crop_pseudo_label(labels, index, Geometry(*place)) for index, place in places)
+    crops = [crop_pseudo_label(labels, index, Geometry(*place)) for index, place in places]
+    size = (max(len(crop) for crop in crops), max(crop.shape[1] for crop in crops))
     return np.stack([pad_label(crop, size) for crop in crops])
 
 

@@ -89,6 +89,13 @@ class PseudoLabels:
             raise ValueError(f"the pseudo-labels in {self.folder} have no confidence")
         return self._plane(1, index)
 
+    def class_counts(self) -> NDArray[np.int64]:
+        """(K,) pixels of each class in all images."""
+        counts = np.zeros(256, np.int64)
+        for index in range(len(self)):
+            counts += np.bincount(self.label(index).ravel(), minlength=256)
+        return counts[: self.num_classes]
+
     def read(self, index: int, window: tuple[int, int, int, int] | None = None) -> Row:
         """A copy of an image's labels, or of a part, that is never half old and half new.
 

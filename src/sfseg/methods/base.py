@@ -41,7 +41,7 @@ class Shared(TypedDict):
     parameter_rules: see :func:`sfseg.optim.parameter_groups`.
     optimizer: makes the optimiser from parameter groups.
     schedule: makes the learning-rate schedule, stepped after every optimiser step.
-    log_every: iterations between logged losses.
+    log_every: iterations between logged losses; 0 for none.
     seed: run seed; dropout and the like follow from it and the iteration.
     """
 
@@ -171,7 +171,8 @@ class Method(Evaluation):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # One call of `log` costs a third of a millisecond whether or not it reaches a logger.
-        if self.iteration % self.shared["log_every"] == 0:
+        every = self.shared["log_every"]
+        if every and self.iteration % every == 0:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             parts = {f"train/{name}": term for name, term in self.logged.items()}
             self.log_dict({"train/loss": outputs["loss"], "train/lr": rate, **parts})

@@ -1,7 +1,8 @@
 """What training would refuse later, refused before it begins; and callbacks in their order."""
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -10,50 +11,77 @@ from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 from sfseg.runs.checkpoints import check_resumable
-from sfseg.runs.preparation import label_selection_of
+from sfseg.runs.plan import check_plan
+from sfseg.runs.preparation import label_selection_of, strategy_of
+from sfseg.runs.trainer_settings import check_trainer
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, Trainer
 
     from sfseg.methods.base import Method
 
 log = logging.getLogger(__name__)
 
 
-def check(cfg: DictConfig, method: "Method") -> None:
-    """Refuse now what training would refuse later.
+def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trainer":
+    """Refuse now what training would refuse later, or take for something else.
+
+    Args:
+        cfg: of the run.
+        method: to be trained.
+        typed: settings of the command line.
+
+    Returns:
+        A trainer like the run's, which has neither loggers nor callbacks.
 
     Raises:
         ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out, the callbacks or the amount of training does not fit.
+            pseudo-labels to leave out, the callbacks, the trainer or a setting that would reach
+            nothing.
     """
+    check_trainer(cfg, steps_itself=not method.automatic_optimization)
+    check_plan(cfg, typed)
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
-    for setting in ("limit_train_batches", "max_epochs"):
-        if cfg.trainer.get(setting) == 0:
-            raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
     label_selection_of(cfg)
-    if not method.automatic_optimization:
-        check_manual_optimization(cfg)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     method.configure_optimizers()
-    if (selection := selection_of(built_callbacks(cfg))) is not None:
+    callbacks = built_callbacks(cfg)
+    if (selection := selection_of(callbacks)) is not None:
         selection.require(method)
+    return built_trainer(cfg, method, [])
 
 
-def check_manual_optimization(cfg: DictConfig) -> None:
-    """Refuse what Lightning cannot do for a method that steps several optimisers itself.
+def built_trainer(
+    cfg: DictConfig,
+    method: "Method",
+    callbacks: "list[Callback]",
+    *,
+    logger: Any = False,
+    plugins: Sequence[Any] = (),
+) -> "Trainer":
+    """The trainer of a run.
 
     Raises:
-        ConfigError: gradients shall be clipped or added up over batches.
+        ConfigError: Lightning refuses a setting.
     """
-    for setting, off in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if cfg.trainer.get(setting, off) != off:
-            raise ConfigError(
-                f"trainer.{setting} must be {'null' if off is None else off} for a method with "
-                f"several optimisers, got {cfg.trainer[setting]}; remove it"
-            )
+    from lightning.pytorch.callbacks import Checkpoint
+
+    own = [build(node) for node in cfg.trainer.get("plugins") or []]
+    trainer: Trainer = build(
+        cfg.trainer,
+        **strategy_of(cfg, method),
+        logger=logger,
+        callbacks=callbacks,
+        # Without one of ours, Lightning would add its own.
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        plugins=[*own, *plugins],
+    )
+    devices = trainer.strategy.root_device.type
+    if cfg.trainer.get("sync_batchnorm") and trainer.world_size > 1 and devices == "cpu":
+        raise ConfigError("trainer.sync_batchnorm=true needs GPUs, got cpu; set it to false")
+    return trainer
 
 
 def check_metric(name: str | None, known: list[str]) -> None:

@@ -147,6 +147,7 @@ def fit(
     loggers: "list[Logger]",
 ) -> float | None:
     """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
+    from sfseg.callbacks.continued import Continued
     from sfseg.callbacks.provenance import Provenance
     from sfseg.callbacks.selection import selection_of
     from sfseg.report.loggers import MetricsCsv
@@ -157,10 +158,11 @@ def fit(
     folder = Path(HydraConfig.get().runtime.output_dir)
     content = Provenance(config, data.labels.to_dict(), described(source))
     callbacks = built_callbacks(cfg)
+    continued = [] if cfg.ckpt_path is None else [Continued()]
     trainer = built_trainer(
         cfg,
         method,
-        [content, *callbacks],
+        [content, *continued, *callbacks],
         logger=loggers or False,
         plugins=[CheckpointFiles()],
     )

@@ -68,6 +68,7 @@ class Method(Evaluation):
     ``iteration`` is the number of the current training batch, from 1; unlike Lightning's
     ``global_step`` it does not depend on how many optimisers step. ``step`` is what is known of
     that batch, a new one for each. ``logged`` are the terms of all losses of the iteration.
+    ``source_scores_of`` says what the source model's scores were measured with.
     """
 
     scales: Sequence[float] = (1.0,)
@@ -85,6 +86,7 @@ class Method(Evaluation):
         self.iteration = 0
         self.step = Step()
         self.logged: dict[str, Tensor] = {}
+        self.source_scores_of: Mapping[str, str] = {}
 
     @property
     def terms(self) -> Mapping[str, Tensor]:
@@ -182,6 +184,7 @@ class Method(Evaluation):
         if self.source_scores:
             # Plain containers: nothing else is ever read from a checkpoint.
             checkpoint["source_scores"] = {d: asdict(s) for d, s in self.source_scores.items()}
+            checkpoint["source_scores_of"] = dict(self.source_scores_of)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration = int(checkpoint["iteration"])

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from sfseg.callbacks.order import ordered
+from sfseg.callbacks.provenance import KEY
 from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
-from sfseg.runs.checkpoints import check_resumable
+from sfseg.optim import pairs_of
+from sfseg.runs.checkpoints import check_resumable, read_checkpoint, record_of
 from sfseg.runs.plan import check_plan
 from sfseg.runs.preparation import label_selection_of, strategy_of
 from sfseg.runs.trainer_settings import check_trainer
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
+    from torch.optim import Optimizer
 
     from sfseg.methods.base import Method
 
@@ -46,7 +49,9 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
     check_metric(cfg.optimized_metric, method.metric_names())
     label_selection_of(cfg)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
-    method.configure_optimizers()
+    optimizers = [optimizer for optimizer, _ in pairs_of(method.configure_optimizers())]
+    if cfg.ckpt_path is not None:
+        check_optimizers(cfg, optimizers)
     callbacks = built_callbacks(cfg)
     if (selection := selection_of(callbacks)) is not None:
         selection.require(method)
@@ -82,6 +87,35 @@ def built_trainer(
     if cfg.trainer.get("sync_batchnorm") and trainer.world_size > 1 and devices == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true needs GPUs, got cpu; set it to false")
     return trainer
+
+
+def check_optimizers(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:
+    """Refuse optimisers that cannot go on from those of the checkpoint.
+
+    Raises:
+        ConfigError: they are of another kind, or have other groups of parameters.
+    """
+    content = read_checkpoint(cfg.ckpt_path)
+    with record_of(cfg.ckpt_path):
+        before = content[KEY]["config"]["method"].get("optimizer", {}).get("_target_")
+        kept = [
+            [len(group["params"]) for group in state["param_groups"]]
+            for state in content["optimizer_states"]
+        ]
+    now = cfg.method.get("optimizer", {}).get("_target_")
+    if before is not None and before != now:
+        raise ConfigError(
+            f"ckpt_path={cfg.ckpt_path} was trained with {before}, whose state {now} cannot go on "
+            "from; choose the same method/optimizer, or start from its weights with "
+            "source_checkpoint or backbone.checkpoint"
+        )
+    mine = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
+    if kept != mine:
+        raise ConfigError(
+            f"ckpt_path={cfg.ckpt_path} has optimisers with groups of {kept} parameters, this run "
+            f"of {mine}: groups are parameters of equal learning rate and weight decay; keep apart "
+            "what was apart in method.lr, method.weight_decay and method.parameter_rules"
+        )
 
 
 def check_metric(name: str | None, known: list[str]) -> None:

@@ -22,6 +22,7 @@ class WeightAverage(EMAWeightAveraging):
         super().__init__(*arguments, **settings)
         self.is_in_place = False
         self._trained: dict[str, Tensor] | None = None
+        self._exact: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -41,12 +42,18 @@ class WeightAverage(EMAWeightAveraging):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._average_model is not None:
+            # Weights of half precision take less of the average than it has to give back.
+            mine, theirs = self._average_model.module.state_dict(), pl_module.state_dict()
+            self._exact = {k: v.clone() for k, v in mine.items() if v.dtype != theirs[k].dtype}
         super().on_validation_epoch_start(trainer, pl_module)
         self.is_in_place = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
-        self.is_in_place = False
+        if self._average_model is not None:
+            self._average_model.module.load_state_dict(self._exact, strict=False)
+        self._exact, self.is_in_place = {}, False
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -58,5 +65,6 @@ class WeightAverage(EMAWeightAveraging):
             checkpoint["state_dict"], checkpoint[current] = (
                 checkpoint[current], checkpoint["state_dict"]
             )  # fmt: skip
+            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._exact}
         if self._trained is not None:
             checkpoint[current] = self._trained

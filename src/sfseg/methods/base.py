@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.methods.evaluation import Evaluation
+from sfseg.networks.precision import Change, without_narrowing
 from sfseg.ops.inference import Inference
 from sfseg.optim import Rule, parameter_groups
 from sfseg.randomness import seed32
@@ -154,6 +155,13 @@ class Method(Evaluation):
             "prediction": prediction.to(torch.uint8),
             "confidence": confidence.clamp(0, 1),
         }
+
+    def _apply(self, fn: Change, recurse: bool = True) -> "Method":
+        for child in self.children() if recurse else ():
+            child._apply(fn)  # type: ignore[no-untyped-call]
+        # Averages and counts beside the network stay exact where that is of half precision.
+        super()._apply(without_narrowing(fn), recurse=False)  # type: ignore[no-untyped-call]
+        return self
 
     def undo_step(self) -> Callable[[], None]:
         """What takes back all that the coming step will change, should it be skipped.

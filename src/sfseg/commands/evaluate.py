@@ -24,6 +24,7 @@ def main() -> None:
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate and write results into a run folder of its own."""
+    import torch
     from lightning.pytorch import Trainer
 
     from sfseg.methods.evaluation import Evaluation
@@ -34,6 +35,7 @@ def evaluate(cfg: DictConfig) -> None:
     from sfseg.runs.trainer_settings import refuse_unknown
 
     quiet_lightning()
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
     refuse_unknown(cfg.trainer)
     restored = restore(cfg.ckpt_path)
     settings = data_config(cfg, restored)

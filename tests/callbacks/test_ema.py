@@ -153,3 +153,8 @@ def test_an_average_of_weights_in_half_precision_moves_and_survives_evaluations(
     assert torch.equal(average._average_model.module.network.bias, moved)
     assert torch.equal(checkpoint["state_dict"]["network.bias"], moved)
     assert torch.equal(bias, torch.full_like(bias, 2.0))
+
+
+def test_an_average_that_would_never_move_is_refused():
+    with pytest.raises(ValueError, match="update_every_n_steps must be at least 1, got 0"):
+        WeightAverage(update_every_n_steps=0)

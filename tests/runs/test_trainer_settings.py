@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer
@@ -17,7 +18,7 @@ from sfseg.errors import ConfigError
 from sfseg.ops.inference import Inference
 from sfseg.runs.plan import check_plan
 from sfseg.runs.protocol import protocol_of
-from sfseg.runs.refusals import built_trainer
+from sfseg.runs.refusals import built_trainer, check_digits
 from sfseg.runs.trainer_settings import HONOURED, REFUSED, check_trainer
 
 AUTOMATIC = SimpleNamespace(automatic_optimization=True)
@@ -96,6 +97,7 @@ def test_a_setting_is_honoured(word: str) -> None:
         (["trainer.val_check_interval=9"], "follows eval_every=500, got 9; set eval_every"),
         (["trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps must be a whole number"),
         (["trainer.log_every_n_steps=null"], "trainer.log_every_n_steps must be a whole number"),
+        (["method.log_every=3"], "follows trainer.log_every_n_steps=20, got 3; set that"),
         (["trainer.default_root_dir=elsewhere"], "hydra.run.dir=<folder> chooses it"),
         (["trainer.limit_val_batches=0"], "set optimized_metric=null too"),
         (["+trainer.gradient_clip_algorithm=value"], "without trainer.gradient_clip_val"),
@@ -164,6 +166,18 @@ def test_data_settings_that_the_adaptation_does_not_follow(words: list[str], fol
 )
 def test_data_settings_that_say_what_is_meant(words: list[str]) -> None:
     check_plan(composed(*words), words)
+
+
+def test_half_precision_needs_an_optimiser_that_it_does_not_break() -> None:
+    weights = [torch.nn.Parameter(torch.ones(1))]
+    cfg = composed("trainer.precision=16-true")
+    with pytest.raises(
+        ConfigError, match=r"eps=1e-08 0, and steps NaN; set \+method.optimizer.eps"
+    ):
+        check_digits(cfg, [torch.optim.AdamW(weights)])
+    check_digits(cfg, [torch.optim.AdamW(weights, eps=1e-4)])
+    check_digits(cfg, [torch.optim.SGD(weights, lr=0.1)])
+    check_digits(composed("trainer.precision=bf16-true"), [torch.optim.AdamW(weights)])
 
 
 class Data:

@@ -24,5 +24,11 @@ class Continued(Callback):
             if differ and trainer.is_global_zero:
                 log.info(
                     "ckpt_path: the optimiser goes on with this run's settings: %s",
-                    ", ".join(f"{name} {old} -> {new}" for name, (old, new) in differ.items()),
+                    ", ".join(
+                        f"{name} {_short(a)} -> {_short(b)}" for name, (a, b) in differ.items()
+                    ),
                 )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,9 +16,18 @@ class WeightAverage(EMAWeightAveraging):
     It takes the weights' place from ``on_validation_epoch_start`` to ``on_validation_epoch_end``,
     and for good when training ends. Callbacks that look at the weights that were evaluated do so at
     the end of the epoch and run before it, see :class:`sfseg.callbacks.order.Ordered`.
+
+    Raises:
+        ValueError: it would never be updated.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
+        every = settings.get("update_every_n_steps", 1)
+        if every < 1:
+            raise ValueError(
+                f"update_every_n_steps must be at least 1, got {every}, which never averages; "
+                "~callbacks.ema is off"
+            )
         super().__init__(*arguments, **settings)
         self.is_in_place = False
         self._trained: dict[str, Tensor] | None = None

@@ -50,6 +50,7 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
     label_selection_of(cfg)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     optimizers = [optimizer for optimizer, _ in pairs_of(method.configure_optimizers())]
+    check_digits(cfg, optimizers)
     if cfg.ckpt_path is not None:
         check_optimizers(cfg, optimizers)
     callbacks = built_callbacks(cfg)
@@ -87,6 +88,21 @@ def built_trainer(
     if cfg.trainer.get("sync_batchnorm") and trainer.world_size > 1 and devices == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true needs GPUs, got cpu; set it to false")
     return trainer
+
+
+def check_digits(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:
+    """Refuse a term that keeps a division finite and would be 0 in half precision.
+
+    Raises:
+        ConfigError: the ``eps`` of an Adam in ``16-true``, whose first step would divide by 0.
+    """
+    smallest = 2.0**-24
+    eps = min((float(o.defaults.get("eps") or 1.0) for o in optimizers), default=1.0)
+    if cfg.trainer.get("precision") in ("16-true", "float16") and eps < smallest:
+        raise ConfigError(
+            f"trainer.precision=16-true makes the optimiser's eps={eps} 0, and steps NaN; set "
+            "+method.optimizer.eps=1e-4, or take trainer.precision=16-mixed or bf16-mixed"
+        )
 
 
 def check_optimizers(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:

@@ -81,6 +81,11 @@ def check_trainer(cfg: DictConfig, *, steps_itself: bool) -> None:
     _check_epochs(trainer)
     _require_whole("eval_every", cfg.eval_every, least=1)
     _require_whole("trainer.log_every_n_steps", trainer.get("log_every_n_steps"), least=0)
+    if cfg.method.get("log_every") not in (None, trainer.log_every_n_steps):
+        raise ConfigError(
+            f"method.log_every follows trainer.log_every_n_steps={trainer.log_every_n_steps}, got "
+            f"{cfg.method.log_every}; set that"
+        )
     if trainer.get("val_check_interval") != cfg.eval_every:
         raise ConfigError(
             f"trainer.val_check_interval follows eval_every={cfg.eval_every}, got "

@@ -54,6 +54,7 @@ PRIVATE = {
     "_replace",  # of named tuples, whose public names begin so
     "_BatchNorm", "_NormBase",  # torch: nothing else tells every kind of batch normalisation
     "_compiled_call_impl",  # torch
+    "_apply",  # torch: through which every cast of a module goes
     "_is_mkldnn_bf16_supported", "_is_avx512_bf16_supported",  # likewise
     "_console_stop",  # W&B
     "_target_", "_get_full_key",  # Hydra and OmegaConf
@@ -64,6 +65,7 @@ INHERITED = {
     ("MetricsFile", "_check_log_dir_exists"),
     ("MetricsFile", "_record_new_keys"),
     ("WandbRun", "_experiment"),
+    ("WeightAverage", "_average_model"),
     ("WandbRun", "_id"),
     ("WandbRun", "_prefix"),
     ("WandbRun", "_wandb_init"),

@@ -6,7 +6,14 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, PolynomialLR
 
 from sfseg.errors import ConfigError
-from sfseg.optim import count_parameters, norm_parameters, parameter_groups, warmup_decay
+from sfseg.optim import (
+    count_parameters,
+    norm_parameters,
+    pairs_of,
+    parameter_groups,
+    take_settings,
+    warmup_decay,
+)
 
 
 class Net(nn.Module):
@@ -222,3 +229,83 @@ def test_parameters_are_counted_with_and_without_the_frozen():
     net[0].requires_grad_(False)
     assert count_parameters(net.parameters()) == (10, 2)
     assert count_parameters([]) == (0, 0)
+
+
+def trained_for(steps, pair):
+    optimizer, scheduler = pair
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(p.square().sum() for g in optimizer.param_groups for p in g["params"]).backward()
+        optimizer.step()
+        scheduler.step()
+    return optimizer, scheduler
+
+
+def pair_of(net, *, lr=0.5, decay=0.1, steps=20, make=None):
+    groups = [
+        {"params": [net.weight], "lr": lr, "weight_decay": decay},
+        {"params": [net.bias], "lr": lr / 2, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    make = make or (lambda o: warmup_decay(o, steps=steps, warmup=2))
+    return optimizer, make(optimizer)
+
+
+def continued(settings, made=None):
+    """A network after three steps, and its optimiser and schedule restored under settings."""
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2)
+    states = [part.state_dict() for part in trained_for(3, pair_of(net, **(made or {})))]
+    pair = pair_of(net, **settings)
+    for part, state in zip(pair, states, strict=True):
+        part.load_state_dict(state)
+    return net, pair, take_settings(pair, pair_of(net, **settings))
+
+
+def test_equal_settings_change_nothing_of_what_goes_on():
+    torch.manual_seed(0)
+    whole = nn.Linear(3, 2)
+    trained_for(6, pair_of(whole))
+    net, pair, differ = continued({})
+    trained_for(3, pair)
+    assert not differ
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), net.parameters(), strict=True))
+
+
+def test_what_goes_on_has_the_rates_and_the_decay_of_this_run():
+    _, (optimizer, scheduler), differ = continued({"lr": 0.1, "decay": 0.3, "steps": 40})
+    assert differ["weight_decay"] == (0.1, 0.3) and differ["initial_lr"] == (0.5, 0.1)
+    _, oracle = trained_for(3, pair_of(nn.Linear(3, 2), lr=0.1, decay=0.3, steps=40))
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.3, 0.0]
+    assert [g["lr"] for g in optimizer.param_groups] == oracle.get_last_lr()
+    assert scheduler.last_epoch == 3 and scheduler.get_last_lr() == oracle.get_last_lr()
+    assert all(state["exp_avg"].any() for state in optimizer.state.values())
+    trained_for(5, (optimizer, scheduler))
+    trained_for(5, (oracle.optimizer, oracle))
+    assert scheduler.get_last_lr() == oracle.get_last_lr()
+
+
+def test_schedules_of_torch_are_scaled_but_keep_their_shape():
+    def poly(power):
+        return lambda o: PolynomialLR(o, total_iters=20, power=power)
+
+    made = {"make": poly(2.0)}
+    _, (optimizer, _), differ = continued({"lr": 0.1, **made}, made)
+    assert differ["lr"][1] == pytest.approx(0.1 * (17 / 20) ** 2)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(
+        [0.1 * (17 / 20) ** 2, 0.05 * (17 / 20) ** 2]
+    )
+    assert continued(made, made)[2] == {}
+    with pytest.raises(ConfigError, match=r"method.schedule.power=3.0 cannot take the place"):
+        continued({"make": poly(3.0)}, made)
+
+
+def test_optimisers_are_found_in_whatever_lightning_takes():
+    net = nn.Linear(1, 1)
+    optimizer, scheduler = pair_of(net)
+    entry = {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+    with_both = [(optimizer, scheduler)]
+    assert pairs_of(optimizer) == pairs_of({"optimizer": optimizer}) == [(optimizer, None)]
+    assert pairs_of(entry) == pairs_of([entry]) == with_both
+    assert pairs_of(([optimizer], [scheduler])) == with_both
+    assert pairs_of([optimizer, optimizer]) == [(optimizer, None)] * 2

@@ -3,11 +3,12 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from sfseg.errors import ConfigError
 
@@ -138,3 +139,81 @@ def count_parameters(parameters: Iterable[nn.Parameter]) -> tuple[int, int]:
     """(all, trainable)."""
     sizes = [(p.numel(), p.requires_grad) for p in parameters]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+Pair = tuple[Optimizer, LRScheduler | None]
+POSITION = {"last_epoch", "_step_count", "_last_lr", "base_lrs"}
+"""What of a schedule's state says where it is, not what it is."""
+
+
+def pairs_of(configured: Any) -> list[Pair]:
+    """Optimisers and their schedules, from what ``configure_optimizers`` may return."""
+    if isinstance(configured, Optimizer):
+        return [(configured, None)]
+    if isinstance(configured, Mapping):
+        return [(configured["optimizer"], _schedule(configured.get("lr_scheduler")))]
+    parts = list(configured)
+    if len(parts) == 2 and all(isinstance(part, Sequence) for part in parts):
+        return list(zip_longest(parts[0], map(_schedule, parts[1])))
+    return [pair for part in parts for pair in pairs_of(part)]
+
+
+def _schedule(configured: Any) -> LRScheduler | None:
+    found: LRScheduler | None = (
+        configured["scheduler"] if isinstance(configured, Mapping) else configured
+    )
+    return found
+
+
+def take_settings(continued: Pair, fresh: Pair) -> dict[str, tuple[Any, Any]]:
+    """Let an optimiser that goes on from a checkpoint have the settings of a new one.
+
+    Its moments and the position of its schedule stay; rates, decay and the schedule's shape are
+    the new one's. Settings that agree leave every bit as it is.
+
+    Args:
+        continued: from the checkpoint, of the same parameters in the same groups.
+        fresh: by the settings of this run.
+
+    Returns:
+        Setting -> old and new value, of those that differ.
+
+    Raises:
+        ConfigError: the schedule is of a kind that cannot change its settings on the way.
+    """
+    (optimizer, schedule), (new, new_schedule) = continued, fresh
+    differ: dict[str, tuple[Any, Any]] = {}
+    wanted = [group["lr"] for group in new.param_groups]
+    if schedule is not None and new_schedule is not None:
+        wanted = _rates(schedule, new_schedule)
+    for group, theirs, rate in zip(optimizer.param_groups, new.param_groups, wanted, strict=True):
+        for name, value in ({**theirs, "lr": rate}).items():
+            if name != "params" and group.get(name) != value:
+                differ.setdefault(name, (group.get(name), value))
+                group[name] = value
+    return differ
+
+
+def _rates(schedule: LRScheduler, fresh: LRScheduler) -> list[float]:
+    """Learning rates where a schedule is, by the settings of a fresh one, which it takes over."""
+    position = schedule.last_epoch
+    if isinstance(schedule, LambdaLR) and isinstance(fresh, LambdaLR):
+        bases = [float(rate) for rate in fresh.base_lrs]
+        rates = [b * shape(position) for b, shape in zip(bases, fresh.lr_lambdas, strict=True)]
+        schedule.load_state_dict({**schedule.state_dict(), "base_lrs": bases, "_last_lr": rates})
+        return rates
+    old, new = schedule.state_dict(), fresh.state_dict()
+    for name in sorted(new.keys() - POSITION):
+        if old.get(name) != new[name]:
+            raise ConfigError(
+                f"method.schedule.{name}={new[name]} cannot take the place of the checkpoint's "
+                f"{old.get(name)} on the way; keep that, or choose sfseg.optim.warmup_decay"
+            )
+    factors = [a / b if b else 1.0 for a, b in zip(fresh.base_lrs, schedule.base_lrs, strict=True)]
+    now = [group["lr"] for group in schedule.optimizer.param_groups]
+    rates = [
+        rate if factor == 1 else rate * factor for rate, factor in zip(now, factors, strict=True)
+    ]
+    state = {**old, "base_lrs": list(fresh.base_lrs), "_last_lr": rates}
+    schedule.load_state_dict(state)
+    return rates

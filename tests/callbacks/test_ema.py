@@ -190,3 +190,31 @@ def test_a_checkpoint_of_the_end_goes_on_with_the_weights_that_train(tmp_path):
     again = trainer([look, WeightAverage(decay=0.5)], 4)
     again.fit(method(PATH), datamodule=Images(), ckpt_path=last, weights_only=True)
     assert look.seen[-2:] == AVERAGES[2:]
+
+
+def test_an_average_of_weights_in_half_precision_moves_and_survives_evaluations():
+    model, average = method([0.0]), WeightAverage(decay=0.999)
+    average.setup(trainer([average], 1), model, "fit")
+    model.to(torch.bfloat16)
+    bias = model.network.bias.data
+
+    def averaged(value):
+        bias.fill_(value)
+        average._average_model.update_parameters(model)
+        return average._average_model.module.network.bias.clone()
+
+    averaged(1.0)
+    moved = averaged(2.0)
+    torch.testing.assert_close(moved, torch.full_like(moved, 1.001))
+    average.on_validation_epoch_start(None, model)
+    checkpoint = {"state_dict": model.state_dict()}
+    average.on_save_checkpoint(None, model, checkpoint)
+    average.on_validation_epoch_end(None, model)
+    assert torch.equal(average._average_model.module.network.bias, moved)
+    assert torch.equal(checkpoint["state_dict"]["network.bias"], moved)
+    assert torch.equal(bias, torch.full_like(bias, 2.0))
+
+
+def test_an_average_that_would_never_move_is_refused():
+    with pytest.raises(ValueError, match="update_every_n_steps must be at least 1, got 0"):
+        WeightAverage(update_every_n_steps=0)

@@ -88,12 +88,22 @@ def test_predict_keeps_names_folders_and_sizes(cli: Cli, checkpoint: Path, photo
 def test_predict_equals_the_network(cli: Cli, checkpoint: Path, photos: Path) -> None:
     from sfseg.runs.checkpoints import restore
 
-    cli("sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=out")
     image = Toyscapes("city", "test", length=1).image(0)
-    with torch.inference_mode():
-        logits = restore(checkpoint).network(torch.from_numpy(image).permute(2, 0, 1)[None])
-    written = cv2.imread(str(photos.parent / "out" / "labels" / "one.png"), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(written, logits.argmax(1)[0].numpy())
+    for precision in ("32-true", "bf16-mixed"):
+        done = cli(
+            "sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", f"output={precision}",
+            f"precision={precision}",
+        )  # fmt: skip
+        assert f"whole images at scale 1, precision {precision}" in done.output
+        with torch.inference_mode(), torch.autocast("cpu", enabled=precision == "bf16-mixed"):
+            logits = restore(checkpoint).network(torch.from_numpy(image).permute(2, 0, 1)[None])
+        path = photos.parent / precision / "labels" / "one.png"
+        written = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(written, logits.float().argmax(1)[0].numpy())
+    refused = cli(
+        "sfseg-predict", f"ckpt_path={checkpoint}", f"images={photos}", "output=none", "precision=9"
+    )
+    assert refused.code == 2 and "precision=9 cannot be used" in refused.output
 
 
 def test_predict_reports_broken_images_and_writes_the_rest(

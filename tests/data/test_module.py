@@ -219,6 +219,7 @@ def test_batches_do_not_depend_on_the_workers(tree, num_workers):
 def test_two_ranks_train_on_what_one_does(tree):
     class Process:
         world_size = 2
+        fit_loop = Trainer(logger=False, enable_checkpointing=False).fit_loop
 
         def __init__(self, rank):
             self.global_rank = rank
@@ -259,11 +260,12 @@ class OneWeight(LightningModule):
 
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 def test_the_position_is_that_of_the_trainer(tree, tmp_path):
-    def fit(steps, data):
+    def fit(steps, data, **options):
         trainer = Trainer(
             max_steps=steps, val_check_interval=2, check_val_every_n_epoch=None,
             accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+            **options,
         )  # fmt: skip
         network = OneWeight()
         trainer.fit(network, datamodule=data)
@@ -277,6 +279,11 @@ def test_the_position_is_that_of_the_trainer(tree, tmp_path):
     second = module(tree, ["target"])
     second.load_state_dict(first.state_dict())
     assert fit(2, second) == whole[3:]
+    # Epochs go on with the next batches, in loader processes too.
+    assert fit(5, module(tree, ["target"]), limit_train_batches=2) == whole
+    ahead = module(tree, ["target"], num_workers=1)
+    ahead.load_state_dict(first.state_dict())
+    assert fit(2, ahead, limit_train_batches=1) == whole[3:]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -118,9 +118,9 @@ class Kept(Callback):
         self.losses.append((loss.detach(), list(terms.values())))
 
 
-def fit(method: Method, data: list[Recorder], **settings: Any) -> Kept:
+def fit(method: Method, data: list[Recorder], **options: Any) -> Kept:
     kept = Kept()
-    small.fit(method, data, log_every_n_steps=1, callbacks=[kept], **settings)
+    small.fit(method, data, log_every_n_steps=1, callbacks=[kept], **options)
     return kept
 
 
@@ -281,6 +281,27 @@ def test_averages_move_where_the_optimiser_steps_and_not_with_every_batch(name: 
         for before, after in pairwise(averages.seen)
     ]
     assert moved == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("mean_teacher", "uniuvpt")))
+     for n in METHODS],
+)  # fmt: skip
+def test_trains_in_half_precision_and_averages_move(name: str) -> None:
+    method = make(name)
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    output = fit(method, [batches() for _ in range(3)], precision="bf16-true").output
+    assert torch.isfinite(output["loss"])
+    assert {p.dtype for p in method.network.parameters()} == {torch.bfloat16}
+    for prefix, part in method.named_modules():
+        if isinstance(part, Teacher):
+            moved = [
+                not torch.equal(value, before[f"{prefix}.{key}"])
+                for key, value in part.state_dict().items()
+            ]
+            assert {p.dtype for p in part.parameters()} == {torch.float32}
+            assert any(moved) or prefix == "historical"
 
 
 def own_arguments(kind: type) -> dict[str, inspect.Parameter]:

@@ -10,6 +10,7 @@ from sfseg.networks.backbones.mit import MixTransformer
 from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
+from sfseg.ops.inference import Inference
 
 
 class CellMean(nn.Module):
@@ -328,3 +329,16 @@ def test_scores_of_a_view_stand_on_the_pixels_of_the_image(align_corners: bool) 
         )
         found = network.enlarge_view(scores, view, (12, 20), align_corners=align_corners)
         torch.testing.assert_close(found, expected[..., :12, :20])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_evaluated_at_any_scale(segmenter: Segmenter, dtype: torch.dtype) -> None:
+    """Rescaled images are floats, whatever the network's weights are."""
+    image = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
+    views = Inference(scales=(0.5, 1.0), flip=True)
+    segmenter.eval()
+    with torch.no_grad():
+        exact = views(segmenter, image)
+        half = views(segmenter.to(dtype), image)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.exp(), exact.exp(), rtol=0, atol=0.02)

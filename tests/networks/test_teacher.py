@@ -1,4 +1,4 @@
-"""A moving average of a network: what it takes over, and how fast."""
+"""A moving average of a network: what it takes over, how fast, and in which precision."""
 
 import pytest
 import torch
@@ -46,3 +46,36 @@ def test_a_copy_shares_nothing_and_stays_in_eval_mode() -> None:
     moved(network)
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
     assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def linear() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(2, 3)
+
+
+def test_a_teacher_moves_where_its_student_has_half_precision() -> None:
+    both = nn.ModuleDict({"student": linear(), "teacher": Teacher(linear())}).to(torch.bfloat16)
+    student_, teacher = both["student"], both["teacher"]
+    assert isinstance(teacher, Teacher)
+    start = linear().weight.detach()
+    torch.testing.assert_close(teacher.network.weight, start, rtol=0, atol=0)
+    with torch.no_grad():
+        student_.weight.fill_(1.0)
+    for _ in range(3):
+        teacher.follow(student_, 0.999)
+    expected = 1 - (1 - start.double()) * 0.999**3
+    torch.testing.assert_close(teacher.network.weight.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_teacher_takes_images_and_maps_of_half_precision() -> None:
+    teacher = Teacher(linear()).to(torch.bfloat16)
+    x = torch.rand(4, 2).bfloat16()
+    torch.testing.assert_close(teacher(x), teacher.network(x.float()))
+    assert [part.dtype for part in teacher.fitting([x, x])] == [torch.float32] * 2
+    assert teacher.fitting(torch.zeros(1, dtype=torch.uint8)).dtype == torch.uint8
+
+
+def test_a_teacher_follows_to_more_precision_and_to_devices() -> None:
+    assert Teacher(linear()).double().network.weight.dtype == torch.float64
+    assert Teacher(linear()).to("meta", torch.bfloat16).network.weight.device.type == "meta"
+    assert Frozen(linear()).bfloat16().network.weight.dtype == torch.bfloat16

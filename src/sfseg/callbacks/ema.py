@@ -17,13 +17,23 @@ class WeightAverage(EMAWeightAveraging):
     It takes the weights' place from ``on_validation_epoch_start`` to ``on_validation_epoch_end``,
     and for good when training ends. Callbacks that look at the weights that were evaluated do so at
     the end of the epoch and run before it, see :class:`sfseg.callbacks.order.Ordered`.
+
+    Raises:
+        ValueError: it would never be updated.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
+        every = settings.get("update_every_n_steps", 1)
+        if every < 1:
+            raise ValueError(
+                f"update_every_n_steps must be at least 1, got {every}, which never averages; "
+                "~callbacks.ema is off"
+            )
         super().__init__(*arguments, **settings)
         self.is_in_place = False
         self._is_late = False
         self._trained: dict[str, Tensor] | None = None
+        self._exact: dict[str, Tensor] = {}
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         is_late = step_idx is not None and self._is_late
@@ -50,12 +60,18 @@ class WeightAverage(EMAWeightAveraging):
         self._is_late = self._is_late and trainer.global_step == before
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._average_model is not None:
+            # Weights of half precision take less of the average than it has to give back.
+            mine, theirs = self._average_model.module.state_dict(), pl_module.state_dict()
+            self._exact = {k: v.clone() for k, v in mine.items() if v.dtype != theirs[k].dtype}
         super().on_validation_epoch_start(trainer, pl_module)
         self.is_in_place = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
-        self.is_in_place = False
+        if self._average_model is not None:
+            self._average_model.module.load_state_dict(self._exact, strict=False)
+        self._exact, self.is_in_place = {}, False
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "is_late": self._is_late}
@@ -74,5 +90,6 @@ class WeightAverage(EMAWeightAveraging):
             checkpoint["state_dict"], checkpoint[current] = (
                 checkpoint[current], checkpoint["state_dict"]
             )  # fmt: skip
+            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._exact}
         if self._trained is not None:
             checkpoint[current] = self._trained

@@ -32,6 +32,8 @@ class Panels(Callback):
     def __init__(self, folder: str, images: int = 4, max_width: int = 1024) -> None:
         if images < 1:
             raise ValueError(f"images must be at least 1, got {images}; ~callbacks.panels is off")
+        if max_width < 1:
+            raise ValueError(f"max_width must be at least 1 pixel, got {max_width}")
         self.folder = Path(folder)
         self.images = images
         self.max_width = max_width

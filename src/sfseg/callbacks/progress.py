@@ -3,18 +3,19 @@
 import logging
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 log = logging.getLogger(__name__)
 
 
 class ProgressReport(Callback):
-    """Shows step, loss, rate and time left.
+    """Shows step, loss, rate and time left; no loss where no weight of the network trains.
 
     Args:
         seconds: time between plain lines where the output is no terminal, as under a batch
@@ -29,22 +30,25 @@ class ProgressReport(Callback):
         self.progress: Progress | None = None
         self.started = self.shown = 0.0
         self.first_step = 0
+        self.trains = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         self.started = self.shown = time.monotonic()
         self.first_step = trainer.global_step
+        network = cast(nn.Module, getattr(pl_module, "network", pl_module))
+        self.trains = any(p.requires_grad for p in network.parameters())
         if self.uses_bar:
             self.progress = Progress(
                 TextColumn("training"),
                 BarColumn(),
                 TextColumn("{task.completed:.0f}/{task.total} steps"),
-                TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.2f} steps/s"),
+                TextColumn("{task.fields[loss]}{task.fields[rate]:.2f} steps/s"),
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self.progress.add_task("fit", total=trainer.max_steps, loss=float("nan"), rate=0.0)
+            self.progress.add_task("fit", total=trainer.max_steps, loss="", rate=0.0)
             self.progress.start()
 
     def on_train_batch_end(
@@ -56,7 +60,7 @@ class ProgressReport(Callback):
             return
         self.shown = now
         # Reading the loss waits for the device, hence only here and not in every step.
-        loss = float(torch.as_tensor(outputs["loss"]))
+        loss = f"loss {float(torch.as_tensor(outputs['loss'])):.4f}  " if self.trains else ""
         rate = (trainer.global_step - self.first_step) / max(now - self.started, 1e-9)
         if self.progress is not None:
             self.progress.update(
@@ -65,7 +69,7 @@ class ProgressReport(Callback):
             return
         left = (trainer.max_steps - trainer.global_step) / rate if rate else 0.0
         log.info(
-            "step %d/%d  loss %.4f  %.2f steps/s  %s left",
+            "step %d/%d  %s%.2f steps/s  %s left",
             trainer.global_step,
             trainer.max_steps,
             loss,

@@ -22,8 +22,8 @@ class Results(Ordered):
     """Writes and shows the scores of the evaluation that follows training.
 
     ``results.json`` holds the protocol and the scores as shares in [0, 1]; ``results.csv`` and
-    ``results.md`` the per-class table in percent. Where the weights are not the last, all but the
-    CSV file say how they were selected.
+    ``results.md`` the per-class table in percent, of sets that have labels. All but the CSV
+    file say the protocol and, where the weights are not the last, how they were selected.
 
     Args:
         folder: the run folder.
@@ -48,7 +48,15 @@ class Results(Ordered):
         (self.folder / "results.csv").write_text(tables.to_csv(header, rows))
         selection = selection_of(self.others)
         note = "" if selection is None else selection.note
-        text = tables.to_markdown(header, rows) + (f"\n{note}\n" if note else "")
+        labelled = {domain: found for domain, found in scores.items() if any(found.pixels)}
+        lines = [
+            f"{domain}: no labels, so no scores" for domain in scores if domain not in labelled
+        ]
+        shown = tables.per_class(labelled, labels, module.source_scores) if labelled else None
+        parts = [] if shown is None else [tables.to_markdown(*shown)]
+        text = "\n".join(
+            [*parts, *(f"{line}\n" for line in [*lines, module.protocol, note] if line)]
+        )
         (self.folder / "results.md").write_text(text)
         protocol = f"{module.protocol}, {note}" if note else module.protocol
         document = summary(scores, labels, protocol, module.source_scores, selection)
@@ -58,10 +66,12 @@ class Results(Ordered):
         title = f"{self.title}\n{protocol}"
         if module.source_scores:
             title += f"\n{trainable:,} of {total:,} parameters trained"
-        tables.show(title, header, rows)
+        tables.show("\n".join([title, *lines]), *(shown or ([], [])))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_table(key="per_class", columns=header, data=[list(r) for r in rows])
+            if isinstance(logger, WandbLogger) and shown is not None:
+                logger.log_table(
+                    key="per_class", columns=shown[0], data=[list(r) for r in shown[1]]
+                )
 
 
 def summary(

@@ -24,14 +24,19 @@ def main() -> None:
 
 def evaluate(cfg: DictConfig) -> None:
     """Evaluate and write results into a run folder of its own."""
+    import torch
     from lightning.pytorch import Trainer
 
     from sfseg.methods.evaluation import Evaluation
     from sfseg.runs.checkpoints import restore
+    from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
     from sfseg.runs.refusals import built_callbacks
+    from sfseg.runs.trainer_settings import refuse_unknown
 
     quiet_lightning()
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+    refuse_unknown(cfg.trainer)
     restored = restore(cfg.ckpt_path)
     settings = data_config(cfg, restored)
     data = build(settings.module, needs=needs(cfg, restored), checks={"samples": 20})
@@ -42,6 +47,9 @@ def evaluate(cfg: DictConfig) -> None:
             "choose data of the same classes"
         )
     data.setup("validate")
+    inference = build(cfg.evaluation)
+    trainer: Trainer = build(cfg.trainer, logger=False, callbacks=built_callbacks(cfg))
+    protocol = protocol_of(data, inference, trainer)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():
         claim(
@@ -57,13 +65,12 @@ def evaluate(cfg: DictConfig) -> None:
         network=restored.network,
         labels=restored.labels,
         eval_domains=data.eval_domains,
-        inference=build(cfg.evaluation),
+        inference=inference,
     )
-    module.protocol = f"{data.protocol}, {module.inference}"
+    module.protocol = protocol
     if restored.selection:
         module.protocol += f", {restored.selection}"
     log.info("evaluation: %s", module.protocol)
-    trainer: Trainer = build(cfg.trainer, logger=False, callbacks=built_callbacks(cfg))
     trainer.validate(module, datamodule=data, verbose=False)
     if is_first_process():
         log.info("results: %s", folder)

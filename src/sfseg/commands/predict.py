@@ -30,12 +30,15 @@ def predict(cfg: DictConfig) -> None:
         ConfigError: no output asked for, or the output folder has files already.
         DataError: no folder, no images, or some images could not be read.
     """
+    import torch
     from rich.progress import track
 
     from sfseg.data.images import read_image
     from sfseg.report.drawing import write_png
     from sfseg.runs.checkpoints import restore
+    from sfseg.runs.quiet import quiet_lightning
 
+    quiet_lightning()
     source, output = Path(cfg.images), Path(cfg.output)
     wanted = [name for name in ("labels", "overlays", "confidence") if cfg[name]]
     if not wanted:
@@ -45,7 +48,10 @@ def predict(cfg: DictConfig) -> None:
     paths = find_images(source)
     restored = restore(cfg.ckpt_path)
     view, limits = sizes(cfg, restored.config.data.eval_size)
-    infer = predictor(restored.network, build(cfg.evaluation), cfg.device, view)
+    inference = build(cfg.evaluation)
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+    infer = predictor(restored.network, inference, cfg.device, view, cfg.precision)
+    log.info("prediction: %s, %s, precision %s", view, inference, cfg.precision)
     failed = []
     for path in track(paths, description=f"predicting {len(paths)} images"):
         try:
@@ -82,9 +88,13 @@ Predictor = Callable[["Pixels"], tuple["Pixels", "Pixels"]]
 """An (H, W, 3) image to class ids (H, W) and confidence (H, W) in 0..255."""
 
 
-def predictor(network: Any, inference: Any, device_name: str, view: "EvalView") -> Predictor:
-    """The network as a function of images, on its device."""
+def predictor(
+    network: Any, inference: Any, device_name: str, view: "EvalView", precision: str
+) -> Predictor:
+    """The network as a function of images, on its device, as the trainer would evaluate it."""
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Trainer
 
     from sfseg.data.geometry import resize_image, size_by
     from sfseg.ops.inference import resize
@@ -96,13 +106,23 @@ def predictor(network: Any, inference: Any, device_name: str, view: "EvalView") 
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device={device_name} cannot be used: {reason}; try auto") from error
+    kind = {"cuda": "gpu"}.get(device.type, device.type)
+    try:
+        settings: Any = {"accelerator": kind, "precision": precision}
+        trainer = Trainer(**settings, devices=1, logger=False, enable_checkpointing=False)
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"precision={precision} cannot be used: {error}") from error
+    plugin = trainer.precision_plugin
+    network = plugin.convert_module(network)
 
     @torch.inference_mode()
     def infer(image: "Pixels") -> tuple["Pixels", "Pixels"]:
         full = (image.shape[0], image.shape[1])
         seen = resize_image(image, size_by(view.size, full))
         tensor = torch.from_numpy(seen).permute(2, 0, 1)[None].to(device)
-        logits = resize(inference(network, tensor).float(), full)
+        with plugin.forward_context():
+            logits = inference(network, tensor)
+        logits = resize(logits.float(), full)
         confidence, label = logits.softmax(dim=1).max(dim=1)
         scaled = (confidence[0] * 255).round().to(torch.uint8)
         return label[0].to(torch.uint8).cpu().numpy(), scaled.cpu().numpy()

@@ -50,6 +50,7 @@ def train(cfg: DictConfig) -> float | None:
     from lightning.pytorch import seed_everything
 
     from sfseg.runs import source_model
+    from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
     from sfseg.runs.refusals import check
 
@@ -73,16 +74,17 @@ def train(cfg: DictConfig) -> float | None:
     data = build(cfg.data.module)
     source = source_model.find(cfg) if is_source_free(cfg) else None
     method = build_method(cfg, data, source)
-    check(cfg, method)
+    trial = check(cfg, method, overrides())
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
-    method.protocol = f"{data.protocol}, {method.inference}"
+    protocol = protocol_of(data, method.inference, trial)
     with claimed(folder, config, resolved, resume=record is not None):
         if is_source_free(cfg) and source is None:
             source = source_model.train(cfg)
             # The adaptation must not depend on whether its source model was trained just now.
             seed_everything(cfg.seed, verbose=False)
             method = build_method(cfg, data, source)
+        method.protocol = protocol
         return run(cfg, config, method, data, source)
 
 
@@ -145,23 +147,24 @@ def fit(
     loggers: "list[Logger]",
 ) -> float | None:
     """Train and evaluate what has been checked; returns the metric that sweeps optimise."""
+    from sfseg.callbacks.continued import Continued
     from sfseg.callbacks.provenance import Provenance
     from sfseg.callbacks.selection import selection_of
     from sfseg.report.loggers import MetricsCsv
-    from sfseg.runs.preparation import described, prepare, strategy_of
-    from sfseg.runs.refusals import built_callbacks
+    from sfseg.runs.preparation import described, prepare
+    from sfseg.runs.refusals import built_callbacks, built_trainer
     from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     content = Provenance(config, data.labels.to_dict(), described(source))
     callbacks = built_callbacks(cfg)
-    plugins = [build(node) for node in cfg.trainer.get("plugins") or []]
-    trainer: Trainer = build(
-        cfg.trainer,
-        **strategy_of(cfg, method),
+    continued = [] if cfg.ckpt_path is None else [Continued()]
+    trainer = built_trainer(
+        cfg,
+        method,
+        [content, *continued, *callbacks],
         logger=loggers or False,
-        callbacks=[content, *callbacks],
-        plugins=[*plugins, CheckpointFiles()],
+        plugins=[CheckpointFiles()],
     )
     log_config(loggers, cfg, method)
     if cfg.resume == "auto":
@@ -229,7 +232,6 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
         )
     except ValueError as error:
         raise ConfigError(f"method: {error}") from error
-    method.protocol = f"{data.protocol}, {method.inference}"
     return method
 
 

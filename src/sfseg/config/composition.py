@@ -15,6 +15,7 @@ import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -77,7 +78,7 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     @functools.wraps(task)
     def checked(cfg: DictConfig) -> Any:
-        with trusting(on_command_line(words)):
+        with _past_hydra(), trusting(on_command_line(words)):
             require_command_line(cfg.trust)
             require_allowed(cfg)
             return task(cfg)
@@ -85,7 +86,8 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
         decorated(checked)()
-    except SfsegError as error:
+    except (SfsegError, _Ended) as caught:
+        error = _error_of(caught)
         # From a loader process it comes inside the text of a traceback.
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         _fail(str(error).rpartition(name)[2], error.exit_code)
@@ -97,6 +99,32 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
         if not _is_output_error(error):
             raise
         _fail(f"the output folder cannot be written: {error}", ConfigError.exit_code)
+
+
+class _Ended(BaseException):
+    """An error on its way through Hydra, which would print a line about the job's settings."""
+
+    def __init__(self, error: SfsegError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _past_hydra() -> Iterator[None]:
+    """Errors of the only job reach :func:`command` unseen by Hydra.
+
+    Among several jobs the others go on, and Hydra's line says which one it was.
+    """
+    try:
+        yield
+    except SfsegError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise _Ended(error) from error
+
+
+def _error_of(caught: SfsegError | _Ended) -> SfsegError:
+    return caught.error if isinstance(caught, _Ended) else caught
 
 
 def build(node: Any, **arguments: Any) -> Any:

@@ -186,6 +186,7 @@ class AdaptationData(LightningDataModule):
 
     def train_dataloader(self) -> CombinedLoader:
         rank, world_size = self._ranks()
+        begun = self._trained_batches()
         loaders: dict[str, DataLoader[Sample]] = {}
         for domain in self.domains:
             dataset = FolderDataset(
@@ -206,7 +207,7 @@ class AdaptationData(LightningDataModule):
                 purpose=domain,
                 rank=rank,
                 world_size=world_size,
-                start=self._position,
+                start=lambda: self._position + self._trained_batches() - begun,
             )
             loaders[domain] = self._loader(dataset, batch_sampler=batches)
         return CombinedLoader(loaders, mode="min_size")

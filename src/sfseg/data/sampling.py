@@ -1,6 +1,6 @@
 """Which sample comes when: pure functions of (seed, position), with any number of ranks."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ class EndlessBatches(Sampler[list[Ticket]]):
         purpose: name of the domain.
         rank: this process; 0 <= rank < world_size.
         world_size: number of processes.
-        start: batches already consumed on each rank; resuming needs nothing else.
+        start: batches already consumed on each rank, asked for whenever an iteration begins;
+            resuming needs nothing else, and neither does an epoch that follows another.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class EndlessBatches(Sampler[list[Ticket]]):
         purpose: str,
         rank: int = 0,
         world_size: int = 1,
-        start: int = 0,
+        start: Callable[[], int] = int,
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be at least 1 sample, got {length}")
@@ -54,7 +55,7 @@ class EndlessBatches(Sampler[list[Ticket]]):
 
     def __iter__(self) -> Iterator[list[Ticket]]:
         order_of, order = -1, np.empty(0, np.int64)
-        number = self.start
+        number = self.start()
         while True:
             first = (number * self.world_size + self.rank) * self.batch_size
             batch = []
@@ -101,3 +102,21 @@ class EvalSampler(Sampler[Ticket]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+def evaluated(length: int, *, batch_size: int, limit: float, world_size: int) -> int:
+    """How many samples evaluation sees on all ranks together.
+
+    Args:
+        length: number of samples that are dealt by :class:`EvalSampler`.
+        batch_size: samples of a batch.
+        limit: batches of a rank as an integer, or their share as a float, as Lightning has it.
+        world_size: number of processes.
+    """
+    seen = 0
+    for rank in range(world_size):
+        mine = len(range(length)[rank::world_size])
+        batches = -(-mine // batch_size)
+        allowed = int(batches * limit) if isinstance(limit, float) else limit
+        seen += min(mine, min(allowed, batches) * batch_size)
+    return seen

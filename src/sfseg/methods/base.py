@@ -18,6 +18,7 @@ from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.methods.evaluation import Evaluation
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
+from sfseg.networks.precision import Change, without_narrowing
 from sfseg.ops.inference import Inference
 from sfseg.ops.padding import valid_pixels
 from sfseg.optim import Rule, parameter_groups
@@ -43,7 +44,7 @@ class Shared(TypedDict):
     parameter_rules: see :func:`sfseg.optim.parameter_groups`.
     optimizer: makes the optimiser from parameter groups.
     schedule: makes the learning-rate schedule, stepped after every optimiser step.
-    log_every: iterations between logged losses.
+    log_every: iterations between logged losses; 0 for none.
     seed: run seed; dropout and the like follow from it and the iteration.
     """
 
@@ -70,6 +71,7 @@ class Method(Evaluation):
     ``iteration`` is the number of the current training batch, from 1; unlike Lightning's
     ``global_step`` it does not depend on how many optimisers step. ``step`` is what is known of
     that batch, a new one for each. ``logged`` are the terms of all losses of the iteration.
+    ``source_scores_of`` says what the source model's scores were measured with.
     """
 
     scales: Sequence[float] = (1.0,)
@@ -87,6 +89,7 @@ class Method(Evaluation):
         self.iteration = 0
         self.step = Step()
         self.logged: dict[str, Tensor] = {}
+        self.source_scores_of: Mapping[str, str] = {}
 
     @property
     def terms(self) -> Mapping[str, Tensor]:
@@ -165,6 +168,13 @@ class Method(Evaluation):
             "confidence": confidence.clamp(0, 1),
         }
 
+    def _apply(self, fn: Change, recurse: bool = True) -> "Method":
+        for child in self.children() if recurse else ():
+            child._apply(fn)  # type: ignore[no-untyped-call]
+        # Averages and counts beside the network stay exact where that is of half precision.
+        super()._apply(without_narrowing(fn), recurse=False)  # type: ignore[no-untyped-call]
+        return self
+
     def undo_step(self) -> Callable[[], None]:
         """What takes back all that the coming step will change, should it be skipped.
 
@@ -183,7 +193,8 @@ class Method(Evaluation):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # One call of `log` costs a third of a millisecond whether or not it reaches a logger.
-        if self.iteration % self.shared["log_every"] == 0:
+        every = self.shared["log_every"]
+        if every and self.iteration % every == 0:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             parts = {f"train/{name}": term for name, term in self.logged.items()}
             self.log_dict({"train/loss": outputs["loss"], "train/lr": rate, **parts})
@@ -193,6 +204,7 @@ class Method(Evaluation):
         if self.source_scores:
             # Plain containers: nothing else is ever read from a checkpoint.
             checkpoint["source_scores"] = {d: asdict(s) for d, s in self.source_scores.items()}
+            checkpoint["source_scores_of"] = dict(self.source_scores_of)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.iteration = int(checkpoint["iteration"])

@@ -140,7 +140,7 @@ class CPSL(Method):
         with torch.no_grad():
             maps = network.features(image)
             average = cast(Head, self.teacher.network)
-            goal = cosine_scores(average.features(maps), self.averages)
+            goal = cosine_scores(average.features(self.teacher.fitting(maps)), self.averages)
             soft = network.enlarge(self.source.network(maps), image)
             scores = network.enlarge(goal, image)
             label = rectified_label(scores, soft, temperature=self.temperature)

@@ -151,7 +151,7 @@ class HCL(Method):
         if self._counts is not None:
             counts = self.trainer.strategy.reduce(self._counts, reduce_op="sum")
             weight = torch.where(cast(Tensor, counts) == 0, self.rare_weight, 1.0)
-            self.absence.lerp_(weight, 1 - MEMORY)
+            self.absence.lerp_(weight.to(self.absence.dtype), 1 - MEMORY)
         if self.iteration % self.trainer.accumulate_grad_batches == 0:
             self.teacher.follow(self.network, self.momentum)
         if self._is_due:

@@ -132,6 +132,7 @@ class PatchDiscriminator(nn.Module):
                 f"{patch.shape[-2]}x{patch.shape[-1]}; lower method.patches, or enlarge the "
                 "images and the crop"
             )
+        patch = patch.to(self.classifier.weight.dtype)
         seen = self.layers(patch).mean(dim=(-2, -1))
         logits: Tensor = self.classifier(torch.cat([seen, self.embedding(position)], dim=1))
         return logits[:, 0]

@@ -88,9 +88,10 @@ class Segmenter(nn.Module):
 
     def normalize(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Centred and scaled pixels; expects uint8 in 0..255 or floats in [0, 1]."""
+        pixels = image.to(self.mean.dtype)
         if not image.is_floating_point():
-            image = image.to(self.mean.dtype) / 255
-        return (image - self.mean) / self.std
+            pixels = pixels / 255
+        return (pixels - self.mean) / self.std
 
     def features(self, image: Shaped[Tensor, "B 3 H W"]) -> list[Tensor]:
         """The backbone's feature maps of the image, padded where it must be."""

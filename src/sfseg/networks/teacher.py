@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from sfseg.networks.precision import Change, cast, without_narrowing
+
 
 class Frozen(nn.Module):
     """A network as it is now: never trained, always in eval mode, kept in checkpoints.
@@ -34,7 +36,9 @@ class Frozen(nn.Module):
 class Teacher(Frozen):
     """A network's moving average (Tarvainen and Valpola, NeurIPS 2017), as self-training has it.
 
-    Its weights are parameters that do not train, and nothing is propagated through it.
+    Its weights are parameters that do not train, and nothing is propagated through it. They stay in
+    single precision where the student's do not: the share of it that they take over is smaller than
+    the last digit of half precision.
 
     Args:
         network: copied as it is now.
@@ -43,7 +47,16 @@ class Teacher(Frozen):
     @torch.no_grad()
     def forward(self, image: Shaped[Tensor, "B 3 H W"], **options: Any) -> Any:
         """Logits (B, K, H, W) of the average."""
-        return super().forward(image, **options)
+        return super().forward(self.fitting(image), **options)
+
+    def fitting(self, value: Any) -> Any:
+        """An image, or maps of it, in a precision that the average can take."""
+        first = next(self.parameters())
+        return value if torch.is_autocast_enabled(first.device.type) else cast(value, first)
+
+    def _apply(self, fn: Change, recurse: bool = True) -> "Teacher":
+        kept: Teacher = super()._apply(without_narrowing(fn), recurse)  # type: ignore[no-untyped-call]
+        return kept
 
     @torch.no_grad()
     def follow(self, network: nn.Module, momentum: float) -> None:
@@ -55,6 +68,6 @@ class Teacher(Frozen):
         """
         weights = zip(self.network.parameters(), network.parameters(), strict=True)
         for weight, towards in weights:
-            weight.lerp_(towards.detach(), 1 - momentum)
+            weight.lerp_(towards.detach().to(weight.dtype), 1 - momentum)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)

@@ -75,9 +75,9 @@ def self_labelling(
         iterations: likewise.
     """
     with torch.autocast(features.device.type, enabled=False):
-        directions = F.normalize(prototypes, dim=1).T
+        directions = F.normalize(prototypes.to(features.dtype), dim=1).T
         scores = features @ directions  # (B, n, K)
-        earlier = kept @ directions.detach()
+        earlier = kept.to(features.dtype) @ directions.detach()
     assigned = [
         sinkhorn(torch.cat([earlier, own]), share, epsilon=epsilon, iterations=iterations)
         for own in scores.detach()

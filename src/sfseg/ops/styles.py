@@ -47,7 +47,9 @@ def colour(image: Images, generator: torch.Generator) -> Images:
 
     Stands in for StyleAug (Jackson et al., CVPR workshops 2019), a trained network.
     """
-    mixing = torch.eye(3, device=image.device) + _uniform(image, generator, -0.2, 0.2, 3, 3)
+    mixing = torch.eye(3, device=image.device, dtype=image.dtype) + _uniform(
+        image, generator, -0.2, 0.2, 3, 3
+    )
     contrast = _uniform(image, generator, 0.6, 1.4, 1, 1)
     brightness = _uniform(image, generator, -0.15, 0.15, 3, 1)
     mean = image.mean(dim=(2, 3))[..., None]  # (B, 3, 1)
@@ -129,7 +131,9 @@ def _noise(image: Images, generator: torch.Generator) -> Images:
 def _uniform(
     image: Images, generator: torch.Generator, low: float, high: float, *shape: int
 ) -> Float[Tensor, "B ..."]:
-    unit = torch.rand(len(image), *shape, generator=generator, device=image.device)
+    unit = torch.rand(
+        len(image), *shape, generator=generator, device=image.device, dtype=image.dtype
+    )
     return low + (high - low) * unit
 
 

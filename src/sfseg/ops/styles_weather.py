@@ -59,8 +59,9 @@ def _by_severity(
 def _motion(flakes: Layer, generator: torch.Generator) -> Layer:
     """Every flake drawn out along a line, in a direction of each image's own."""
     size, half, device = len(flakes), _STREAK // 2, flakes.device
-    angle = math.pi * torch.rand(size, 1, 1, generator=generator, device=device)
-    along = torch.arange(-half, half + 1.0, device=device)
+    angle = torch.rand(size, 1, 1, generator=generator, device=device, dtype=flakes.dtype)
+    angle = math.pi * angle
+    along = torch.arange(-half, half + 1.0, device=device, dtype=flakes.dtype)
     y, x = along[:, None], along
     off_line = (x * angle.sin() - y * angle.cos()).abs()  # (B, 9, 9) pixels
     line = (1 - off_line).clamp_min(0) * (x.square() + y.square() <= half**2)
@@ -72,7 +73,7 @@ def _ridges(image: Images, generator: torch.Generator, *, cell: int) -> Layer:
     """Bright lines where smooth noise changes its sign, about ``cell`` pixels apart; in [0, 1]."""
     height, width = image.shape[-2:]
     grid = (len(image), 1, height // cell + 2, width // cell + 2)
-    noise = torch.randn(grid, generator=generator, device=image.device)
+    noise = torch.randn(grid, generator=generator, device=image.device, dtype=image.dtype)
     smooth = F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=True)
     return (1 - smooth.abs()).clamp_min(0) ** 3
 

@@ -79,7 +79,10 @@ def to_markdown(header: Sequence[str], rows: Rows) -> str:
 
 
 def show(title: str, header: Sequence[str], rows: Rows) -> None:
-    """Draw the table on the terminal."""
+    """Draw the table on the terminal; its title alone where there are no columns."""
+    if not header:
+        console().print(escape(title))
+        return
     table = Table(title=escape(title))
     for i, name in enumerate(header):
         table.add_column(escape(name), justify="right" if i else "left", no_wrap=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import build, plain
+from sfseg.data.fingerprint import fingerprint
 from sfseg.errors import ConfigError
 from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, record_of, stored_labels
 from sfseg.storage import checkpoint_files
@@ -118,9 +119,17 @@ def prepare(
         stage="source_only",
     )
     evaluation.protocol = method.protocol
-    if "source_scores" in state:
+    method.source_scores_of = scores_of(cfg, source, data, method.protocol)
+    if state.get("source_scores_of") == method.source_scores_of:
         method.source_scores = {d: Scores(**s) for d, s in state["source_scores"].items()}
     else:
+        if "source_scores" in state:
+            before = state.get("source_scores_of", {}).get("protocol", "of an earlier version")
+            log.info(
+                "source model: evaluated again, since the checkpoint's scores are by another "
+                "protocol, model or set (%s)",
+                before,
+            )
         trainer.validate(evaluation, datamodule=data, verbose=False)
         method.source_scores = evaluation.scores
     if "pseudo_labels" not in data.needs:
@@ -140,6 +149,18 @@ def prepare(
     # A disk may have changed, since they were written, what given labels say.
     store.verify()
     data.serve_pseudo_labels(store)
+
+
+def scores_of(
+    cfg: DictConfig, source: Path, data: "AdaptationData", protocol: str
+) -> dict[str, str]:
+    """What the scores of a source model depend on: the model, the protocol and the sets."""
+    sets = {}
+    for name in (f"{domain}_eval" for domain in data.eval_domains):
+        drawn = OmegaConf.to_container(cfg.data.scenes[name], resolve=True)
+        content = fingerprint(data.scenes[name]) or json.dumps(drawn, sort_keys=True, default=str)
+        sets[name] = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {"protocol": protocol, "model": digest(source), **sets}
 
 
 def make_labels(

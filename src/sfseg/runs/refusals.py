@@ -1,77 +1,136 @@
 """What training would refuse later, refused before it begins; and callbacks in their order."""
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from sfseg.callbacks.order import ordered
+from sfseg.callbacks.provenance import KEY
 from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
-from sfseg.runs.checkpoints import check_resumable
-from sfseg.runs.preparation import label_selection_of
+from sfseg.optim import pairs_of
+from sfseg.runs.checkpoints import check_resumable, read_checkpoint, record_of
+from sfseg.runs.plan import check_plan
+from sfseg.runs.preparation import label_selection_of, strategy_of
+from sfseg.runs.trainer_settings import check_trainer
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, Trainer
+    from torch.optim import Optimizer
 
     from sfseg.methods.base import Method
 
 log = logging.getLogger(__name__)
 
 
-def check(cfg: DictConfig, method: "Method") -> None:
-    """Refuse now what training would refuse later.
+def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trainer":
+    """Refuse now what training would refuse later, or take for something else.
+
+    Args:
+        cfg: of the run.
+        method: to be trained.
+        typed: settings of the command line.
+
+    Returns:
+        A trainer like the run's, which has neither loggers nor callbacks.
 
     Raises:
-        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the precision,
-            the share of pseudo-labels to leave out, the callbacks or the amount of training does
-            not fit.
+        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
+            pseudo-labels to leave out, the callbacks, the trainer or a setting that would reach
+            nothing.
     """
+    check_trainer(cfg, steps_itself=not method.automatic_optimization)
+    check_plan(cfg, typed)
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
-    check_precision(str(cfg.trainer.get("precision")))
-    for setting in ("limit_train_batches", "max_epochs"):
-        if cfg.trainer.get(setting) == 0:
-            raise ConfigError(f"trainer.{setting} must not be 0, which trains nothing; remove it")
     label_selection_of(cfg)
-    if not method.automatic_optimization:
-        check_manual_optimization(cfg)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
-    method.configure_optimizers()
-    if (selection := selection_of(built_callbacks(cfg))) is not None:
+    optimizers = [optimizer for optimizer, _ in pairs_of(method.configure_optimizers())]
+    check_digits(cfg, optimizers)
+    if cfg.ckpt_path is not None:
+        check_optimizers(cfg, optimizers)
+    callbacks = built_callbacks(cfg)
+    if (selection := selection_of(callbacks)) is not None:
         selection.require(method)
+    return built_trainer(cfg, method, [])
 
 
-def check_manual_optimization(cfg: DictConfig) -> None:
-    """Refuse what Lightning cannot do for a method that steps several optimisers itself.
-
-    Raises:
-        ConfigError: gradients shall be clipped or added up over batches.
-    """
-    for setting, off in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if cfg.trainer.get(setting, off) != off:
-            raise ConfigError(
-                f"trainer.{setting} must be {'null' if off is None else off} for a method with "
-                f"several optimisers, got {cfg.trainer[setting]}; remove it"
-            )
-
-
-def check_precision(precision: str) -> None:
-    """Refuse weights in half precision.
-
-    A weight of 8 bits does not move by less than a 256th of itself: the averages of teachers, of
-    ``callbacks=[default,ema]`` and of normalisation, whose steps are smaller, would stand still.
+def built_trainer(
+    cfg: DictConfig,
+    method: "Method",
+    callbacks: "list[Callback]",
+    *,
+    logger: Any = False,
+    plugins: Sequence[Any] = (),
+) -> "Trainer":
+    """The trainer of a run.
 
     Raises:
-        ConfigError: says what is as fast.
+        ConfigError: Lightning refuses a setting.
     """
-    is_half = precision.endswith("-true") and precision not in ("32-true", "64-true")
-    if is_half or precision.startswith("transformer-engine"):
+    from lightning.pytorch.callbacks import Checkpoint
+
+    own = [build(node) for node in cfg.trainer.get("plugins") or []]
+    trainer: Trainer = build(
+        cfg.trainer,
+        **strategy_of(cfg, method),
+        logger=logger,
+        callbacks=callbacks,
+        # Without one of ours, Lightning would add its own.
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        plugins=[*own, *plugins],
+    )
+    devices = trainer.strategy.root_device.type
+    if cfg.trainer.get("sync_batchnorm") and trainer.world_size > 1 and devices == "cpu":
+        raise ConfigError("trainer.sync_batchnorm=true needs GPUs, got cpu; set it to false")
+    return trainer
+
+
+def check_digits(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:
+    """Refuse a term that keeps a division finite and would be 0 in half precision.
+
+    Raises:
+        ConfigError: the ``eps`` of an Adam in ``16-true``, whose first step would divide by 0.
+    """
+    smallest = 2.0**-24
+    eps = min((float(o.defaults.get("eps") or 1.0) for o in optimizers), default=1.0)
+    if cfg.trainer.get("precision") in ("16-true", "float16") and eps < smallest:
         raise ConfigError(
-            f"trainer.precision={precision} keeps weights in half precision, in which running "
-            "means stand still; set trainer.precision=bf16-mixed or 32-true"
+            f"trainer.precision=16-true makes the optimiser's eps={eps} 0, and steps NaN; set "
+            "+method.optimizer.eps=1e-4, or take trainer.precision=16-mixed or bf16-mixed"
+        )
+
+
+def check_optimizers(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:
+    """Refuse optimisers that cannot go on from those of the checkpoint.
+
+    Raises:
+        ConfigError: they are of another kind, or have other groups of parameters.
+    """
+    content = read_checkpoint(cfg.ckpt_path)
+    with record_of(cfg.ckpt_path):
+        before = content[KEY]["config"]["method"].get("optimizer", {}).get("_target_")
+        kept = [
+            [len(group["params"]) for group in state["param_groups"]]
+            for state in content["optimizer_states"]
+        ]
+    now = cfg.method.get("optimizer", {}).get("_target_")
+    if before is not None and before != now:
+        raise ConfigError(
+            f"ckpt_path={cfg.ckpt_path} was trained with {before}, whose state {now} cannot go on "
+            "from; choose the same method/optimizer, or start from its weights with "
+            "source_checkpoint or backbone.checkpoint"
+        )
+    mine = [[len(group["params"]) for group in o.param_groups] for o in optimizers]
+    if kept != mine:
+        raise ConfigError(
+            f"ckpt_path={cfg.ckpt_path} has optimisers with groups of {kept} parameters, this run "
+            f"of {mine}: groups are parameters of equal learning rate and weight decay; keep apart "
+            "what was apart in method.lr, method.weight_decay and method.parameter_rules"
         )
 
 

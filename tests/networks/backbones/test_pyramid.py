@@ -207,6 +207,29 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["momentum", "mean of all"])
+def test_checkpointing_moves_running_statistics_once(momentum: float | None) -> None:
+    """Also of a copy, and of a pass without gradients, which nothing computes again."""
+    images = torch.rand(3, 2, 3, 64, 64)
+    statistics = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = copy.deepcopy(TimmPyramid("test_resnet", gradient_checkpointing=recompute))
+        norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = momentum
+        for image in images[:2]:
+            network(image)[-1].square().mean().backward()
+        network = copy.deepcopy(network)
+        with torch.no_grad():
+            network(images[2])
+        statistics.append(dict(network.named_buffers()))
+        assert all(norm.momentum == momentum for norm in norms)
+    counts = {int(v) for k, v in statistics[0].items() if k.endswith("num_batches_tracked")}
+    assert counts == {3}
+    torch.testing.assert_close(*statistics, rtol=0, atol=0)
+
+
 def test_drop_path_reaches_the_deepest_block() -> None:
     with torch.device("meta"):
         network = TimmPyramid(SWIN, drop_path_rate=0.2)

@@ -181,7 +181,7 @@ class _Attention(nn.Module):
             weights.reshape(rows, levels, points, count),
         )
         heard = attended.reshape(batch, -1, count).transpose(1, 2).flatten(0, 1)
-        answers: Tensor = self.output(heard)
+        answers: Tensor = self.output(heard.to(queries.dtype))
         return answers.view(queries.shape)
 
     def _initialize(self, num_levels: int) -> None:

@@ -3,7 +3,7 @@
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -17,6 +17,7 @@ from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.networks.backbones.recomputing import SeenOnce
 from sfseg.networks.backbones.stages import run_stages
 from sfseg.networks.backbones.swin import pad_before_roll
 from sfseg.networks.weights.checkpoint import load_backbone, load_tensors
@@ -81,6 +82,7 @@ class TimmPyramid(nn.Module):
         pruned = complete - set(trunk.state_dict())
         if is_swin:
             pad_before_roll(trunk)
+        self.seen_once = SeenOnce() if gradient_checkpointing else None
         if gradient_checkpointing:
             cast(Callable[[bool], None], trunk.set_grad_checkpointing)(True)
         self.trunk = trunk
@@ -96,7 +98,9 @@ class TimmPyramid(nn.Module):
         if self.is_staged:
             return run_stages(self, image)
         forward = cast(Callable[..., list[Tensor]], self.trunk.forward_intermediates)
-        maps = forward(image, indices=self.indices, intermediates_only=True)
+        first = nullcontext() if self.seen_once is None else self.seen_once.first_pass(self.trunk)
+        with first:
+            maps = forward(image, indices=self.indices, intermediates_only=True)
         return [
             norm(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             for norm, feature in zip(self.norms, maps, strict=True)

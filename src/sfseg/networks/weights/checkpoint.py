@@ -213,9 +213,10 @@ def _fill(
     require_same_keys(expected, tensors, source=source, raw=raw)
     require_usable(tensors, source=source)
     module.load_state_dict({**own, **tensors})
-    left = ", ".join(f"{count} {reason}" for reason, count in aside.items() if count) or "nothing"
+    left = ", ".join(f"{count} {reason}" for reason, count in aside.items() if count)
+    left = f"; left aside: {left}" if left else ""
     stay = f"; not in the file and left at their start: {patterns(list(own))}" if own else ""
-    log.info("%s: %d tensors loaded; left aside: %s%s", source, len(tensors), left, stay)
+    log.info("%s: %d tensors loaded%s%s", source, len(tensors), left, stay)
 
 
 def _naming(tensors: Tensors) -> str:

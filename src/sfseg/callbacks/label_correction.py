@@ -216,8 +216,11 @@ class LabelCorrection(Ordered):
         """Write what this step says of the images of all processes."""
         if self.mode == "online" and self.open:
             everyone = list(zip(*map(of_each_process, parts), strict=True))
-            for index, geometry, *predicted in everyone if trainer.is_global_zero else []:
-                self._write(index, geometry, self._proposal(*predicted))
+            if trainer.is_global_zero:
+                # All before the first is written: what may be must not depend on how many they are.
+                proposals = [self._proposal(*predicted) for _, _, *predicted in everyone]
+                for (index, geometry, *_), proposal in zip(everyone, proposals, strict=True):
+                    self._write(index, geometry, proposal)
             self._wait(trainer)
 
     def _wait(self, trainer: Trainer) -> None:

@@ -3,6 +3,8 @@ import fcntl
 import json
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from processes import killed, result_of
@@ -52,6 +54,22 @@ def test_a_second_writer_is_refused_in_this_process_and_in_others(path):
     assert f"delete {path}" in found
     lock.release()
     assert result_of(lambda: attempt(path)) is None
+
+
+def test_of_many_threads_one_gets_it(path):
+    begin = Barrier(8)
+
+    def attempt_at_once(_):
+        begin.wait()
+        try:
+            return WriterLock(path)
+        except ConfigError:
+            return None
+
+    for _ in range(50):
+        with ThreadPoolExecutor(8) as pool:
+            (lock,) = filter(None, pool.map(attempt_at_once, range(8)))
+        lock.release()
 
 
 def test_releasing_twice_does_not_release_another(path):

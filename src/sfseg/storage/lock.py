@@ -11,8 +11,8 @@ from typing import Any
 
 from sfseg.errors import ConfigError
 
-_held: dict[str, int] = {}
-"""Files locked by this process, with its id: a fork has this list, but not the locks."""
+_held: dict[tuple[str, int], "WriterLock"] = {}
+"""By file and process, since a fork has this list, but not the locks."""
 
 
 class WriterLock:
@@ -31,11 +31,19 @@ class WriterLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._key = str(path.resolve())
+        self._key = (str(path.resolve()), os.getpid())
         self._released = False
-        if _held.get(self._key) == os.getpid():
+        # At once: the system gives a lock to all threads of a process.
+        if _held.setdefault(self._key, self) is not self:
             raise ConfigError(f"{path.parent} is open for writing in this process already")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._take()
+        except BaseException:
+            del _held[self._key]
+            raise
+
+    def _take(self) -> None:
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             free = _lock(self._descriptor)
             holder = _holder(os.pread(self._descriptor, 4096, 0))
@@ -45,16 +53,15 @@ class WriterLock:
         except BaseException:
             os.close(self._descriptor)
             raise
-        _held[self._key] = os.getpid()
 
     def release(self) -> None:
         """Let other processes write; without effect in a fork and when released before."""
-        if self._released or _held.get(self._key) != os.getpid():
+        if self._released or self._key[1] != os.getpid():
             return
         self._released = True
-        del _held[self._key]
         self._say(b"")
         os.close(self._descriptor)
+        del _held[self._key]
 
     def _say(self, content: bytes) -> None:
         os.ftruncate(self._descriptor, 0)

@@ -55,8 +55,9 @@ class Done:
 
 Cli = Callable[..., Done]
 LONGEST = (
-    "test_kills", "test_ranks", "test_train", "test_adaptation", "test_faults", "test_experiments",
-    "test_contract", "test_preemption", "test_configs", "test_hostile",
+    "test_ranks", "test_preemption", "test_train", "test_experiments", "test_kills", "test_configs",
+    "test_adaptation", "test_contract", "test_crashes", "test_hostile", "test_faults",
+    "test_source_model", "test_build", "test_wheel", "test_distributed",
 )  # fmt: skip
 """Files that take longest; begun last, one of them would keep one process waiting for the other."""
 

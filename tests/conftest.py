@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from zygote import Parent
+from zygote import Parent, main_of
 
-from sfseg.commands import data, evaluate, predict, train
 from sfseg.data.toyscapes.scenes import Toyscapes
 
 # Small tensors on several threads wait for each other more than they compute.
@@ -23,12 +22,6 @@ os.environ["OMP_NUM_THREADS"] = THREADS
 
 composing.remember()
 
-MAINS = {
-    "sfseg-train": train.main,
-    "sfseg-eval": evaluate.main,
-    "sfseg-predict": predict.main,
-    "sfseg-data": data.main,
-}
 SMALL = [
     "data.size=[64,128]",
     "data.eval_batch_size=2",
@@ -38,7 +31,11 @@ SMALL = [
     *(f"data.scenes.{s}_{p}.length=4" for s in ("source", "target") for p in ("train", "eval")),
 ]
 """Toyscapes, small enough for a test."""
-DEBUG = [*SMALL, "trainer=debug", "trainer.precision=32-true", "trainer.detect_anomaly=false"]
+WITH_PANELS = [
+    *SMALL, "trainer=debug", "trainer.precision=32-true", "trainer.detect_anomaly=false",
+]  # fmt: skip
+DEBUG = [*WITH_PANELS, "~callbacks.panels"]
+"""A run of three steps; pictures of predictions take a quarter of its time."""
 
 
 @dataclass
@@ -58,8 +55,9 @@ class Done:
 
 Cli = Callable[..., Done]
 LONGEST = (
-    "test_kills", "test_ranks", "test_train", "test_adaptation", "test_faults", "test_experiments",
-    "test_contract", "test_preemption", "test_configs", "test_hostile",
+    "test_ranks", "test_preemption", "test_train", "test_experiments", "test_kills", "test_configs",
+    "test_adaptation", "test_contract", "test_crashes", "test_hostile", "test_faults",
+    "test_source_model", "test_build", "test_wheel", "test_distributed",
 )  # fmt: skip
 """Files that take longest; begun last, one of them would keep one process waiting for the other."""
 
@@ -96,7 +94,7 @@ def command(name: str, *arguments: str) -> int:
         patch.setattr(Toyscapes, "_scene", drawn_once)
         patch.setattr(sys, "argv", [name, *arguments])
         try:
-            MAINS[name]()
+            main_of(name)()
         except SystemExit as end:
             return int(end.code or 0)
         finally:

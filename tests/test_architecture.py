@@ -5,6 +5,7 @@ import importlib
 import inspect
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -76,6 +77,11 @@ LONGEST, METHOD = 350, 220
 """Lines of a file, and of a method's."""
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
@@ -87,7 +93,7 @@ def room(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Modules that a file imports, at any depth of indentation."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -126,7 +132,7 @@ def test_files_stay_readable(path: Path) -> None:
 
 def assigned(path: Path) -> Iterator[ast.expr]:
     """What a file assigns to, also by ``setattr`` with a name that is written out."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 yield from (part for part in ast.walk(target) if isinstance(part, ast.expr))
@@ -164,7 +170,7 @@ def test_every_file_has_a_room() -> None:
 
 def touched(path: Path) -> Iterator[str]:
     """Private names of objects that are neither ``self`` nor ``cls``, however they are reached."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute):
             if not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}):
                 yield node.attr
@@ -184,6 +190,7 @@ def test_nothing_touches_what_is_private_to_others(path: Path) -> None:
     assert not found, "Lightning's state belongs into storage/lightning_state.py"
 
 
+@cache
 def own_names(kind: type) -> set[str]:
     """Private names that a class gives to itself."""
     names = set()

@@ -1,4 +1,4 @@
-"""Runs ``sfseg-train`` many times without paying its imports each time, and kills it.
+"""Runs commands many times without paying their imports each time, and kills them.
 
 A process that has imported all it needs, and computed nothing, forks a child for every process of
 a run. As a script it takes one request a line and answers each.
@@ -14,10 +14,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+COMMANDS = {
+    "sfseg-train": "train",
+    "sfseg-eval": "evaluate",
+    "sfseg-predict": "predict",
+    "sfseg-data": "data",
+}
+
+
+def main_of(command: str) -> Callable[[], None]:
+    """What the console script of a command calls."""
+    main: Callable[[], None] = importlib.import_module(f"sfseg.commands.{COMMANDS[command]}").main
+    return main
 
 
 class Parent:
@@ -91,14 +104,29 @@ class Zygote:
             The exit code of the first process, negative where a signal ended it, and the seconds
             until the last one ended.
         """
+        return self._run(
+            ["sfseg-train", *arguments], kill_after=kill_after, signal=int(number), ranks=ranks
+        )
+
+    def call(self, name: str, *arguments: str, code: str | None = None) -> tuple[int, str]:
+        """Run a command, or instead of it some lines of Python; its exit code and what it says.
+
+        Args:
+            name: of the command, or of what runs in its place.
+            arguments: of it.
+            code: in Python.
+        """
+        self.log.unlink(missing_ok=True)
+        ended, _ = self._run([name, *arguments], code=code)
+        return ended, self.log.read_text()
+
+    def _run(self, argv: list[str], **more: Any) -> tuple[int, float]:
         request = {
-            "arguments": list(arguments),
+            "argv": argv,
             "folder": str(self.folder),
             "environment": self.environment,
-            "kill_after": kill_after,
-            "signal": int(number),
-            "ranks": ranks,
             "log": str(self.log),
+            **more,
         }
         answer = self.parent.ask(request)
         return int(answer["code"]), float(answer["seconds"])
@@ -137,7 +165,7 @@ def serve() -> None:
         begin = time.monotonic()
         port = _free_port()
         children = []
-        for rank in range(request["ranks"]):
+        for rank in range(request.get("ranks", 1)):
             children.append(os.fork())
             if children[-1] == 0:
                 _be(request, rank, port)
@@ -167,7 +195,8 @@ def prepare() -> None:
 
 def _end(children: list[int], request: dict[str, Any]) -> list[int]:
     """Exit codes of all children; the last gets its signal when the time has come."""
-    deadline = None if request["kill_after"] is None else time.monotonic() + request["kill_after"]
+    after = request.get("kill_after")
+    deadline = None if after is None else time.monotonic() + after
     codes: dict[int, int] = {}
     while len(codes) < len(children):
         for child in set(children) - set(codes):
@@ -197,8 +226,8 @@ def _be(request: dict[str, Any], rank: int, port: int) -> None:
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.argv = ["sfseg-train", *request["arguments"]]
-    if request["ranks"] > 1:
+    sys.argv = request["argv"]
+    if request.get("ranks", 1) > 1:
         # As torchrun starts them.
         os.environ |= {
             "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank),
@@ -208,9 +237,10 @@ def _be(request: dict[str, Any], rank: int, port: int) -> None:
         }  # fmt: skip
     code = 1
     try:
-        from sfseg.commands.train import main
-
-        main()
+        if (lines := request.get("code")) is not None:
+            exec(compile(lines, sys.argv[0], "exec"), {"__name__": "__main__"})
+        else:
+            main_of(sys.argv[0])()
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

@@ -50,7 +50,6 @@ def test_corrections_of_all_processes_land_on_their_pixels(tmp_path: Path, proce
     base = [
         *settings, "method=colours", "trust=[colours]", "trainer.precision=32-true",
         "data.colour.probability=0", "data.eval_batch_size=1", "data.batch_size=1",
-        "~callbacks.panels",
         # Crops of half an image, some mirrored, at its own scale.
         "data.target_view={_target_: sfseg.data.geometry.View, crop: [40, 56], flip: 0.5}",
     ]  # fmt: skip

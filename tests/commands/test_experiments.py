@@ -48,15 +48,19 @@ def composed_once(name: str) -> DictConfig:
 
 SOURCE_FREE = [name for name in NAMES if not name.startswith("source_only/")]
 STEPPED: set[Hashable] = set()
-"""Source models that have trained their step: fifty experiments share fourteen."""
+"""What has trained its step: fifty experiments share fourteen source models."""
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SOURCE_FREE])
 def test_it_trains_a_step(name: str) -> None:
     cfg = composed(name)
+    crop = tuple(cfg.data.source_view.crop)
     with torch.device("meta"):
         method = around(own_network, cfg)
-        take_step(method, size=cfg.data.source_view.crop)
+        same = (str(method.network), type(method), crop)
+        if same not in STEPPED:
+            take_step(method, size=crop)
+    STEPPED.add(same)
 
 
 @pytest.mark.parametrize("name", SOURCE_FREE)

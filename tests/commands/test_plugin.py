@@ -1,14 +1,12 @@
 """A user's own method: one Python file and one YAML outside the package, as the README says."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path, PurePath
 
 import pytest
 from conftest import DEBUG, Cli
 from omegaconf import OmegaConf
+from zygote import Parent, Zygote
 
 from sfseg.config.composition import CONF, build
 from sfseg.config.trust import require_allowed, trusting
@@ -35,24 +33,12 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, name: str, *words: str, **environment: str) -> tuple[int, str]:
-    """A command as a user starts it: its exit code, and all it says."""
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(name)), *words],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def test_the_readmes_method_trains(cli: Cli, mine: Path) -> None:
+def test_the_readmes_method_trains(cli: Cli, mine: Path, parent: Parent) -> None:
     line = re.search(r"^sfseg-train (--config-dir .*)$", README, re.MULTILINE)
     assert line
     words = [*line[1].split(), *DEBUG, "hydra.run.dir=run"]
-    code, output = run(mine, "sfseg-train", *words)
+    user = Zygote(parent, mine)
+    code, output = user.call("sfseg-train", *words)
     assert code == 0, output
     assert "target IoU" in output and "source IoU" not in output
     # The checkpoint names the method too, but cannot bring its trust with it.
@@ -62,7 +48,7 @@ def test_the_readmes_method_trains(cli: Cli, mine: Path) -> None:
     done = cli("sfseg-eval", *evaluate)
     assert done.code == 2 and "method._target_=mymethod.Entropy" in done.output, done.output
     assert "trust=[mymethod.Entropy]" in done.output
-    code, output = run(mine, "sfseg-eval", *evaluate, "trust=mymethod")
+    code, output = user.call("sfseg-eval", *evaluate, "trust=mymethod")
     assert code == 0, output
 
 
@@ -164,8 +150,8 @@ def test_records_of_a_run_hold_no_secrets(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert OmegaConf.create({"a": "${oc.env:MY_API_KEY}"}).a == "s3cr3t"
 
 
-def test_a_module_that_fails_to_import_says_why(mine: Path) -> None:
+def test_a_module_that_fails_to_import_says_why(mine: Path, parent: Parent) -> None:
     (mine / "mymethod.py").write_text("import nowhere\n")
     words = ["--config-dir", "myconf", "method=entropy", "trust=[mymethod]", *DEBUG]
-    code, output = run(mine, "sfseg-train", *words)
+    code, output = Zygote(parent, mine).call("sfseg-train", *words)
     assert code == 2 and "No module named 'nowhere'" in output

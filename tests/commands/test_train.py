@@ -8,7 +8,7 @@ import cv2
 import pytest
 import torch
 import yaml
-from conftest import DEBUG, Cli, command
+from conftest import DEBUG, WITH_PANELS, Cli, command
 
 from sfseg.callbacks.provenance import KEY
 
@@ -32,18 +32,18 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def deterministic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run with torch's deterministic algorithms."""
+    """The same run with torch's deterministic algorithms, and with pictures."""
     run = tmp_path_factory.mktemp("deterministic") / "run"
     torch.use_deterministic_algorithms(True)
     try:
-        assert command("sfseg-train", *DEBUG, f"hydra.run.dir={run}") == 0
+        assert command("sfseg-train", *WITH_PANELS, f"hydra.run.dir={run}") == 0
     finally:
         torch.use_deterministic_algorithms(False)
     return run
 
 
 def test_a_run_leaves_everything_behind(cli: Cli) -> None:
-    done = cli("sfseg-train", *DEBUG, "seed=0", "tags=[first]")
+    done = cli("sfseg-train", *WITH_PANELS, "seed=0", "tags=[first]")
     assert done.code == 0, done.output
     assert "mIoU13" in done.output and "panels/step_000003.png" in done.output
     run = done.run
@@ -108,7 +108,7 @@ def test_no_seed_draws_one_and_records_it(cli: Cli) -> None:
         ["data.num_workers=0"],
         ["eval_every=1", "trainer.limit_val_batches=1"],
         ["checkpoint.every_steps=1", "checkpoint.every_minutes=0.001"],
-        ["~callbacks.panels", "~callbacks.progress", "logger=none"],
+        ["~callbacks.progress", "logger=none"],
         ["logger=wandb", "trainer.log_every_n_steps=2"],
         ["callbacks.finite.on_nonfinite=skip"],
         ["backbone.gradient_checkpointing=true"],
@@ -126,7 +126,7 @@ def test_what_must_not_change_training(cli: Cli, deterministic: Path, change: li
 
 
 def test_scores_without_labels_and_selection_change_no_training(cli: Cli) -> None:
-    adapt = [*DEBUG, "method=tent", "~callbacks.panels", "source_model.steps=2"]
+    adapt = [*DEBUG, "method=tent", "source_model.steps=2"]
     cli("sfseg-train", *adapt, "~callbacks.label_free_score", "hydra.run.dir=plain")
     done = cli("sfseg-train", *adapt, "select=oracle", "eval_every=1", "hydra.run.dir=scored")
     assert done.code == 0, done.output
@@ -189,7 +189,7 @@ def test_oracle_trains_on_target_labels_and_evaluates_the_target_only(cli: Cli) 
 
 
 def test_multirun_ends_with_one_table(cli: Cli) -> None:
-    short = ["trainer.max_steps=1", "trainer.limit_val_batches=1", "~callbacks.panels"]
+    short = ["trainer.max_steps=1", "trainer.limit_val_batches=1"]
     done = cli("sfseg-train", "-m", *DEBUG, *short, "seed=0,1", "data.shift=mild,severe")
     assert done.code == 0, done.output
     (table,) = done.folder.rglob("summary.md")
@@ -210,7 +210,7 @@ def test_wandb_offline_writes_one_run_a_job(cli: Cli) -> None:
 
 
 def test_tensorboard_takes_the_panels(cli: Cli) -> None:
-    done = cli("sfseg-train", *DEBUG, "logger=tensorboard")
+    done = cli("sfseg-train", *WITH_PANELS, "logger=tensorboard")
     assert done.code == 0, done.output
     events = done.folder.rglob("events.out.tfevents.*")
     assert any(b"panels" in path.read_bytes() for path in events)

@@ -3,14 +3,13 @@
 import logging
 import os
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import wandb
 from conftest import DEBUG
+from zygote import Zygote
 
 from sfseg.errors import ConfigError
 from sfseg.report.loggers import ID_FILE, MetricsCsv, MetricsFile, WandbRun, is_reachable
@@ -174,8 +173,9 @@ for trial in range(8):
 """
 
 
-def test_a_kill_while_it_saves_loses_no_saved_row(tmp_path):
-    subprocess.run([sys.executable, "-W", "ignore", "-c", KILLS, str(tmp_path)], check=True)
+def test_a_kill_while_it_saves_loses_no_saved_row(tmp_path, parent):
+    code, said = Zygote(parent, tmp_path).call("kills", str(tmp_path), code=KILLS)
+    assert code == 0, said
     for trial in range(8):
         folder = tmp_path / str(trial)
         rows = table(folder).experiment._load()
@@ -395,13 +395,10 @@ assert not other.is_lost and list((folder / "other").rglob("*.wandb"))
 """
 
 
-def test_a_service_that_is_killed_does_not_stop_the_run(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path)],
-        env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"},
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0 and "printed" in done.stdout, done.stdout + done.stderr
+def test_a_service_that_is_killed_does_not_stop_the_run(tmp_path, parent):
+    one = Zygote(parent, tmp_path, WANDB_MODE="offline", WANDB_SILENT="true")
+    code, said = one.call("killed", str(tmp_path), code=KILLED)
+    assert code == 0 and "printed" in said, said
 
 
 def test_a_server_is_reached_directly_or_through_a_proxy(monkeypatch):

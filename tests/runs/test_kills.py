@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DEBUG
+from conftest import WITH_PANELS
 from zygote import Parent, Zygote, killed_until_done
 
 from sfseg.config.composition import CONF
@@ -18,7 +18,8 @@ from sfseg.pseudo.reader import ROW
 
 HERE = Path(__file__).parents[1]
 RUN = [
-    f"--config-dir={HERE / 'conf'}", *DEBUG, "trust=[adversarial,bomb,colours,gradients,memory]",
+    f"--config-dir={HERE / 'conf'}", *WITH_PANELS,
+    "trust=[adversarial,bomb,colours,gradients,memory]",
     "trainer.max_steps=6", "source_model.steps=3",
     "checkpoint.every_steps=2", "eval_every=3", "trainer.log_every_n_steps=1",
 ]  # fmt: skip
@@ -57,7 +58,8 @@ def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
 
 
 def command(method: str, *settings: str) -> list[str]:
-    return [*RUN, f"method={method}", *SETTINGS.get(method, ()), *settings]
+    panels = [] if method == FULLEST else ["~callbacks.panels"]
+    return [*RUN, f"method={method}", *SETTINGS.get(method, ()), *panels, *settings]
 
 
 def whole(zygote: Zygote, folder: str, arguments: list[str]) -> tuple[Path, float]:

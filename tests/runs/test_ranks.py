@@ -22,7 +22,7 @@ def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
 
 
 def settings(method: str) -> list[str]:
-    debug = ("trainer=", "trainer.precision=", "trainer.detect_anomaly=")
+    debug = ("trainer=", "trainer.precision=", "trainer.detect_anomaly=", "~callbacks.panels")
     return [setting for setting in command(method) if not setting.startswith(debug)]
 
 

@@ -9,11 +9,12 @@ import torch
 from conftest import DEBUG, Cli, Done
 from make import ids, own_folder, write
 
-TENT = [*DEBUG, "method=tent", "~callbacks.panels", "trainer.max_steps=1", "source_model.steps=4"]
+TENT = [*DEBUG, "method=tent", "trainer.max_steps=1", "source_model.steps=4"]
 OWN = [
     "data=folder", "data.root=mine", "data.classes=cityscapes", "data.source_view.crop=[32,32]",
     "data.num_workers=0", "data.batch_size=2", "method=tent", "trainer=debug",
-    "trainer.precision=32-true", "trainer.max_steps=1", "source_model.steps=2",
+    "trainer.precision=32-true", "trainer.detect_anomaly=false", "trainer.max_steps=1",
+    "source_model.steps=2",
     "~callbacks.panels",
 ]  # fmt: skip
 

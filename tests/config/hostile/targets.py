@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import composing
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from payload import MARKER, TOUCH, Payload
@@ -14,6 +15,7 @@ from sfseg.commands import data, evaluate, predict, train
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 
+composing.remember()
 CODE = f"__import__('pathlib').Path({str(MARKER)!r}).touch()"
 TARGETS = (
     {"_target_": "os.system", "command": TOUCH},

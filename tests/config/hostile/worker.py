@@ -22,7 +22,7 @@ from payload import MARKER
 
 from sfseg.errors import SfsegError
 
-GROUPS = {"data": ["media", "lists", "stores"], "code": ["weights", "targets"]}
+GROUPS = {"all": ["media", "lists", "stores", "weights", "targets"]}
 Case = tuple[str, Callable[[], str]]
 """A name, and what is tried: it returns "skipped" or "harmless", or raises."""
 

@@ -28,7 +28,8 @@ SMALL = [
     "data.check_samples=2",
     "data.batch_size=2",
     "data.adaptation.batch_size=2",
-    *(f"data.scenes.{s}_{p}.length=4" for s in ("source", "target") for p in ("train", "eval")),
+    *(f"data.scenes.{s}_train.length=4" for s in ("source", "target")),
+    *(f"data.scenes.{s}_eval.length=2" for s in ("source", "target")),
 ]
 """Toyscapes, small enough for a test."""
 WITH_PANELS = [

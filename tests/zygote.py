@@ -28,8 +28,9 @@ COMMANDS = {
 
 
 def main_of(command: str) -> Callable[[], None]:
-    """What the console script of a command calls."""
-    main: Callable[[], None] = importlib.import_module(f"sfseg.commands.{COMMANDS[command]}").main
+    """What the console script of a command calls, by its name or path."""
+    module = importlib.import_module(f"sfseg.commands.{COMMANDS[Path(command).name]}")
+    main: Callable[[], None] = module.main
     return main
 
 

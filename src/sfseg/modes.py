@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from torch import nn
 
 
-def recomputes(network: nn.Module) -> bool:
-    """Whether activations are computed again in the backward pass (gradient checkpointing)."""
+def recomputed(network: nn.Module) -> set[nn.Module]:
+    """Parts whose activations are computed again in the backward pass (gradient checkpointing)."""
     names = ("gradient_checkpointing", "grad_checkpointing")  # here, in timm
-    return any(getattr(part, name, False) is True for part in network.modules() for name in names)
+    wholes = [p for p in network.modules() if any(getattr(p, n, False) is True for n in names)]
+    return {part for whole in wholes for part in whole.modules()}
 
 
 @contextmanager

@@ -286,7 +286,7 @@ def test_a_compiled_network_runs_as_it_was_written():
     assert ran
 
 
-def test_a_network_that_recomputes_sees_padding_and_says_so(caplog):
+def test_layers_that_are_computed_again_see_padding_and_say_so(caplog):
     model, (_, valid) = network().train(), padded(SIZES)
     model.backbone.gradient_checkpointing = True
     norm_of_pictures._say_seen.cache_clear()

@@ -55,7 +55,6 @@ def steps(run: Path) -> int:
     [
         ("SIGTERM", "train", 1, 1),
         ("SIGTERM", "validation", 3, 3),
-        ("SIGUSR1", "train", 4, 4),
         ("SIGTERM", "train", 0, 0),
     ],
 )
@@ -81,7 +80,7 @@ def test_gradients_that_are_being_gathered_are_finished_first(zygote: Zygote) ->
 def test_slurm_queues_the_job_again_after_its_warning_signal_only(zygote: Zygote) -> None:
     log = zygote.log.parent / "scontrol.log"
     log.unlink(missing_ok=True)
-    run(zygote, "warned", "train", "SIGUSR1", 2, code=143)
+    assert steps(run(zygote, "warned", "train", "SIGUSR1", 4, code=143)) == 4
     assert log.read_text() == "requeue 4711\n"
     run(zygote, "ended", "train", "SIGTERM", 2, code=143)
     assert log.read_text() == "requeue 4711\n"

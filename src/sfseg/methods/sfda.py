@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from sfseg.checks import require_options, require_positive, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
-from sfseg.modes import held, recomputes
+from sfseg.modes import held, recomputed
 from sfseg.networks.adversary import Generator, PatchDiscriminator, Rate, learning_rate
 from sfseg.networks.batch_norm import FakeStatistics, passing_by
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
@@ -123,7 +123,7 @@ class SFDA(Method):
                     "method.transfer_only=true"
                 )
             self.network = student
-        if recomputes(self.network):
+        if recomputed(self.network):
             # Recomputed after the forward pass, activations of fakes would be those of other modes.
             raise ConfigError("backbone.gradient_checkpointing must be false for sfda, got true")
         if bns_weight and (shortage := self.statistics.shortage()):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sfseg.modes import recomputes
+from sfseg.modes import recomputed
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.padding import cells_before, extents
 from sfseg.ops.processes import are_several, is_so_in_any, sum_of_processes
@@ -75,8 +75,8 @@ def statistics_of_pictures(
     pictures. A batch without padding, and layers that normalise by running statistics, are left to
     torch. A compiled network runs as it was written meanwhile.
 
-    Of several processes all come here at the same time. Networks that compute activations again in
-    the backward pass see padding; the log says so.
+    Of several processes all come here at the same time. Layers whose activations are computed again
+    in the backward pass see padding; the log says so.
 
     Args:
         network: a :class:`sfseg.networks.segmenter.Segmenter`; it sees images of one size inside.
@@ -197,10 +197,12 @@ def _looking_at_padding(network: nn.Module, valid: Bool[Tensor, "B H W"] | None)
     # Those of maps: a layer of mere vectors sees no padding.
     kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
     norms = [module for module in network.modules() if isinstance(module, kinds)]
-    running = [_Running.of(n) for n in norms if n.training or n.running_mean is None]
-    if not running or recomputes(network):
-        if running and valid is not None:
-            _say_seen(round(100 * (1 - float(valid.float().mean()))))
+    used = [norm for norm in norms if norm.training or norm.running_mean is None]
+    twice = recomputed(network)
+    running = [_Running.of(norm) for norm in used if norm not in twice]
+    if len(running) < len(used) and valid is not None:
+        _say_seen(round(100 * (1 - float(valid.float().mean()))))
+    if not running:
         return []
     is_padded = valid is not None
     if any(kept.is_synchronised for kept in running):

@@ -26,7 +26,6 @@ from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.heads.head import Head
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
-from sfseg.ops.inference import Inference
 from sfseg.runs.preparation import network_of, student_of
 from sfseg.types import IGNORE, Batch
 
@@ -87,13 +86,7 @@ def make(name: str) -> Method:
     cfg = composed(name)
     torch.manual_seed(0)
     network = network_of(cfg, CITYSCAPES, None)
-    method: Method = build(cfg.method)(
-        **student_of(cfg, CITYSCAPES),
-        network=network,
-        labels=CITYSCAPES,
-        eval_domains=["target"],
-        inference=Inference(),
-    )
+    method: Method = small.built(cfg, network, **student_of(cfg, CITYSCAPES))
     return method
 
 
@@ -408,13 +401,7 @@ def of_pixels(case: Case) -> Method:
         options["adapter"] = None
     if "student" in student_of(cfg, CITYSCAPES):
         options["student"] = Segmenter(Pixels(), PixelHead())
-    method: Method = build(cfg.method)(
-        **options | case.options,
-        network=network,
-        labels=CITYSCAPES,
-        eval_domains=["target"],
-        inference=Inference(),
-    )
+    method: Method = small.built(cfg, network, **options | case.options)
     return method
 
 

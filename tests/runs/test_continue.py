@@ -50,8 +50,9 @@ def source_scores(
 
     trainer = SimpleNamespace(validate=validate)
     preparation.prepare(
-        cfg, model, trainer=trainer, method=method, data=data, folder=tmp_path  # type: ignore[arg-type]
-    )  # fmt: skip
+        cfg, model, model=preparation.digest(model), trainer=trainer, method=method, data=data,
+        folder=tmp_path,
+    )  # type: ignore[arg-type]  # fmt: skip
     return method
 
 

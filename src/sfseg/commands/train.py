@@ -156,7 +156,8 @@ def fit(
     from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    content = Provenance(config, data.labels.to_dict(), described(source))
+    model = described(source)
+    content = Provenance(config, data.labels.to_dict(), model)
     callbacks = built_callbacks(cfg)
     continued = [] if cfg.ckpt_path is None else [Continued()]
     trainer = built_trainer(
@@ -172,8 +173,11 @@ def fit(
             if isinstance(logger, MetricsCsv):
                 logger.resume_from(last_logged(cfg))
     with lost_processes(trainer):
-        if source is not None:
-            prepare(cfg, source, trainer=trainer, method=method, data=data, folder=folder)
+        if source is not None and model is not None:
+            prepare(
+                cfg, source, model=model["digest"], trainer=trainer, method=method, data=data,
+                folder=folder,
+            )  # fmt: skip
         trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
         if not cfg.trainer.get("fast_dev_run"):
             trainer.save_checkpoint(folder / CHECKPOINTS / LAST)

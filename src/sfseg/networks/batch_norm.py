@@ -14,6 +14,7 @@ from sfseg.errors import ConfigError
 from sfseg.modes import evaluating
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
+from sfseg.ops.processes import are_several, sum_of_processes
 
 FakeStatistics = Literal["own", "running"]
 """What a network normalises images with that a generator has made.
@@ -130,7 +131,7 @@ def _statistics(norms: list[_BatchNorm]) -> tuple[Tensor, Tensor]:
 
 def _of_all_processes(mean: Tensor, variance: Tensor, *, pixels: int) -> tuple[Tensor, Tensor]:
     """Statistics of what all processes have seen, each of as many pixels as it says."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not are_several():
         return mean, variance
     seen = mean.new_tensor(float(pixels))
     weight = seen / _average(seen)
@@ -139,6 +140,4 @@ def _of_all_processes(mean: Tensor, variance: Tensor, *, pixels: int) -> tuple[T
 
 
 def _average(value: Tensor) -> Tensor:
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return sum_of_processes(value) / dist.get_world_size()

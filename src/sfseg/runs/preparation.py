@@ -83,6 +83,7 @@ def prepare(
     cfg: DictConfig,
     source: Path,
     *,
+    model: str,
     trainer: "Trainer",
     method: "Method",
     data: "AdaptationData",
@@ -93,6 +94,7 @@ def prepare(
     Args:
         cfg: of the run.
         source: checkpoint of the source model.
+        model: its digest, see :func:`described`.
         trainer: evaluates; its first process makes the labels.
         method: gets the scores.
         data: will serve the labels, if the method needs any.
@@ -119,7 +121,7 @@ def prepare(
         stage="source_only",
     )
     evaluation.protocol = method.protocol
-    method.source_scores_of = scores_of(cfg, source, data, method.protocol)
+    method.source_scores_of = scores_of(cfg, model, data, method.protocol)
     if state.get("source_scores_of") == method.source_scores_of:
         method.source_scores = {d: Scores(**s) for d, s in state["source_scores"].items()}
     else:
@@ -136,7 +138,7 @@ def prepare(
         return
     images = data.target_images()
     identity = Identity(
-        images.names, images.sizes, data.labels.classes, digest(source), image_content(cfg, data)
+        images.names, images.sizes, data.labels.classes, model, image_content(cfg, data)
     )
     place = folder / FOLDER
     if trainer.is_global_zero:
@@ -151,16 +153,14 @@ def prepare(
     data.serve_pseudo_labels(store)
 
 
-def scores_of(
-    cfg: DictConfig, source: Path, data: "AdaptationData", protocol: str
-) -> dict[str, str]:
+def scores_of(cfg: DictConfig, model: str, data: "AdaptationData", protocol: str) -> dict[str, str]:
     """What the scores of a source model depend on: the model, the protocol and the sets."""
     sets = {}
     for name in (f"{domain}_eval" for domain in data.eval_domains):
         drawn = OmegaConf.to_container(cfg.data.scenes[name], resolve=True)
         content = fingerprint(data.scenes[name]) or json.dumps(drawn, sort_keys=True, default=str)
         sets[name] = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return {"protocol": protocol, "model": digest(source), **sets}
+    return {"protocol": protocol, "model": model, **sets}
 
 
 def make_labels(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from shallow import make_shallow
 from zygote import Parent, main_of
 
 from sfseg.data.toyscapes.scenes import Toyscapes
@@ -21,6 +22,7 @@ torch.set_num_threads(int(THREADS))
 os.environ["OMP_NUM_THREADS"] = THREADS
 
 composing.remember()
+make_shallow()
 
 SMALL = [
     "data.size=[64,128]",

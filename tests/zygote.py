@@ -183,6 +183,7 @@ def prepare() -> None:
     import sklearn.cluster  # noqa: F401
     import timm  # noqa: F401
     from hydra import compose, initialize_config_dir
+    from shallow import make_shallow
 
     import sfseg
     from sfseg.config.composition import CONF
@@ -190,6 +191,7 @@ def prepare() -> None:
     for module in pkgutil.walk_packages(sfseg.__path__, "sfseg."):
         importlib.import_module(module.name)
     composing.remember()
+    make_shallow()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", overrides=["method=uniuvpt", "trainer=debug"], return_hydra_config=True)
 

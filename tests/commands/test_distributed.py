@@ -9,31 +9,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DEBUG, Cli
+from conftest import DEBUG
 from hydra import compose, initialize_config_dir
 from zygote import Parent, Zygote
 
 from sfseg.config.composition import CONF, build
 from sfseg.pseudo.reader import PseudoLabels
 
+AS_SHIPPED = """
+import sys, shallow, zygote
+shallow.make_as_shipped()
+zygote.main_of(sys.argv[0])()
+"""
+"""A command with the networks of a process that is no test."""
+
 
 @pytest.mark.filterwarnings("ignore:.*")
-def test_two_processes_score_as_one_does(cli: Cli, tmp_path: Path, parent: Parent) -> None:
+def test_two_processes_score_as_one_does(tmp_path: Path, parent: Parent) -> None:
     two = ["trainer=ddp_cpu", "trainer.max_steps=2", "trainer.precision=32-true"]
     settings = [s for s in DEBUG if not s.startswith("trainer")]
     # Five images on two ranks: a sampler that pads would count one of them twice.
     odd = ["data.scenes.target_eval.length=5", "data.eval_batch_size=1"]
-    # By its script, which Lightning calls once more for the second process.
-    script = str(Path(sys.executable).with_name("sfseg-train"))
-    code, said = Zygote(parent, tmp_path).call(script, *settings, *two, *odd, "hydra.run.dir=two")
-    assert code == 0, said
+
+    def call(name: str, *arguments: str) -> str:
+        # By its script, which Lightning calls once more for the second process.
+        script = str(Path(sys.executable).with_name(name))
+        code, said = Zygote(parent, tmp_path).call(script, *arguments, code=AS_SHIPPED)
+        assert code == 0, said
+        return said
+
+    said = call("sfseg-train", *settings, *two, *odd, "hydra.run.dir=two")
     assert len(list(tmp_path.rglob("run.json"))) == 1
     assert said.count("mIoU13") == 1
-    alone = cli(
-        "sfseg-eval", "ckpt_path=two/checkpoints/last.ckpt", "trainer.precision=32-true",
-        "hydra.run.dir=one",
-    )  # fmt: skip
-    assert alone.code == 0, alone.output
+    last = "ckpt_path=two/checkpoints/last.ckpt"
+    call("sfseg-eval", last, "trainer.precision=32-true", "hydra.run.dir=one")
     results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("two", "one")]
     assert results[0] == results[1]
 

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 
 import pytest
@@ -25,25 +25,23 @@ def composed(name: str, *overrides: str) -> DictConfig:
         return compose(name, overrides=list(overrides), return_hydra_config=True)
 
 
-def pairs(group: str, usual: str) -> list[tuple[str, str]]:
-    """Every method with one option of a group, every option with a method of each kind."""
-    kinds = ("source_only", "uniuvpt")
-    chosen = [(method, usual) for method in options("method")]
-    return list(dict.fromkeys([*chosen, *product(kinds, options(group))]))
+def choices() -> list[tuple[str, str, str]]:
+    """Every method, and every backbone and data set with a method of each kind."""
+    usual = ("tiny", "toyscapes")
+    beside = list(zip_longest(options("backbone"), options("data"), fillvalue=""))
+    chosen = [(method, *usual) for method in options("method")]
+    for method, (backbone, data) in product(("source_only", "uniuvpt"), beside):
+        chosen.append((method, backbone or usual[0], data or usual[1]))
+    return list(dict.fromkeys(chosen))
 
 
-@pytest.mark.parametrize(("method", "data"), pairs("data", "toyscapes"))
-def test_every_method_composes_with_every_data(method: str, data: str) -> None:
+@pytest.mark.parametrize(("method", "backbone", "data"), choices())
+def test_every_method_backbone_and_data_set_compose(method: str, backbone: str, data: str) -> None:
     root = ["data.root=somewhere"] if data == "folder" else []
-    cfg = composed("train", f"method={method}", f"data={data}", *root)
-    assert cfg.data.module.needs and cfg.trainer.max_steps > 0
+    cfg = composed("train", f"method={method}", f"backbone={backbone}", f"data={data}", *root)
+    assert cfg.data.module.needs and cfg.trainer.max_steps > 0 and cfg.method.lr > 0
     assert OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
-
-
-@pytest.mark.parametrize(("method", "backbone"), pairs("backbone", "tiny"))
-def test_every_method_composes_with_every_backbone(method: str, backbone: str) -> None:
-    cfg = composed("train", f"method={method}", f"backbone={backbone}")
-    assert cfg.method.lr > 0 and OmegaConf.to_container(cfg.method, resolve=True)
+    assert OmegaConf.to_container(cfg.method, resolve=True)
 
 
 def test_sequences_are_names_not_numbers() -> None:

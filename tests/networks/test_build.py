@@ -123,7 +123,8 @@ def test_a_second_head_can_be_chosen_on_the_command_line() -> None:
     choice = "+backbone/head@backbone.aux=deeplabv2"
     with torch.device("meta"):
         segmenter = built("tiny", choice, "backbone.network.aux_level=-3")
-    assert {conv.in_channels for conv in segmenter.aux_head.classifiers} == {64}
+    channels = segmenter.backbone.channels[-3]
+    assert {conv.in_channels for conv in segmenter.aux_head.classifiers} == {channels}
     assert len(segmenter.aux_head.classifiers) == 4
 
 

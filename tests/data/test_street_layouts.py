@@ -259,7 +259,7 @@ def test_label_ids_among_train_ids_are_recognised(tmp_path):
 def test_a_photograph_among_labels_is_recognised(tmp_path):
     files = street_layouts.bdd100k(bdd100k(tmp_path), "train")
     write(files.label_file(0), picture(0)[..., 0])
-    with pytest.raises(DataError, match="those of a photograph, or of a colour mask stored grey"):
+    with pytest.raises(DataError, match="those of a photograph, of a colour mask stored grey"):
         files.label(0)
 
 

@@ -62,17 +62,12 @@ def warn_of_classes(
         what: its name, such as ``source train``.
         counts: see :func:`odd_classes`.
         pixels: likewise.
-
-    Raises:
-        DataError: a set to train on holds one class alone.
     """
     for kind, text in odd_classes(scenes, counts, pixels):
         if kind == VOID:
             log.warning("%s: %s", what, text)
         elif what.endswith("train"):
             present = int((np.sum(counts, axis=0) > 0).sum())
-            if present == 1 and len(counts) == len(scenes):
-                raise DataError(f"{what}: {text}. Nothing can be learnt from one class alone")
             # Of a small sample it says little, unless it is much that lacks.
             is_known = len(counts) >= min(ENOUGH, len(scenes))
             is_much = 2 * present <= scenes.labels.num_classes

@@ -141,8 +141,8 @@ def _without_palette(
         line, of = _palette_line(found, decoding.labels)
         hint = f"say there which class has which colour, {of}: `palette: {line}`"
     return DataError(
-        f"{path} is an RGB mask of {len(found):,} colours, but {_where(decoding)} has no 'palette'; found "
-        f"{_listed(found, share)}; {hint}",
+        f"{path} is an RGB mask of {len(found):,} colours, but {_where(decoding)} has no "
+        f"'palette'; found {_listed(found, share)}; {hint}",
         kind="colours without a palette",
         path=path,
         pixels=int(rgb.shape[0] * rgb.shape[1]),

@@ -203,7 +203,13 @@ def _name(value: Any, key: str, where: str) -> str:
 def _names(values: Any, where: str) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise ValueError(f"{where} must hold a list 'classes' with one name per class id")
-    return tuple(_name(value, "classes", where) for value in values)
+    names = tuple(_name(value, "classes", where) for value in values)
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise ValueError(
+            f"'classes' of {where} must be distinct, got {twice[0]!r} twice; several ids of one "
+            "class stand in 'values': [[1, 2], 3]"
+        )
+    return names
 
 
 def _of_each_class(

@@ -33,6 +33,11 @@ class LabelSpace:
         self._check_palette()
         everything = tuple(range(len(self.classes)))
         reserved = {"pixel_accuracy", "mean_accuracy"}
+        if both := {"mIoU", *reserved, *self.subsets} & set(self.classes):
+            raise ValueError(
+                f"classes must not be called as means and subsets are, got {sorted(both)}; tables "
+                "could not tell them apart"
+            )
         if self.subsets.get("mIoU", everything) != everything or reserved & set(self.subsets):
             raise ValueError(
                 f"a subset must not be called mIoU, {' or '.join(sorted(reserved))}, which have "

@@ -7,9 +7,10 @@ from pathlib import Path
 from sfseg.data.decoding import Decoding, Stored
 from sfseg.data.geometry import Image, Size, resize_label
 from sfseg.data.images import decode_label, image_size, read_bytes, read_image
-from sfseg.data.odd_masks import Remark, remarks
+from sfseg.data.odd_masks import LOSSY, Remark, lossy_format, remarks
 from sfseg.data.pairing import MaskNames
 from sfseg.data.paths import Limits, PathList, Root, is_file
+from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 
 Paths = PathList | Sequence[Path]
@@ -108,7 +109,15 @@ class Files:
         """Class ids of a label file, and its pixels as stored."""
         path = self.label_file(index)
         stored = decode_label(data, path, self.limits.max_pixels)
-        ids = self.decoding(stored, path)
+        try:
+            ids = self.decoding(stored, path)
+        except DataError as error:
+            if lossy := lossy_format(data):
+                reason = f"it is a {lossy} file, {LOSSY}"
+                raise DataError(
+                    f"{error}; {reason}", kind=error.kind, path=path, pixels=error.pixels
+                ) from error
+            raise
         if self.fit_labels and ids.shape != (size := self.size(index)):
             ids = resize_label(ids, size)
         return ids, stored

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from sfseg.classes_file import CHANNELS, WIDEST, Colour
 from sfseg.data.label_ids import INVALID, VISTAS_2_IDS, VISTAS_IDS
 from sfseg.errors import DataError
-from sfseg.labels import CITYSCAPES, LabelSpace, distinct_colour
+from sfseg.labels import BUILT_IN, CITYSCAPES, LabelSpace, distinct_colour
 from sfseg.types import IGNORE
 
 if TYPE_CHECKING:
     from sfseg.data.decoding import Decoding
 
 SHOWN = 8
+BLACK, VOC_BORDER = (0, 0, 0), (224, 224, 192)
 MANY = 64
 """More ids or colours than this were not chosen by a person."""
 DEFAULT = (
@@ -138,8 +139,7 @@ def _without_palette(
     if not hint and len(found) > MANY:
         hint = f"{_mixed(decoding)}, with a palette"
     if not hint:
-        line, of = _palette_line(found, decoding.labels)
-        hint = f"say there which class has which colour, {of}: `palette: {line}`"
+        hint = f"say there which class has which colour{_ready_lines(found, decoding.labels)}"
     return DataError(
         f"{path} is an RGB mask of {len(found):,} colours, but {_where(decoding)} has no "
         f"'palette'; found {_listed(found, share)}; {hint}",
@@ -191,9 +191,20 @@ def _listed(colours: Sequence[Colour], shares: Sequence[float]) -> str:
     return ", ".join(shown) + (", ..." if len(colours) > SHOWN else "")
 
 
-def _palette_line(found: Sequence[Colour], labels: LabelSpace) -> tuple[list[list[int]], str]:
+def _ready_lines(found: Sequence[Colour], labels: LabelSpace) -> str:
     """A palette for the classes' file, and what its order is."""
-    voc = [(0, 0, 0), *(distinct_colour(k) for k in range(labels.num_classes - 1))]
-    if set(found) <= set(voc):
-        return [list(colour) for colour in voc], "in PASCAL VOC's order of colours perhaps"
-    return [list(colour) for colour in found[:SHOWN]], f"in the order of {list(labels.classes)}"
+    voc = [BLACK, *(distinct_colour(k) for k in range(labels.num_classes - 1))]
+    if set(found) <= {*voc, VOC_BORDER}:
+        ignored = f" and `ignore: {[list(VOC_BORDER)]}`" if VOC_BORDER in found else ""
+        return f"; these are PASCAL VOC's, in its order: `palette: {_lists(voc)}`{ignored}"
+    for space in BUILT_IN.values():
+        names = dict(zip(space.classes, space.palette, strict=True))
+        if set(labels.classes) <= set(names) and set(found) <= {BLACK, *space.palette}:
+            colours = [names[name] for name in labels.classes]
+            return f"; these are those of {space.name}: `palette: {_lists(colours)}`"
+    order = f", in the order of {list(labels.classes)}; those of no class go to 'ignore'"
+    return f"{order}: `palette: {_lists(found[:SHOWN])}`"
+
+
+def _lists(colours: Sequence[Colour]) -> list[list[int]]:
+    return [list(colour) for colour in colours]

@@ -12,6 +12,11 @@ from sfseg.classes_file import CHANNELS
 if TYPE_CHECKING:
     from sfseg.data.decoding import Decoding
 
+LOSSY = (
+    "which changes pixels along edges: ids between two classes become other classes; store masks "
+    "as PNG"
+)
+
 
 class Remark(NamedTuple):
     """One thing that is odd.
@@ -34,11 +39,7 @@ def remarks(data: bytes, stored: NDArray[np.integer], decoding: "Decoding") -> l
     """
     found = []
     if lossy := lossy_format(data):
-        text = (
-            f"is a {lossy} file, which changes pixels along edges: ids between two classes become "
-            "other classes; store masks as PNG"
-        )
-        found.append(Remark("lossy label file", text))
+        found.append(Remark("lossy label file", f"is a {lossy} file, {LOSSY}"))
     has_ids = decoding.ids_in(stored) is not None
     if stored.ndim == 3 and has_ids and decoding.rgb not in CHANNELS:
         text = "has three equal channels, which are read as class ids"

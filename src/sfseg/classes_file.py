@@ -86,22 +86,8 @@ class ClassesFile:
             channel=_channel(given.get("channel"), where),
             subsets=_subsets(given.get("subsets", {}), where),
         )
-        file._require_named_once(where)
+        _require_named_once(file, where)
         return file
-
-    def _require_named_once(self, where: str) -> None:
-        known = [k for several in self.values for k in several]
-        colours = [c for several in self.colours or () for c in several]
-        for what, found in (
-            ("'values' and 'ignore'", [*known, *self.ignored_ids]),
-            ("'palette' and 'ignore'", [*colours, *self.ignored_colours]),
-        ):
-            twice = [entry for k, entry in enumerate(found) if entry in found[:k]]
-            if twice:
-                raise ValueError(
-                    f"{what} of {where} must name each id and colour once, got "
-                    f"{_listed(twice[0])} twice"
-                )
 
     @property
     def targets(self) -> tuple[str | None, ...]:
@@ -182,6 +168,21 @@ def colour_of(value: Sequence[int]) -> Colour:
     """Red, green and blue."""
     red, green, blue = value
     return red, green, blue
+
+
+def _require_named_once(file: ClassesFile, where: str) -> None:
+    known = [k for several in file.values for k in several]
+    colours = [c for several in file.colours or () for c in several]
+    for what, found in (
+        ("'values' and 'ignore'", [*known, *file.ignored_ids]),
+        ("'palette' and 'ignore'", [*colours, *file.ignored_colours]),
+    ):
+        twice = [entry for k, entry in enumerate(found) if entry in found[:k]]
+        if twice:
+            raise ValueError(
+                f"{what} of {where} must name each id and colour once, got "
+                f"{_listed(twice[0])} twice"
+            )
 
 
 def _listed(entry: int | Colour) -> str:

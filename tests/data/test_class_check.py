@@ -86,16 +86,22 @@ def test_labels_that_are_mostly_void_are_warned_of(tmp_path, caplog, what):
      (9, 8, 3, logging.WARNING)],
 )  # fmt: skip
 def test_a_small_sample_that_lacks_a_class_is_no_warning(
-    caplog, monkeypatch, count, samples, present, level
+    tmp_path, caplog, monkeypatch, count, samples, present, level
 ):
     monkeypatch.setattr(class_check, "ENOUGH", 5)
-    scenes = Memory([picture(k) for k in range(count)], [ids(k, present) for k in range(count)], 4)
+    labels = [ids(k, present, (4, 8)) for k in range(count)]
+    scenes = tree(tmp_path, labels, classes=["a", "b", "c", "d"])
     with caplog.at_level(logging.INFO):
         check(scenes, samples=samples)
     (record,) = (r for r in caplog.records if "in none of" in r.getMessage())
     assert record.levelno == level
     of = f"{samples} labels read of {count}" if samples else f"{count} labels read:"
     assert of in record.getMessage()
+
+
+def test_drawn_sets_are_what_they_are(caplog):
+    check(Memory([picture(0)], [ids(0, 2)], 9))
+    assert not caplog.text
 
 
 def test_sets_in_which_all_is_well_are_silent(tmp_path, caplog):

@@ -76,8 +76,8 @@ def test_markdown_aligns_numbers_right():
 
 
 NAMES = [
-    "car|truck", "a | b", "a\\|b", "*all*", "_x_", "a_b", "<b>", "`code`", "[red]x", "[a](b)", "~~no~~",
-    ":car:", "a/b, c; d", "Straße 道路", "end\\", "$x$", "&amp;", "long " * 30 + "name",
+    "car|truck", "a | b", "a\\|b", "*all*", "_x_", "a_b", "<b>", "`code`", "[red]x", "[a](b)",
+    "~~no~~", ":car:", "a/b, c; d", "Straße 道路", "end\\", "$x$", "&amp;", "long " * 30 + "name",
 ]  # fmt: skip
 """Names that some file or screen might take for more than text."""
 

@@ -25,7 +25,7 @@ LOOKED_AT = 8
 
 
 def odd_classes(scenes: Scenes, counts: Sequence[NDArray[np.int64]], pixels: int) -> list[Remark]:
-    """What is odd about the classes in the labels of a set.
+    """What is odd about the classes in the labels of a set that is stored in files.
 
     Args:
         scenes: the set.
@@ -33,7 +33,8 @@ def odd_classes(scenes: Scenes, counts: Sequence[NDArray[np.int64]], pixels: int
         pixels: of these labels, void included.
     """
     total = np.sum(counts, axis=0)
-    if not len(counts) or not total.any():
+    # Labels of a set that is drawn are what they are meant to be.
+    if not isinstance(scenes, Files) or not len(counts) or not total.any():
         return []
     names = [name for name, number in zip(scenes.labels.classes, total, strict=True) if not number]
     void = 1 - total.sum() / pixels
@@ -74,13 +75,11 @@ def warn_of_classes(
             log.log(logging.WARNING if is_known or is_much else logging.INFO, "%s: %s", what, text)
 
 
-def _cause(scenes: Scenes, *, is_missing: bool) -> str:
+def _cause(files: Files, *, is_missing: bool) -> str:
     """What the stored ids of some of the labels say about it."""
-    if not isinstance(scenes, Files):
-        return "the set was drawn so"
-    stored = _stored(scenes)
-    decoding = scenes.decoding
-    if scenes.labels.num_classes == 2 and set(stored) == {0, IGNORE} and is_missing:
+    stored = _stored(files)
+    decoding = files.decoding
+    if files.labels.num_classes == 2 and set(stored) == {0, IGNORE} and is_missing:
         return (
             f"the masks hold 0 and {IGNORE}, and {IGNORE} is void unless 'values' says otherwise; "
             f"write `values: [0, {IGNORE}]` into {decoding.where or 'a classes.yaml of your own'}"

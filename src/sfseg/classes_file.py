@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -16,7 +16,8 @@ Colour = tuple[int, int, int]
 KEYS = (
     "name", "classes", "palette", "values", "ignore", "map", "nearest", "channel", "subsets"
 )  # fmt: skip
-CHANNELS = ("red", "green", "blue")
+Channel = Literal["red", "green", "blue"]
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
 WIDEST = 65535
 """Largest id that a mask may hold, that of 16 bits."""
 NEAREST = 48.0
@@ -47,7 +48,7 @@ class ClassesFile:
     ignored_colours: tuple[Colour, ...] = ()
     renamed: Mapping[str, str | None] = field(default_factory=dict)
     nearest: float | None = None
-    channel: str | None = None
+    channel: Channel | None = None
     subsets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -171,12 +172,13 @@ def colour_of(value: Sequence[int]) -> Colour:
 
 
 def _require_named_once(file: ClassesFile, where: str) -> None:
-    known = [k for several in file.values for k in several]
+    ids = [k for several in file.values for k in several]
     colours = [c for several in file.colours or () for c in several]
-    for what, found in (
-        ("'values' and 'ignore'", [*known, *file.ignored_ids]),
-        ("'palette' and 'ignore'", [*colours, *file.ignored_colours]),
-    ):
+    lists: dict[str, list[int | Colour]] = {
+        "'values' and 'ignore'": [*ids, *file.ignored_ids],
+        "'palette' and 'ignore'": [*colours, *file.ignored_colours],
+    }
+    for what, found in lists.items():
         twice = [entry for k, entry in enumerate(found) if entry in found[:k]]
         if twice:
             raise ValueError(
@@ -272,10 +274,11 @@ def _nearest(value: Any, where: str) -> float | None:
     return float(value)
 
 
-def _channel(value: Any, where: str) -> str | None:
-    if value is not None and value not in CHANNELS:
+def _channel(value: Any, where: str) -> Channel | None:
+    chosen = next((name for name in CHANNELS if name == value), None)
+    if value is not None and chosen is None:
         raise ValueError(f"'channel' of {where} must be one of {list(CHANNELS)}, got {value!r}")
-    return None if value is None else str(value)
+    return chosen
 
 
 def _subsets(entries: Any, where: str) -> dict[str, tuple[int, ...]]:

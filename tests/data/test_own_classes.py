@@ -118,6 +118,7 @@ def test_three_equal_channels(tmp_path, settings, greys, expected):
         ([RED, RED, GREEN], {}, r"\(255, 0, 0\) 66\.7 %, \(0, 255, 0\) 33\.3 %; .*\['a', 'b', 'c'\]"
          r".*`palette: \[\[255, 0, 0\], \[0, 255, 0\]\]`"),
         ([(0, 0, 0), (1, 0, 0), (2, 0, 0)], {}, r"red holds 3 numbers .*0 every.*`channel: r"),
+        ([(0, 0, 0), (7, 0, 0), (24, 0, 0)], {}, r"red holds 3 numbers up to 24, .*`channel: r"),
         ([(0, 0, 9), (1, 0, 9)], {"palette": RGB}, r"2 pixels of 2 colours .*add them to"),
         ([RED, (1, 2, 3)], {"palette": RGB}, r"1 pixels of 1 colours .*\(1, 2, 3\) 100\.0 %"),
         ([(k, 90, 7) for k in range(99)], {"palette": RGB}, r"99 pixels of 99 .*`nearest: true`"),

@@ -165,14 +165,17 @@ def _channel_of_ids(decoding: "Decoding", rgb: NDArray[np.integer]) -> str:
     """The channel that seems to hold ids, as advice; empty where none does."""
     for k, name in enumerate(CHANNELS):
         ids, others = np.unique(rgb[:, :, k]), np.delete(rgb, k, axis=2)
-        if ids.max() >= len(decoding.table) or (decoding.table[ids] == INVALID).any():
-            continue
-        if not others.any() or (k == 0 and len(np.unique(others)) > MANY):
+        is_alone = not others.any()
+        are_ids = ids.max() < len(decoding.table) and (decoding.table[ids] != INVALID).all()
+        if (is_alone and (are_ids or ids.max() <= MANY)) or (
+            k == 0 and are_ids and len(np.unique(others)) > MANY
+        ):
             rest = " and ".join(other for other in CHANNELS if other != name)
-            state = "are 0 everywhere" if not others.any() else "hold other numbers"
+            state = "are 0 everywhere" if is_alone else "hold other numbers"
+            kind = "that are ids of classes" if are_ids else f"up to {ids.max()}"
             return (
-                f"{name} holds {len(ids)} numbers that are ids of classes, {rest} {state}: if the "
-                f"ids lie there, write `channel: {name}` into {_where(decoding)}"
+                f"{name} holds {len(ids)} numbers {kind}, {rest} {state}: if the ids lie there, "
+                f"write `channel: {name}` into {_where(decoding)}"
             )
     return ""
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sfseg.data.cache import Cache
 from sfseg.data.colour import ColourJitter
+from sfseg.data.decoding import Decoding
 from sfseg.data.files import Files
 from sfseg.data.folder import FolderDataset
 from sfseg.data.geometry import (
@@ -129,7 +130,7 @@ class Decoded(Files):
     """Scenes that are decoded already, to time what follows."""
 
     def __init__(self, files: Files) -> None:
-        super().__init__(files.root, files.images, files.masks, files.labels, files.table)
+        super().__init__(files.root, files.images, files.masks, files.decoding)
         self.pixels, self.ids = files.image(0), files.label(0)
 
     def image(self, index: int) -> Image:
@@ -226,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
         for path, pixels in zip(paths, scene(full), strict=True):
             write_png(path, pixels)
         table = id_table({k: k for k in range(CITYSCAPES.num_classes)})
-        files = Files(Path(folder), paths[:1], paths[1:], CITYSCAPES, table)
+        files = Files(Path(folder), paths[:1], paths[1:], Decoding(CITYSCAPES, table))
         image, label = files.image(0), files.label(0)
         classic = Classic(resize, crop)
         view = View(crop, resize=resize, max_share=MAX_SHARE)

@@ -25,7 +25,8 @@ WORDS = {
     "modes": set(),
     "nesting": set(),
     "randomness": set(),
-    "labels": {"types", "nesting"},
+    "classes_file": {"nesting"},
+    "labels": {"types", "classes_file"},
     "metrics": {"types", "labels"},
     "optim": {"errors"},
 }

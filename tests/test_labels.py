@@ -129,7 +129,7 @@ def test_a_file_with_everything(write):
         "classes": ["road", "car"],
         "palette": [[1, 2, 3], [4, 5, 6]],
         "subsets": {"vehicles": [1]},
-        "ignore": [0],
+        "ignore": [7],
     }
     labels = load_label_space(str(write(yaml.safe_dump(values))))
     assert labels == LabelSpace("lab", ("road", "car"), ((1, 2, 3), (4, 5, 6)), {"vehicles": (1,)})

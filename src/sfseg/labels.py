@@ -5,12 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sfseg.nesting import require_small
+from sfseg.classes_file import ClassesFile, Colour, read_settings, require_known
 from sfseg.types import IGNORE
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,11 @@ class LabelSpace:
         self._check_palette()
         everything = tuple(range(len(self.classes)))
         reserved = {"pixel_accuracy", "mean_accuracy"}
+        if both := {"mIoU", *reserved, *self.subsets} & set(self.classes):
+            raise ValueError(
+                f"classes must not be called as means and subsets are, got {sorted(both)}; tables "
+                "could not tell them apart"
+            )
         if self.subsets.get("mIoU", everything) != everything or reserved & set(self.subsets):
             raise ValueError(
                 f"a subset must not be called mIoU, {' or '.join(sorted(reserved))}, which have "
@@ -150,15 +151,32 @@ BUILT_IN = {space.name: space for space in (CITYSCAPES, SYNTHIA, CROSS_CITY, CAM
 def load_label_space(source: str | Path) -> LabelSpace:
     """A built-in label space by name, or one from a user's YAML file.
 
-    The file holds ``classes`` (names in the order of their ids) and, optionally, ``palette``
-    (RGB triples), ``subsets`` and ``ignore`` (ids of the masks that do not count; read by
-    the folder layout).
+    The file holds ``classes`` (names in the order of their ids, or a built-in label space) and,
+    optionally, ``palette`` (RGB triples), ``map`` and ``subsets``; what else it may hold says how
+    masks are read, see :class:`sfseg.classes_file.ClassesFile`.
 
     Raises:
         ValueError: neither a built-in name nor a readable file of that form.
     """
     if str(source) in BUILT_IN:
         return BUILT_IN[str(source)]
+    file = described(source)
+    return LabelSpace(
+        name=file.name,
+        classes=file.task,
+        palette=tuple(file.drawn(name) or distinct_colour(k) for k, name in enumerate(file.task)),
+        subsets=file.subsets,
+    )
+
+
+def described(source: str | Path) -> ClassesFile:
+    """What masks of a label space hold: a user's file, or a built-in one as a file would say it.
+
+    Raises:
+        ValueError: as :func:`load_label_space`.
+    """
+    if str(source) in BUILT_IN:
+        return ClassesFile.of(_settings_of(str(source)), str(source))
     path = Path(source)
     if not path.is_file():
         is_lost = path.parent != Path() and not path.parent.is_dir()
@@ -167,33 +185,19 @@ def load_label_space(source: str | Path) -> LabelSpace:
             f"classes must be one of {sorted(BUILT_IN)} or a YAML file with a list 'classes', "
             f"got {str(source)!r}, which does not exist{hint}"
         )
-    values = read_classes(path)
-    names = [str(name) for name in values["classes"]]
-    palette = values.get("palette") or [distinct_colour(k) for k in range(len(names))]
-    return LabelSpace.from_dict(
-        {
-            "name": values.get("name", path.parent.name),
-            "classes": names,
-            "palette": palette,
-            "subsets": values.get("subsets") or {},
-        }
-    )
+    settings = read_settings(path)
+    name = settings["classes"]
+    if isinstance(name, str):
+        require_known([name], sorted(BUILT_IN), f"'classes' of {path} is", "list the names")
+        settings = _settings_of(name) | {k: v for k, v in settings.items() if k != "classes"}
+    return ClassesFile.of(settings, str(path))
 
 
-def read_classes(path: str | Path) -> dict[str, Any]:
-    """The settings of a classes' YAML file.
-
-    Raises:
-        ValueError: no valid YAML, or no list ``classes`` in it.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from error
-    require_small(values, str(path))
-    if not isinstance(values, dict) or not isinstance(values.get("classes"), list):
-        raise ValueError(f"{path} must hold a list 'classes' with one name per class id")
-    return values
+def _settings_of(name: str) -> dict[str, Any]:
+    """A built-in label space as a file would, without subsets, whose positions a map moves."""
+    space = BUILT_IN[name]
+    palette = [list(colour) for colour in space.palette]
+    return {"name": name, "classes": list(space.classes), "palette": palette}
 
 
 def distinct_colour(index: int) -> Colour:

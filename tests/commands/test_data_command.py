@@ -294,6 +294,8 @@ def test_a_published_data_set(cli: Cli, tmp_path: Path) -> None:
     assert list(found) == [
         ("source_train", "set cannot be opened", ""),
         ("target_train", "colours for ids", str(color.relative_to(tmp_path / "cityscapes"))),
+        ("target_train", "class in no label", ""),
+        ("target_train", "mostly void", ""),
         ("target_train", "fewer images than published", ""),
         *(("target_eval", "ids out of range", label) for label in labels),
         ("target_eval", "fewer images than published", ""),

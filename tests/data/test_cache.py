@@ -7,6 +7,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import torch
+import yaml
 from make import Memory, ids, own_folder, picture, write
 
 from sfseg.data import cache as cache_module
@@ -150,6 +151,22 @@ def test_labels_under_other_tables_are_others(tree):
     found = made(tree, VIEWS["own size"], files=files)(0).label
     np.testing.assert_array_equal(found, files.label(0))
     assert len(pictures(tree)) == 3  # one image, two labels
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"nearest": True}, {"nearest": 20}, {"ignore": [[1, 2, 3]]}, {"channel": "red"},
+     {"map": {"a": None}}, {"map": {"b": "a"}}, {"palette": None}],
+    ids=str,
+)  # fmt: skip
+def test_labels_under_other_rules_are_others(tree, settings):
+    def labelled(**settings):
+        known = {"classes": ["a", "b", "c"], "palette": [[9, 0, 0], [0, 9, 0], [0, 0, 9]]}
+        (tree / "data" / "classes.yaml").write_text(yaml.safe_dump(known | settings))
+        made(tree, VIEWS["own size"], files=opened(tree))(0)
+        return len(pictures(tree))
+
+    assert (labelled(), labelled(), labelled(**settings)) == (2, 2, 3)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "objects"])

@@ -1,5 +1,7 @@
 """Every layout on a small tree in its true form, against maps typed again from the sources."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -259,7 +261,7 @@ def test_label_ids_among_train_ids_are_recognised(tmp_path):
 def test_a_photograph_among_labels_is_recognised(tmp_path):
     files = street_layouts.bdd100k(bdd100k(tmp_path), "train")
     write(files.label_file(0), picture(0)[..., 0])
-    with pytest.raises(DataError, match="those of a photograph, or of a colour mask stored grey"):
+    with pytest.raises(DataError, match="those of a photograph, of a colour mask stored grey"):
         files.label(0)
 
 
@@ -326,3 +328,54 @@ def test_the_two_protocols_of_synthia_differ_as_described():
         scores[name] = Scores.of(matrix.compute(), labels)
     assert scores["16-way"].miou["mIoU16"] == 1
     assert scores["19-way"].miou["mIoU16"] == (1 + 0.5) / 2  # half of what is called car is truck
+
+
+V2 = "other numbers for the classes; take those of version 1.2"
+
+
+@pytest.mark.parametrize("config", ["config.json", "config_v2.0.json"])
+def test_vistas_2_by_its_configuration(tmp_path, config):
+    mapillary(tmp_path, version=False)
+    (tmp_path / config).write_text(json.dumps({"version": "2.0", "labels": [{}] * 124}))
+    with pytest.raises(DataError, match=rf"{config} is of 124 classes, version 2.0: .*{V2}"):
+        street_layouts.mapillary(tmp_path, "training")
+
+
+@pytest.mark.parametrize("text", [json.dumps({"version": "1.1", "labels": [{}] * 66}), "{", "[]"])
+def test_vistas_1_2_by_its_configuration(tmp_path, text):
+    mapillary(tmp_path, version=False)
+    (tmp_path / "config.json").write_text(text)
+    assert len(street_layouts.mapillary(tmp_path, "training")) == 3
+
+
+def test_both_versions_of_vistas_are_no_trouble(tmp_path):
+    mapillary(tmp_path)
+    (tmp_path / "training" / "v2.0" / "labels").mkdir(parents=True)
+    for version, count in (("1.2", 66), ("2.0", 124)):
+        content = json.dumps({"version": version, "labels": [{}] * count})
+        (tmp_path / f"config_v{version}.json").write_text(content)
+    assert street_layouts.mapillary(tmp_path, "training").label(0).shape == SIZE
+
+
+def test_vistas_2_alone(tmp_path):
+    mapillary(tmp_path)
+    (tmp_path / "training" / "v1.2").rename(tmp_path / "training" / "v2.0")
+    with pytest.raises(DataError, match=rf"training has v2\.0 and no v1\.2: .*{V2}"):
+        street_layouts.mapillary(tmp_path, "training")
+
+
+def test_ids_of_vistas_2_are_recognised(tmp_path):
+    files = street_layouts.mapillary(mapillary(tmp_path, version=False), "training")
+    write(files.label_file(0), label_ids(0, range(124)), "P")
+    with pytest.raises(DataError, match=r"66, 67, .*these look like labels of Mapillary Vistas 2"):
+        files.label(0)
+
+
+@pytest.mark.parametrize(
+    "name", ["Stereo_Left/Omni_F/000000.png", "000000.png", "0009400.png", "0000001_b.png"]
+)
+def test_frames_of_synthias_video_sequences_are_refused(tmp_path, name):
+    synthia(tmp_path)
+    write(tmp_path / "RGB" / name, picture(0))
+    with pytest.raises(DataError, match=rf"RGB/{name} is no frame of SYNTHIA-RAND-CITYSCAPES, wh"):
+        street_layouts.synthia(tmp_path)

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from sfseg.labels import CITYSCAPES, distinct_colour
-from sfseg.report.drawing import RIGHT, WRONG, colourise, error_map, legend, overlay, sheet
+from sfseg.report.drawing import (
+    RIGHT,
+    WRONG,
+    colourise,
+    error_map,
+    legend,
+    numbered,
+    overlay,
+    readable,
+    sheet,
+)
 from sfseg.types import IGNORE
 
 PALETTE = [(10, 20, 30), (200, 100, 50), (255, 255, 255)]
@@ -95,3 +105,23 @@ def test_the_legend_shows_every_class(width, lines):
 def test_a_legend_without_a_colour_for_each_name_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         legend(["road", "car"], [(1, 2, 3)], 640)
+
+
+def test_long_names_stay_on_their_own_colour():
+    names, palette = ["a very long name of a class " * 3, "b"], [(0, 0, 0), (0, 0, 255)]
+    strip = legend(names, palette, 260)
+    assert (strip[:, 126:130] == 0).all() and (strip[:, 130:134] == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("road", "road"),
+        ("é|ü", "e|u"),
+        ("道路", "7: ??"),
+        ("what?", "what?"),
+        ("Straße", "7: Stra?e"),
+    ],
+)
+def test_names_that_the_font_lacks_keep_their_class_id(name, drawn):
+    assert readable(numbered(name, 7)) == drawn

@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+import re
 
 import pytest
 import torch
@@ -72,6 +73,37 @@ def test_markdown_aligns_numbers_right():
     assert to_markdown(["class", "IoU", "n"], [["road", "75.00", "1"]]) == (
         "| class | IoU | n |\n| --- | ---: | ---: |\n| road | 75.00 | 1 |\n"
     )
+
+
+NAMES = [
+    "car|truck", "a | b", "a\\|b", "*all*", "_x_", "a_b", "<b>", "`code`", "[red]x", "[a](b)",
+    "~~no~~", ":car:", "a/b, c; d", "Straße 道路", "end\\", "$x$", "&amp;", "long " * 30 + "name",
+]  # fmt: skip
+"""Names that some file or screen might take for more than text."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_one_cell_of_markdown(name):
+    text = to_markdown(["class", "IoU"], [[name, "75.00"]])
+    cells = text.splitlines()[2][2:-2].split(" | ")
+    assert len(text.splitlines()) == 3
+    assert re.sub(r"\\(.)", r"\1", cells[0]) == name and cells[1:] == ["75.00"]
+
+
+def test_markup_of_markdown_is_escaped():
+    text = to_markdown(["class"], [["a|b"], ["*x*"], ["_y_ a_b"], ["<i>"], ["c\nd"]])
+    assert text.splitlines()[2:] == [
+        r"| a\|b |", r"| \*x\* |", r"| \_y\_ a_b |", r"| \<i> |", "| c d |"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_survives_csv_and_the_terminal(name, capsys):
+    assert list(csv.reader(io.StringIO(to_csv(["class"], [[name]])))) == [["class"], [name]]
+    show("t", ["class", "IoU"], [[name, "75.00"]])
+    shown = "".join(line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines()
+                    if line.startswith("│"))  # fmt: skip
+    assert shown.replace(" ", "") == name.replace(" ", "")
 
 
 def test_the_terminal_shows_every_cell(scores, capsys):

@@ -17,6 +17,7 @@ from sfseg.config.composition import CONF, build
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs.recipe import MACHINE, TRAINER, Recipe, recipe_of
 
+PALETTE = [[k, 2 * k, 255 - k] for k in range(19)]
 GROUPS = ("data", "method", "callbacks", "logger", "source_model", "backbone/head")
 
 
@@ -143,13 +144,34 @@ def test_masks_of_the_target_do_not_matter(project: Path) -> None:
     assert of_folder(project).name == before.name
 
 
-def test_other_stored_ids_are_other_content(project: Path) -> None:
-    def named(values: list[int]) -> str:
-        classes = {"classes": [f"class {k}" for k in range(19)], "values": values}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"values": [*range(1, 19), 0]}, {"ignore": [77]}, {"ignore": [[1, 2, 3]]},
+        {"nearest": True}, {"channel": "red"}, {"map": {"class 1": "class 0"}},
+        {"map": {"class 1": None}}, {"palette": None},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)  # fmt: skip
+def test_labels_that_are_read_in_another_way_are_other_content(
+    project: Path, settings: dict
+) -> None:
+    def named(settings: dict) -> str:
+        classes = {"classes": [f"class {k}" for k in range(19)], "palette": PALETTE, **settings}
         (project / "classes.yaml").write_text(yaml.safe_dump(classes))
         return recipe("data=folder", f"data.root={project}").name
 
-    assert named(list(range(19))) != named([*range(1, 19), 0])
+    assert named({}) == named({}) != named(settings)
+
+
+def test_a_source_of_other_classes_is_other_content(project: Path) -> None:
+    (project / "classes.yaml").write_text("classes: [road, car]\n")
+    (project / "source.yaml").write_text("classes: cityscapes\nmap: {truck: car}\n")
+    names = {
+        recipe("data=folder", f"data.root={project}", f"data.source_classes={classes}").name
+        for classes in ("cityscapes", project / "source.yaml")
+    }
+    assert len(names) == 2
 
 
 def test_weight_files_count_by_their_content(tmp_path: Path) -> None:

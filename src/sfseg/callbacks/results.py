@@ -45,7 +45,7 @@ class Results(Ordered):
         scores, labels = module.scores, module.labels
         header, rows = tables.per_class(scores, labels, module.source_scores)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "results.csv").write_text(tables.to_csv(header, rows))
+        (self.folder / "results.csv").write_text(tables.to_csv(header, rows), "utf-8")
         selection = selection_of(self.others)
         note = "" if selection is None else selection.note
         labelled = {domain: found for domain, found in scores.items() if any(found.pixels)}
@@ -57,7 +57,7 @@ class Results(Ordered):
         text = "\n".join(
             [*parts, *(f"{line}\n" for line in [*lines, module.protocol, note] if line)]
         )
-        (self.folder / "results.md").write_text(text)
+        (self.folder / "results.md").write_text(text, "utf-8")
         protocol = f"{module.protocol}, {note}" if note else module.protocol
         document = summary(scores, labels, protocol, module.source_scores, selection)
         (self.folder / "results.json").write_text(json.dumps(document, indent=2))

@@ -146,7 +146,7 @@ class Cache:
 
     def _made_label(self, index: int, full: Size, size: Size) -> Image:
         data = read_bytes(self.files.label_file(index))
-        digest = _digest(data, f"label {size} of {full}{self._meaning()}")
+        digest = _digest(data, f"label {size} of {full}{self.files.meaning}")
         label = _mapped(self._path(digest))
         if label is None:
             label = self._keep(self._path(digest), self._decoded_label(data, index, full, size))
@@ -164,13 +164,6 @@ class Cache:
             return size_by(self.view.size, full), size_by(self.view.label_size, full)
         size = self.view.fixed_size(full) or full
         return size, size
-
-    def _meaning(self) -> str:
-        """What the ids in a label depend on besides its file."""
-        files = self.files
-        return (
-            f"{files.rgb} {files.fit_labels} {files.labels.palette} {files.table.tobytes().hex()}"
-        )
 
     def _path(self, digest: NDArray[np.uint8]) -> Path:
         name = digest.tobytes().hex()

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.data.class_check import warn_of_classes
+from sfseg.data.files import Files
 from sfseg.data.folder import Scenes, require_equal_sizes
 from sfseg.data.geometry import Image, Size
 from sfseg.data.left_out import LeftOut, OnError
@@ -91,6 +93,7 @@ class Look:
     findings: what is wrong with its files, and what is odd.
     size: of the image, None where it cannot be read.
     counts: (K,) labelled pixels of each class, None where the label is not read.
+    pixels: of its label, void included; 0 where it is not read.
     digest: of the image's pixels, equal for equal pictures; 0 where there are none.
     """
 
@@ -99,6 +102,7 @@ class Look:
     size: Size | None = None
     counts: NDArray[np.int64] | None = None
     digest: int = 0
+    pixels: int = 0
 
     @property
     def faults(self) -> list[str]:
@@ -113,7 +117,7 @@ def look(scenes: Scenes, index: int, *, with_labels: bool) -> Look:
     """Decode a scene and compare its image with its label."""
     name = scenes.name(index)
     findings: list[Finding] = []
-    size, digest, counts = None, 0, None
+    size, digest, counts, pixels = None, 0, None, 0
     try:
         image = scenes.image(index)
         size, digest = (image.shape[0], image.shape[1]), _digest(image)
@@ -121,15 +125,16 @@ def look(scenes: Scenes, index: int, *, with_labels: bool) -> Look:
         findings.append(fault(error, name, scenes))
     try:
         if with_labels:
-            label = scenes.label(index)
+            label, remarks = _examined(scenes, index)
             require_equal_sizes(name, size or label.shape[:2], label)
-            counts = count_classes(label, scenes.labels.num_classes)
+            counts, pixels = count_classes(label, scenes.labels.num_classes), label.size
+            findings += remarks
             findings += _uniform(scenes, index, counts, label.size)
     except DataError as error:
         found = fault(error, label_name(scenes, index), scenes)
         # Reading a label may need its image's size, and find the same fault again.
         findings += [found] if found.file not in {known.file for known in findings} else []
-    return Look(name, tuple(findings), size, counts, digest)
+    return Look(name, tuple(findings), size, counts, digest, pixels)
 
 
 def look_at(scenes: Scenes, indices: Sequence[int], *, with_labels: bool) -> Iterator[Look]:
@@ -177,9 +182,8 @@ def check_scenes(
             f"{what}: all pixels of the {len(looks)} labels read are void ({IGNORE}); nothing "
             "could be learnt or measured. Check the id mapping (data.classes) and the masks"
         )
-    odd = [message for seen in looks for message in seen.suspicions]
-    if odd:
-        log.warning("%s: %d of %d scenes look odd%s", what, len(odd), len(looks), listing(odd[:1]))
+    _warn_of_scenes(looks, what)
+    warn_of_classes(scenes, what, labelled(looks), sum(seen.pixels for seen in looks))
 
 
 def on_all_processors(
@@ -219,10 +223,15 @@ def unpaired(scenes: Scenes) -> Sequence[int]:
     return found
 
 
+def labelled(looks: Iterable[Look]) -> list[NDArray[np.int64]]:
+    """(K,) pixels of each class, of each label that was read."""
+    return [seen.counts for seen in looks if seen.counts is not None]
+
+
 def is_void(looks: Iterable[Look]) -> bool:
     """Whether labels were read and no pixel of any of them has a class."""
-    labelled = [seen.counts.any() for seen in looks if seen.counts is not None]
-    return bool(labelled) and not any(labelled)
+    counts = labelled(looks)
+    return bool(counts) and not any(found.any() for found in counts)
 
 
 def fault(error: DataError, file: str, scenes: Scenes) -> Finding:
@@ -270,10 +279,32 @@ def _require_pairs(scenes: Scenes, what: str) -> None:
     missing = unpaired(scenes)
     if missing:
         names = [scenes.name(k) for k in missing]
+        found = scenes.pairing_hint() if isinstance(scenes, Files) else ""
+        hint = f"; {found}" if found else ""
         raise DataError(
             f"{what}: {len(missing)} of {len(scenes)} images have no label file; add them or "
-            f"remove the images{listing(names)}"
+            f"remove the images{hint}{listing(names)}"
         )
+
+
+def _warn_of_scenes(looks: Sequence[Look], what: str) -> None:
+    """One line for each kind of what is odd, with its first scene."""
+    kinds: dict[str, list[str]] = {}
+    for seen in looks:
+        for found in seen.findings:
+            if not found.is_fault:
+                kinds.setdefault(found.kind, []).append(found.message)
+    for odd in kinds.values():
+        log.warning("%s: %d of %d scenes look odd%s", what, len(odd), len(looks), listing(odd[:1]))
+
+
+def _examined(scenes: Scenes, index: int) -> tuple[Image, list[Finding]]:
+    """A label, and what is odd about the file that holds it."""
+    if not isinstance(scenes, Files):
+        return scenes.label(index), []
+    label, remarks = scenes.examined_label(index)
+    name = label_name(scenes, index)
+    return label, [Finding(r.kind, name, f"{name} {r.text}", is_fault=False) for r in remarks]
 
 
 def _digest(image: Image) -> int:

@@ -3,26 +3,17 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
+from sfseg.data.decoding import Decoding, Stored
 from sfseg.data.geometry import Image, Size, resize_label
 from sfseg.data.images import decode_label, image_size, read_bytes, read_image
-from sfseg.data.label_ids import INVALID, likely_cause
+from sfseg.data.odd_masks import LOSSY, Remark, lossy_format, remarks
+from sfseg.data.pairing import MaskNames
 from sfseg.data.paths import Limits, PathList, Root, is_file
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
-from sfseg.types import IGNORE
-
-STRIP = 1 << 17
-"""Pixels at a time that stay in the processor's cache."""
 
 Paths = PathList | Sequence[Path]
-Rgb = Literal["palette", "red", "refuse"]
-"""What a label of three channels holds: a palette's colours, ids in red, or a mistake."""
 
 
 class Files:
@@ -32,13 +23,12 @@ class Files:
         root: folder that names are relative to; no link may lead out of it.
         images: image files.
         masks: label file of each image, or None for an unlabelled set.
-        labels: the label space that the ids are mapped to.
-        table: 256 entries, stored id -> class id, IGNORE, or INVALID.
+        decoding: how label files are read, and the label space of their ids.
         limits: what may be opened.
-        rgb: how labels of three channels are read.
         fit_labels: bring labels whose size differs to the image's, nearest neighbour; for data
             sets that ship such pairs.
         official: number of images as published, to notice an incomplete download.
+        mask_names: the rule by which masks were found, for messages; None where there is none.
     """
 
     def __init__(
@@ -46,37 +36,38 @@ class Files:
         root: Path,
         images: Paths,
         masks: Paths | None,
-        labels: LabelSpace,
-        table: NDArray[np.uint8],
+        decoding: Decoding,
         *,
         limits: Limits | None = None,
-        rgb: Rgb = "palette",
         fit_labels: bool = False,
         official: int | None = None,
+        mask_names: MaskNames | None = None,
     ) -> None:
         if masks is not None and len(masks) != len(images):
             raise ValueError(f"masks must be one per image, got {len(masks)} for {len(images)}")
         self.root = root
         self.images = images
         self.masks = masks
-        self.labels = labels
-        self.table = table
+        self.decoding = decoding
         self.limits = limits or Limits()
-        self.rgb: Rgb = rgb
         self.fit_labels = fit_labels
         self.official = official
+        self.mask_names = mask_names
         self._inside = Root(root, self.limits)
-        kept = np.flatnonzero(table != INVALID)
-        # Stored ids that are class ids already, the common case, need no look-up.
-        self.is_identity = bool(
-            (table[kept] == kept).all()
-            and (kept[:-1] == np.arange(len(kept) - 1)).all()
-            and table[IGNORE] == IGNORE
-        )
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.decoding.labels
 
     @property
     def has_labels(self) -> bool:
         return self.masks is not None
+
+    @property
+    def meaning(self) -> str:
+        """All that the ids of a label depend on besides its file and the names of the classes."""
+        decoding = self.decoding
+        return f"{self.labels.palette} {decoding.rgb} {self.fit_labels} {decoding.meaning}"
 
     @cached_property
     def unpaired(self) -> list[int]:
@@ -106,11 +97,43 @@ class Files:
 
     def decode_label(self, data: bytes, index: int) -> Image:
         """:meth:`label` of a file that has been read."""
+        return self._decoded(data, index)[0]
+
+    def examined_label(self, index: int) -> tuple[Image, list[Remark]]:
+        """:meth:`label`, and what is odd about how its file holds it."""
+        data = read_bytes(self.label_file(index))
+        ids, stored = self._decoded(data, index)
+        return ids, remarks(data, stored, self.decoding)
+
+    def _decoded(self, data: bytes, index: int) -> tuple[Image, Stored]:
+        """Class ids of a label file, and its pixels as stored."""
         path = self.label_file(index)
-        ids = self._ids(decode_label(data, path, self.limits.max_pixels), path)
+        stored = decode_label(data, path, self.limits.max_pixels)
+        try:
+            ids = self.decoding(stored, path)
+        except DataError as error:
+            if lossy := lossy_format(data):
+                reason = f"it is a {lossy} file, {LOSSY}"
+                raise DataError(
+                    f"{error}; {reason}", kind=error.kind, path=path, pixels=error.pixels
+                ) from error
+            raise
         if self.fit_labels and ids.shape != (size := self.size(index)):
             ids = resize_label(ids, size)
-        return ids
+        return ids, stored
+
+    def pairing_hint(self) -> str:
+        """What is there instead of label files that do not exist; empty where that is not known."""
+        if self.mask_names is None or not self.unpaired:
+            return ""
+        missing = [self.name(k) for k in self.unpaired]
+        return self.mask_names.hint(missing, is_all=len(missing) == len(self))
+
+    def stored_ids(self, index: int) -> Stored | None:
+        """The ids (H, W) in a label file as stored; None where it holds colours."""
+        path = self.label_file(index)
+        stored = decode_label(read_bytes(path), path, self.limits.max_pixels)
+        return self.decoding.ids_in(stored)
 
     def image_file(self, index: int) -> Path:
         """The image file of a scene, which lies in the root."""
@@ -125,84 +148,3 @@ class Files:
     def _checked(self, path: Path) -> Path:
         self._inside.check(path)
         return path
-
-    def _ids(self, raw: NDArray[np.integer], path: Path) -> Image:
-        if raw.ndim == 3 and self.rgb == "palette":
-            return from_colours(raw, self.labels, path)
-        if raw.ndim == 3 and self.rgb == "refuse":
-            raise DataError(
-                f"{path} has {raw.shape[0] * raw.shape[1]} pixels of colours where class ids are "
-                "expected; it looks like a picture of the labels, take the file of ids",
-                kind="colours for ids",
-                path=path,
-                pixels=raw.shape[0] * raw.shape[1],
-            )
-        if raw.ndim == 3:
-            raw = raw[:, :, 0]
-        if raw.dtype != np.uint8:
-            wide = (raw < 0) | (raw > 255)
-            if wide.any():
-                raise _out_of_range(path, raw, wide, self)
-        ids: Image = np.ascontiguousarray(raw, dtype=np.uint8)
-        if self.is_identity and largest_id(ids) < self.labels.num_classes:
-            return ids
-        mapped = np.asarray(cv2.LUT(ids, self.table), dtype=np.uint8)
-        if largest_id(mapped) == INVALID:
-            raise _out_of_range(path, ids, mapped == INVALID, self)
-        return mapped
-
-
-def largest_id(ids: Image) -> int:
-    """The largest id that is not IGNORE, in one pass; -1 when all are."""
-    flat, largest = ids.ravel(), 0
-    for start in range(0, flat.size, STRIP):
-        # IGNORE wraps around to 0.
-        largest = max(largest, int((flat[start : start + STRIP] + np.uint8(1)).max()))
-    return largest - 1
-
-
-def from_colours(rgb: NDArray[np.integer], labels: LabelSpace, path: Path) -> Image:
-    """Class ids of an RGB mask by exact palette colour; black that is no class is IGNORE."""
-    if rgb.dtype != np.uint8:
-        raise DataError(
-            f"{path} is an RGB mask of {rgb.dtype}; colours must have 8 bits a channel",
-            kind="unknown colours",
-            path=path,
-        )
-    code = rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
-    ids = np.full(code.shape, IGNORE, np.uint8)
-    known = code == 0
-    for k, (r, g, b) in enumerate(labels.palette):
-        here = code == (r << 16 | g << 8 | b)
-        ids[here] = k
-        known |= here
-    if not known.all():
-        colour = tuple(int(v) for v in rgb[~known][0])
-        raise DataError(
-            f"{path} is an RGB mask with {int((~known).sum())} pixels of colours that the palette "
-            f"lacks, {colour} for one; add them to the classes' palette or store ids (0, 1, ...)",
-            kind="unknown colours",
-            path=path,
-            pixels=int((~known).sum()),
-        )
-    return ids
-
-
-def _out_of_range(
-    path: Path, ids: NDArray[np.integer], where: NDArray[np.bool_], files: Files
-) -> DataError:
-    values = np.unique(ids[where])
-    shown = ", ".join(str(v) for v in values[:8]) + (", ..." if len(values) > 8 else "")
-    labels = files.labels
-    cause = likely_cause(np.unique(ids).tolist(), files.table)
-    advice = cause or (
-        "map them with 'values' or 'ignore' in the classes' YAML, or check that data.classes fits "
-        "the masks"
-    )
-    return DataError(
-        f"{path} has {int(where.sum())} pixels with ids that are no class of {labels.name} "
-        f"(0 to {labels.num_classes - 1}, void {IGNORE}): {shown}; {advice}",
-        kind="ids out of range",
-        path=path,
-        pixels=int(where.sum()),
-    )

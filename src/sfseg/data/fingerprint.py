@@ -24,10 +24,7 @@ def fingerprint(scenes: Scenes) -> str | None:
     """
     if not isinstance(scenes, Files):
         return None
-    digest = hashlib.sha256(
-        f"{scenes.labels.classes} {scenes.labels.palette} {scenes.rgb} {scenes.fit_labels} "
-        f"{scenes.table.tobytes().hex()}\n".encode()
-    )
+    digest = hashlib.sha256(f"{scenes.labels.classes} {scenes.meaning}\n".encode())
     for paths in (scenes.images, scenes.masks or ()):
         for path in paths:
             digest.update(_stamp(path, scenes.root))

@@ -2,7 +2,7 @@
 
 Sources: cityscapesScripts (labels.py), which GTA5 and Cross-City follow; the README of
 SYNTHIA-RAND-CITYSCAPES; the configuration of Mapillary Vistas 1.2. Files are mapped in memory, by
-a table of 256 entries; nothing is converted on disk.
+a table of 256 entries, or 65,536 where ids have 16 bits; nothing is converted on disk.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.classes_file import WIDEST
 from sfseg.labels import CITYSCAPES, LabelSpace
 from sfseg.types import IGNORE
 
@@ -50,21 +51,24 @@ MAPILLARY_IDS: IdsByName = dict(
         strict=True,
     )
 )  # fmt: skip
-"""Lane markings and crosswalks are road, kerbs pavement, all riders one class."""
+"""Lane markings and manholes are road, crosswalks void, kerbs pavement, all riders one class."""
+VISTAS_IDS, VISTAS_2_IDS = range(66), range(124)
+"""All ids of the versions 1.2 and 2.0, in which the same number means another class."""
 
 
 def id_table(ids: Mapping[int, int], *, ignored: Iterable[int] = (IGNORE,)) -> NDArray[np.uint8]:
-    """Lookup table from stored ids to class ids.
+    """Lookup table from stored ids to class ids, as long as the ids need.
 
     Args:
         ids: stored id -> class id.
         ignored: stored ids that do not count, unless they are among ``ids``; all others are
             :data:`INVALID`.
     """
-    table = np.full(256, INVALID, np.uint8)
-    for stored, class_id in [*((k, IGNORE) for k in ignored), *ids.items()]:
-        if not 0 <= stored <= 255:
-            raise ValueError(f"a stored id must be in [0, 255], got {stored}")
+    entries = dict.fromkeys(ignored, IGNORE) | dict(ids)
+    if wrong := [stored for stored in entries if not 0 <= stored <= WIDEST]:
+        raise ValueError(f"a stored id must be in [0, {WIDEST}], got {wrong[0]}")
+    table = np.full(256 if max(entries, default=0) < 256 else WIDEST + 1, INVALID, np.uint8)
+    for stored, class_id in entries.items():
         table[stored] = class_id
     return table
 
@@ -84,22 +88,3 @@ def named_table(labels: LabelSpace, ids: IdsByName, *, ignored: Iterable[int]) -
     others = [k for name, stored in ids.items() if name not in labels.classes for k in stored]
     classes = {k: position for position, name in enumerate(labels.classes) for k in ids[name]}
     return id_table(classes, ignored=[*others, *ignored])
-
-
-def likely_cause(found: Iterable[int], table: NDArray[np.uint8]) -> str:
-    """What ids that do not fit a table usually mean; empty when nothing is usual about them.
-
-    Args:
-        found: all ids of the file.
-        table: see :func:`id_table`.
-    """
-    ids = set(found)
-    train_ids = set(range(CITYSCAPES.num_classes)) | {IGNORE}
-    expected = {int(k) for k in np.flatnonzero(table != INVALID)}
-    if IGNORE not in expected and expected >= set(range(34)) and ids <= train_ids:
-        return "these look like Cityscapes trainIds where labelIds are expected"
-    if expected == train_ids and ids <= set(range(35)):
-        return "these look like Cityscapes labelIds where trainIds are expected"
-    if len(ids) > 64:
-        return "so many ids are those of a photograph, or of a colour mask stored grey"
-    return ""

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sfseg.data.decoding import Decoding
 from sfseg.data.files import Files
 from sfseg.data.label_ids import id_table
 from sfseg.data.listing import existing
-from sfseg.data.paths import SUFFIXES, Limits, PathList, Root, is_file, read_list
-from sfseg.errors import DataError
-from sfseg.labels import CAMVID, LabelSpace, load_label_space, read_classes
+from sfseg.data.own_classes import decoding_of
+from sfseg.data.pairing import MaskNames
+from sfseg.data.paths import Limits, PathList, Root, is_file, read_list
+from sfseg.labels import CAMVID
 from sfseg.types import IGNORE
 
 
@@ -47,7 +49,7 @@ def camvid(
     )
     masks = PathList(base, (f"{split}annot{name[len(split) :]}" for name in images.names()))
     table = id_table({k: k for k in range(CAMVID.num_classes)}, ignored=(11, IGNORE))
-    return Files(base, images, masks, CAMVID, table, limits=limits, rgb="refuse")
+    return Files(base, images, masks, Decoding(CAMVID, table), limits=limits)
 
 
 def folder(
@@ -55,8 +57,11 @@ def folder(
     split: str | None = None,
     *,
     classes: str | Path,
+    task: str | Path | None = None,
     images: str = "images",
     masks: str = "masks",
+    image_suffix: str = "",
+    mask_suffix: str = "",
     file_list: str | None = None,
     argument: str = "data.root",
     limits: Limits | None = None,
@@ -67,15 +72,19 @@ def folder(
     ``val`` and ``test``; otherwise every split shows all images. A mask has
     its image's sub-folder and name, with any image suffix. A grey or palette mask holds the
     position of the class in the list of classes, 255 where void; an RGB mask holds the
-    classes' palette colours. The classes' YAML may remap: ``values`` lists the stored id of
-    each class, ``ignore`` lists stored ids that do not count.
+    classes' palette colours. The classes' YAML may say otherwise, see
+    :class:`sfseg.classes_file.ClassesFile`.
 
     Args:
         root: the domain's folder.
         split: sub-folder of images and masks.
-        classes: a built-in label space or a YAML file (:func:`load_label_space`).
+        classes: those of the masks: a built-in label space or a YAML file.
+        task: label space of the task, where it has other classes, see
+            :func:`sfseg.data.own_classes.decoding_of`.
         images: name of the folder of images.
         masks: name of the folder of masks; without it the set is unlabelled.
+        image_suffix: ending of images' names that masks lack, before the dot.
+        mask_suffix: ending of masks' names, such as ``_mask``.
         file_list: a text file in ``root``, ``{split}`` filled in, whose lines name an image and,
             optionally, its mask; used instead of listing the folder.
         argument: the setting that names ``root``, for messages.
@@ -85,12 +94,11 @@ def folder(
         DataError: a folder is missing.
     """
     base = existing(Path(root), argument)
-    space = load_label_space(classes)
-    ids, ignored = _stored_ids(classes, space)
-    table = id_table(ids, ignored=ignored)
+    decoding = decoding_of(classes, task)
+    names = MaskNames(base, images, masks, image_suffix, mask_suffix)
     if file_list is not None:
         lines = base / file_list.replace("{split}", split or "")
-        mask_of = _any_suffix(base, images, masks) if (base / masks).is_dir() else None
+        mask_of = names.finder() if (base / masks).is_dir() else None
         paths, found = _listed(base, lines, mask_of)
     else:
         image_folder = existing(base / images, argument)
@@ -99,8 +107,9 @@ def folder(
         paths = PathList(base, Root(base, limits or Limits()).images(folder))
         found = None
         if (base / (masks + part)).is_dir():
-            found = PathList(base, map(_any_suffix(base, images, masks), paths.names()))
-    return Files(base, paths, found, space, table, limits=limits)
+            found = PathList(base, map(names.finder(), paths.names()))
+    by_name = None if file_list is not None else names
+    return Files(base, paths, found, decoding, limits=limits, mask_names=by_name)
 
 
 def _listed(
@@ -116,41 +125,5 @@ def _listed(
     return images, masks if named else None
 
 
-def _any_suffix(base: Path, images: str, masks: str) -> Callable[[str], str]:
-    """Finds an image's mask by its name, with whatever image suffix it has."""
-    suffixes = sorted(SUFFIXES, key=lambda suffix: suffix != ".png")
-    suffixes += [suffix.upper() for suffix in suffixes]
-
-    def mask_of(name: str) -> str:
-        stem = f"{masks}/{name.removeprefix(f'{images}/').rpartition('.')[0]}"
-        found = next((s for s in suffixes if is_file(f"{base}/{stem}{s}")), suffixes[0])
-        # All masks of a set tend to have one suffix.
-        suffixes.insert(0, suffixes.pop(suffixes.index(found)))
-        return stem + found
-
-    return mask_of
-
-
 def _is_split(images: Path) -> bool:
     return any((images / name).is_dir() for name in ("train", "val", "test"))
-
-
-def _stored_ids(classes: str | Path, space: LabelSpace) -> tuple[dict[int, int], list[int]]:
-    """Stored id -> class id, and the ids that do not count, as the classes' YAML says."""
-    settings = read_classes(classes) if Path(classes).is_file() else {}
-    values = settings.get("values") or list(range(space.num_classes))
-    ignored = settings.get("ignore") or []
-    for name, ids in (("values", values), ("ignore", ignored)):
-        if not isinstance(ids, list) or not all(type(k) is int and 0 <= k <= 255 for k in ids):
-            raise DataError(f"{name!r} of {classes} must list ids from 0 to 255, got {ids}")
-    if len(values) != space.num_classes:
-        raise DataError(
-            f"'values' of {classes} must list one stored id for each of the "
-            f"{space.num_classes} classes, got {len(values)}"
-        )
-    if len({*values, *ignored}) != len(values) + len(ignored):
-        raise DataError(
-            f"'values' and 'ignore' of {classes} must name each stored id once, got "
-            f"{values} and {ignored}"
-        )
-    return {value: k for k, value in enumerate(values)}, [*ignored, IGNORE]

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from sfseg.data.files import Files, Rgb
+from sfseg.data.decoding import Decoding, Rgb
+from sfseg.data.files import Files
 from sfseg.data.label_ids import IdsByName, named_table
 from sfseg.data.paths import Limits, PathList, Root
 from sfseg.errors import DataError
@@ -54,17 +55,15 @@ def street_files(
     rgb: Rgb = "refuse",
     fit_labels: bool = False,
 ) -> Files:
-    """Files whose stored ids have names; see :class:`Files` and :func:`named_table`."""
+    """Files whose ids have names; see :class:`Files`, :class:`Decoding` and :func:`named_table`."""
     labels = load_label_space(classes)
-    table = named_table(labels, ids, ignored=ignored)
+    decoding = Decoding(labels, named_table(labels, ids, ignored=ignored), rgb)
     return Files(
         images.root,
         images,
         masks,
-        labels,
-        table,
+        decoding,
         limits=limits,
-        rgb=rgb,
         fit_labels=fit_labels,
         official=official,
     )

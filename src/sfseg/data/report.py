@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.data.check import Finding, Look, is_void, label_name, unpaired
+from sfseg.data.check import Finding, Look, is_void, label_name, labelled, unpaired
+from sfseg.data.class_check import odd_classes
+from sfseg.data.files import Files
 from sfseg.data.folder import Scenes
 from sfseg.data.geometry import Size
 from sfseg.errors import DataError
@@ -137,6 +139,8 @@ def _of_the_set(scenes: Scenes, title: str, looks: Sequence[Look]) -> Iterator[F
             f"all pixels of the {len(looks)} labels read are void ({IGNORE}); check the id mapping "
             "(data.classes) and the masks",
         )
+    for kind, text in odd_classes(scenes, labelled(looks), sum(look.pixels for look in looks)):
+        yield Finding(kind, "", text, is_fault=False)
     if official is not None and count < official:
         message = f"{count} of {official} images as published; the download may be incomplete"
         yield Finding("fewer images than published", "", message, is_fault=False)
@@ -146,11 +150,11 @@ def _of_the_set(scenes: Scenes, title: str, looks: Sequence[Look]) -> Iterator[F
 
 
 def _without_labels(scenes: Scenes) -> Iterator[Finding]:
+    hint = scenes.pairing_hint() if isinstance(scenes, Files) else ""
     for index in unpaired(scenes):
         name = label_name(scenes, index)
-        yield Finding(
-            "no label file", name, f"{name} does not exist: {scenes.name(index)} lacks it"
-        )
+        message = f"{name} does not exist: {scenes.name(index)} lacks it"
+        yield Finding("no label file", name, f"{message}; {hint}" if hint else message)
 
 
 def _repeated(looks: Sequence[Look], title: str, seen: Pictures) -> Iterator[Finding]:

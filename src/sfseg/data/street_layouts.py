@@ -22,7 +22,7 @@ from sfseg.data.label_ids import (
 from sfseg.data.listing import existing, images_below, masks_of, street_files
 from sfseg.data.paths import Limits, PathList
 from sfseg.data.split_file import read_split
-from sfseg.errors import DataError
+from sfseg.data.street_versions import number, require_rand_cityscapes, vistas_labels
 from sfseg.labels import load_label_space
 from sfseg.types import IGNORE
 
@@ -143,17 +143,18 @@ def synthia(
         limits: what may be opened.
 
     Raises:
-        DataError: a folder is missing.
+        DataError: a folder is missing, or a frame has another name than these have.
         ValueError: another split, or another way with lane markings.
     """
     _one_of("split", split, ("all", "train", "val"))
     _one_of("lane_marking", lane_marking, ("ignore", "road"))
     base = existing(Path(root), argument)
     existing(base / "GT" / "LABELS", argument)
-    images = images_below(base, "RGB", argument, limits, ".png")
+    found = images_below(base, "RGB", argument, limits, ".png")
+    names = require_rand_cityscapes(found.names())
     if split != "all":
-        wanted = (n for n in images.names() if (_number(n) < 9000) == (split == "train"))
-        images = PathList(base, wanted)
+        names = [n for n in names if (number(n) < 9000) == (split == "train")]
+    images = PathList(base, names)
     masks = masks_of(images, ("RGB/", "GT/LABELS/"))
     ids = dict(SYNTHIA_IDS)
     if lane_marking == "road":
@@ -276,14 +277,13 @@ def mapillary(
         limits: what may be opened.
 
     Raises:
-        DataError: a folder is missing.
+        DataError: a folder is missing, or the labels are of version 2.0.
     """
     base = existing(Path(root), argument)
     images = images_below(base, f"{split}/images", argument, limits)
     masks = None
     if split != "testing":
-        labels = f"{split}/v1.2/labels"
-        labels = labels if (base / labels).is_dir() else f"{split}/labels"
+        labels = vistas_labels(base, split)
         existing(base / labels, argument)
         masks = masks_of(images, (f"{split}/images/", f"{labels}/"), (".jpg", ".png"))
     official = OFFICIAL["mapillary"].get(split)
@@ -332,13 +332,6 @@ def acdc(
     if split in ("train", "val"):
         masks = masks_of(images, ("rgb_anon/", "gt/"), ("_rgb_anon.", "_gt_labelTrainIds."))
     return street_files(images, masks, classes, TRAIN_IDS, ignored=[IGNORE], limits=limits)
-
-
-def _number(name: str) -> int:
-    stem = Path(name).stem
-    if not stem.isdecimal():
-        raise DataError(f"{name} must be named by its number, such as 0000000.png")
-    return int(stem)
 
 
 def _one_of(argument: str, value: str, options: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Pictures of labels: colours, overlays, error maps, captioned sheets, and their files."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sfseg.classes_file import Colour
 from sfseg.errors import DataError
-from sfseg.labels import Colour
 from sfseg.storage.atomic import write_whole
 from sfseg.types import IGNORE
 
@@ -58,7 +59,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], titles: Sequence[str]) -
 
 
 def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixels:
-    """A strip of class names on their colours, as many lines as needed."""
+    """A strip of class names on their colours, as many lines as needed; long names are cut."""
     cell, height = 130, 22
     per_line = max(1, width // cell)
     lines = -(-len(names) // per_line)
@@ -66,19 +67,41 @@ def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixel
     for k, (name, colour) in enumerate(zip(names, palette, strict=True)):
         top, left = k // per_line * height, k % per_line * cell
         strip[top : top + height, left : left + cell] = colour
-        bright = sum(colour) > 380
-        put_text(strip, name, (left + 4, top + 15), (0, 0, 0) if bright else (255, 255, 255))
+        ink = (0, 0, 0) if sum(colour) > 380 else (255, 255, 255)
+        put_text(strip, shorten(numbered(name, k), cell - 8), (left + 4, top + 15), ink)
     return strip
 
 
 def put_text(image: Pixels, text: str, origin: tuple[int, int], colour: Colour) -> None:
     """Write on an image, from the left end of the base line, (x, y) in pixels."""
-    cv2.putText(image, text, origin, FONT, SCALE, colour, 1, cv2.LINE_AA)
+    cv2.putText(image, readable(text), origin, FONT, SCALE, colour, 1, cv2.LINE_AA)
 
 
 def text_width(text: str) -> int:
     """Pixels that :func:`put_text` takes from left to right."""
-    return int(cv2.getTextSize(text, FONT, SCALE, 1)[0][0])
+    return int(cv2.getTextSize(readable(text), FONT, SCALE, 1)[0][0])
+
+
+def shorten(text: str, width: int) -> str:
+    """The text, or as much of its beginning as fits into a width in pixels."""
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def readable(text: str) -> str:
+    """The text as the font has it, which is ASCII: accents go, what is left becomes ``?``."""
+    parts = unicodedata.normalize("NFKD", text)
+    plain = "".join(c for c in parts if not unicodedata.combining(c))
+    return plain.encode("ascii", "replace").decode()
+
+
+def numbered(name: str, class_id: int) -> str:
+    """A class's name to draw, with its id where the font lacks a part of the name."""
+    is_lost = readable(name).count("?") > name.count("?")
+    return f"{class_id}: {name}" if is_lost else name
 
 
 def write_png(path: Path, image: Pixels) -> None:

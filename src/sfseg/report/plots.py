@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.labels import Colour
-from sfseg.report.drawing import Pixels, put_text, text_width
+from sfseg.classes_file import Colour
+from sfseg.report.drawing import Pixels, put_text, shorten, text_width
 
 CURVE, FIT, MOMENT, SPAN = (31, 90, 180), (240, 130, 20), (200, 30, 30), (255, 226, 200)
 INK, PALE, PAPER = (30, 30, 30), (225, 225, 225), (255, 255, 255)
@@ -100,15 +100,6 @@ def ticks(last: float, most: int = 6) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(f for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
     return [k * step for k in range(math.floor(last / step * (1 + 1e-9)) + 1)]
-
-
-def shorten(text: str, width: int) -> str:
-    """The text, or as much of its beginning as fits into a width in pixels."""
-    if text_width(text) <= width:
-        return text
-    while text and text_width(text + "...") > width:
-        text = text[:-1]
-    return text + "..."
 
 
 def _draw_axes(plot: Plot, last: float) -> Pixels:

@@ -3,17 +3,20 @@
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scores
 
 Rows = Sequence[Sequence[str]]
+MARKUP = re.compile(r"[\\`*<|&~$]|\](?=[\[(])|(?<![^\W_])_|_(?![^\W_])")
+"""Characters that markdown would take for more; an underscore within a word is one."""
 
 
 def per_class(
@@ -73,21 +76,30 @@ def to_csv(header: Sequence[str], rows: Rows) -> str:
 
 
 def to_markdown(header: Sequence[str], rows: Rows) -> str:
-    """The table as GitHub markdown, numbers aligned right."""
+    """The table as GitHub markdown, numbers aligned right; cells show as they are."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [header, rule, *rows])
+    shown = [[_markdown(cell) for cell in cells] for cells in [header, *rows]]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [shown[0], rule, *shown[1:]])
+
+
+def _markdown(text: str) -> str:
+    """Text in which nothing is markup, on one line."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split("\n")))
 
 
 def show(title: str, header: Sequence[str], rows: Rows) -> None:
     """Draw the table on the terminal; its title alone where there are no columns."""
     if not header:
-        console().print(escape(title))
+        console().print(Text(title))
         return
-    table = Table(title=escape(title))
+    # As Text: in strings, rich looks for its own markup and for emoji such as :car:.
+    table = Table(title=Text(title, style="table.title"))
     for i, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if i else "left", no_wrap=True)
+        table.add_column(
+            Text(name), justify="right" if i else "left", no_wrap=i > 0, overflow="fold"
+        )
     for cells in rows:
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(Text, cells))
     console().print(table)
 
 

@@ -33,8 +33,8 @@ class SweepTable(Callback):
         header, rows = sweep_table(read_jobs(folder))
         if not rows:
             return
-        (folder / "summary.csv").write_text(tables.to_csv(header, rows))
-        (folder / "summary.md").write_text(tables.to_markdown(header, rows))
+        (folder / "summary.csv").write_text(tables.to_csv(header, rows), "utf-8")
+        (folder / "summary.md").write_text(tables.to_markdown(header, rows), "utf-8")
         shown = essential(header)
         tables.show(
             f"{folder.name}: mean +- standard deviation over seeds",

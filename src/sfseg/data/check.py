@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sfseg.data.folder import Scenes, require_equal_sizes
 from sfseg.data.geometry import Image, Size
 from sfseg.data.left_out import LeftOut, OnError
+from sfseg.data.remarks import Facts, facts, remarks
 from sfseg.errors import DataError
 from sfseg.types import IGNORE
 
@@ -92,6 +93,7 @@ class Look:
     size: of the image, None where it cannot be read.
     counts: (K,) labelled pixels of each class, None where the label is not read.
     digest: of the image's pixels, equal for equal pictures; 0 where there are none.
+    facts: of the image's file, None where it cannot be read or there is none.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Look:
     size: Size | None = None
     counts: NDArray[np.int64] | None = None
     digest: int = 0
+    facts: Facts | None = None
 
     @property
     def faults(self) -> list[str]:
@@ -113,10 +116,11 @@ def look(scenes: Scenes, index: int, *, with_labels: bool) -> Look:
     """Decode a scene and compare its image with its label."""
     name = scenes.name(index)
     findings: list[Finding] = []
-    size, digest, counts = None, 0, None
+    size, digest, counts, known = None, 0, None, None
     try:
         image = scenes.image(index)
         size, digest = (image.shape[0], image.shape[1]), _digest(image)
+        known = facts(scenes, index, image)
     except DataError as error:
         findings.append(fault(error, name, scenes))
     try:
@@ -128,8 +132,8 @@ def look(scenes: Scenes, index: int, *, with_labels: bool) -> Look:
     except DataError as error:
         found = fault(error, label_name(scenes, index), scenes)
         # Reading a label may need its image's size, and find the same fault again.
-        findings += [found] if found.file not in {known.file for known in findings} else []
-    return Look(name, tuple(findings), size, counts, digest)
+        findings += [found] if found.file not in {other.file for other in findings} else []
+    return Look(name, tuple(findings), size, counts, digest, known)
 
 
 def look_at(scenes: Scenes, indices: Sequence[int], *, with_labels: bool) -> Iterator[Look]:
@@ -180,6 +184,8 @@ def check_scenes(
     odd = [message for seen in looks for message in seen.suspicions]
     if odd:
         log.warning("%s: %d of %d scenes look odd%s", what, len(odd), len(looks), listing(odd[:1]))
+    for _, text in remarks([seen.facts for seen in looks]):
+        log.warning("%s: %s", what, text)
 
 
 def on_all_processors(

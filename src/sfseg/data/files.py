@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfseg.data.geometry import Image, Size, resize_label
-from sfseg.data.images import decode_label, image_size, read_bytes, read_image
+from sfseg.data.headers import Header, read_header
+from sfseg.data.images import (
+    decode_image,
+    decode_label,
+    read_bytes,
+    stored_values,
+    value_range_of,
+)
 from sfseg.data.label_ids import INVALID, likely_cause
 from sfseg.data.paths import Limits, PathList, Root, is_file
 from sfseg.errors import DataError
@@ -38,6 +45,8 @@ class Files:
         rgb: how labels of three channels are read.
         fit_labels: bring labels whose size differs to the image's, nearest neighbour; for data
             sets that ship such pairs.
+        value_range: which stored values of images become 0 to 255, see
+            :data:`sfseg.data.images.ValueRange`.
         official: number of images as published, to notice an incomplete download.
     """
 
@@ -52,6 +61,7 @@ class Files:
         limits: Limits | None = None,
         rgb: Rgb = "palette",
         fit_labels: bool = False,
+        value_range: object = None,
         official: int | None = None,
     ) -> None:
         if masks is not None and len(masks) != len(images):
@@ -64,6 +74,7 @@ class Files:
         self.limits = limits or Limits()
         self.rgb: Rgb = rgb
         self.fit_labels = fit_labels
+        self.value_range = value_range_of(value_range)
         self.official = official
         self._inside = Root(root, self.limits)
         kept = np.flatnonzero(table != INVALID)
@@ -89,11 +100,26 @@ class Files:
     def name(self, index: int) -> str:
         return self.images[index].relative_to(self.root).as_posix()
 
+    def header(self, index: int) -> Header:
+        """What an image's file says of itself."""
+        return read_header(self.image_file(index), max_pixels=self.limits.max_pixels)
+
     def size(self, index: int) -> Size:
-        return image_size(self.image_file(index), max_pixels=self.limits.max_pixels)
+        return self.header(index).size
 
     def image(self, index: int) -> Image:
-        return read_image(self.image_file(index), self.limits.max_pixels)
+        return self.decode_image(read_bytes(self.image_file(index)), index)
+
+    def decode_image(self, data: bytes, index: int) -> Image:
+        """:meth:`image` of a file that has been read."""
+        path = self.image_file(index)
+        return decode_image(data, path, self.limits.max_pixels, self.value_range)
+
+    def stored_range(self, index: int) -> tuple[int, int]:
+        """The lowest and the highest value in an image's file."""
+        path = self.image_file(index)
+        stored = stored_values(read_bytes(path), path, self.limits.max_pixels)
+        return int(stored.min()), int(stored.max())
 
     def label(self, index: int) -> Image:
         """Class ids of one image, perhaps read-only.

@@ -60,6 +60,7 @@ def folder(
     file_list: str | None = None,
     argument: str = "data.root",
     limits: Limits | None = None,
+    value_range: object = None,
 ) -> Files:
     """A user's own images: ``<root>/images`` and, optionally, ``<root>/masks``.
 
@@ -80,6 +81,8 @@ def folder(
             optionally, its mask; used instead of listing the folder.
         argument: the setting that names ``root``, for messages.
         limits: what may be opened.
+        value_range: which stored values of images become 0 to 255, ``[lowest, highest]``,
+            ``percentile``, or None for all that the files' type can hold.
 
     Raises:
         DataError: a folder is missing.
@@ -100,7 +103,7 @@ def folder(
         found = None
         if (base / (masks + part)).is_dir():
             found = PathList(base, map(_any_suffix(base, images, masks), paths.names()))
-    return Files(base, paths, found, space, table, limits=limits)
+    return Files(base, paths, found, space, table, limits=limits, value_range=value_range)
 
 
 def _listed(

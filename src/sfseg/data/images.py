@@ -88,7 +88,8 @@ def in_bytes(stored: NDArray[np.generic], value_range: ValueRange = None) -> Ima
         return np.asarray(np.right_shift(stored, 8) if is_deep else stored, dtype=np.uint8)
     low, high = _percentiles(stored) if value_range == "percentile" else value_range
     values = np.arange(1 << (16 if is_deep else 8))
-    scaled = (values - low) * (255 / max(high - low, 1e-9))
+    # A picture of one value has no range: all of it is dark.
+    scaled = (values - low) * 255 / ((high - low) or 1)
     table = scaled.round().clip(0, 255).astype(np.uint8)
     return np.asarray(table[stored], dtype=np.uint8)
 

@@ -85,11 +85,12 @@ def test_what_was_written_before_is_not_read_again(photos, caplog):
     with caplog.at_level(logging.INFO):
         found = names("2024", own=[photos / "2024/out/labels"])
     assert found == ["a.png", "b.png", "deep/c.png", "out/mine.png"]
-    assert "1 files below the output are not read" in caplog.text
+    assert "files below the output, which are not read: 1" in caplog.text
 
 
 def test_passed_over_files_are_counted(photos, caplog):
     with caplog.at_level(logging.INFO):
         names("2024")
         names("2024/*")
+    assert caplog.text.count("3 images: .jpg 1, .png 2") == 2
     assert caplog.text.count("2 files passed over: .heic 1, .txt 1") == 2

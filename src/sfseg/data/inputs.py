@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sfseg.data.paths import is_image, list_images, say_passed_over, suffix_of
+from sfseg.data.paths import by_suffix, is_image, list_images, say_passed_over, suffix_of
 from sfseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,11 @@ def find_inputs(sources: Sequence[str], own: Collection[Path] = ()) -> list[Inpu
                     f"{found[name]} and {path} would both be written as {name}; rename one of them"
                 )
     if left_out:
-        log.info("%d files below the output are not read", left_out)
+        log.info("files below the output, which are not read: %d", left_out)
     if not found:
         raise DataError(f"images={','.join(sources)} holds no image files")
+    suffixes = Counter(suffix_of(path.name) for path in found.values())
+    log.info("%d images: %s", len(found), by_suffix(suffixes))
     return [Input(path, name) for name, path in found.items()]
 
 

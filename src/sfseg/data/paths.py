@@ -202,8 +202,14 @@ def suffix_of(name: str) -> str:
 def say_passed_over(where: str | Path, others: Counter[str]) -> None:
     """Log how many files are no images by their suffixes."""
     if others:
-        listed = ", ".join(f"{suffix or 'no suffix'} {n}" for suffix, n in sorted(others.items()))
-        log.info("%s: %d files passed over: %s", where, others.total(), listed)
+        log.info("%s: %d files passed over: %s", where, others.total(), by_suffix(others))
+
+
+def by_suffix(found: Counter[str]) -> str:
+    """How many files have which suffix, in words."""
+    return ", ".join(
+        f"{suffix or 'no suffix'} {number}" for suffix, number in sorted(found.items())
+    )
 
 
 def is_file(path: str | Path) -> bool:

@@ -317,6 +317,8 @@ def test_predict_reads_pictures_in_the_runs_value_range(
     for folder, run in (("plain", checkpoint), ("deep", tmp_path / "deep.ckpt")):
         done = cli("sfseg-predict", f"ckpt_path={run}", f"images={folder}", f"output={folder}_out")
         assert done.code == 0, done.output
+    dull = cli("sfseg-predict", f"ckpt_path={checkpoint}", "images=deep", "output=dull_out")
+    assert "; set value_range=[" in dull.output and "of 255 values are used" in dull.output
     written = [(tmp_path / f"{f}_out/labels/a.png").read_bytes() for f in ("plain", "deep")]
     assert written[0] == written[1]
     done = cli(

@@ -278,10 +278,16 @@ def test_unused_values_are_said_until_the_range_fits(tmp_path):
     stored = np.arange(3060, dtype=np.uint16).reshape(60, 51)
     write_tiff(tmp_path / "data" / "images" / "0.tif", stored, GREY)
     text = said(tmp_path / "data")["few values"]
-    assert "from 0 to 3059, of which 12 of 255 values are used" in text
+    assert "values from 0 to 3059, and once these are bytes, 12 of 255 values are used" in text
     assert "set data.value_range=[0,3059], or data.value_range=percentile" in text
     assert said(tmp_path / "data", value_range=[0, 3059]) == {}
     assert said(tmp_path / "data", value_range="percentile") == {}
+
+
+def test_a_range_that_does_not_fit_is_said_of_bytes_too(tmp_path):
+    own_folder(tmp_path / "data", splits=["."], count=2)
+    assert "few values" in said(tmp_path / "data", value_range=[0, 3060])
+    assert said(tmp_path / "data", value_range=[0, 200]) == {}
 
 
 def test_another_range_is_another_picture_in_cache_and_fingerprint(tmp_path):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sfseg.data.geometry import SizeRule
-    from sfseg.data.headers import Header
     from sfseg.data.images import ValueRange
     from sfseg.data.inputs import Input
+    from sfseg.data.remarks import Facts
     from sfseg.labels import LabelSpace
     from sfseg.report.drawing import Pixels
     from sfseg.report.predictions import Predictions
@@ -47,7 +47,7 @@ def predict(cfg: DictConfig) -> None:
     from rich.progress import track
 
     from sfseg.data.inputs import find_inputs
-    from sfseg.data.remarks import Facts, remarks
+    from sfseg.data.remarks import remarks
     from sfseg.report.predictions import KINDS, Predictions
     from sfseg.runs.checkpoints import restore
     from sfseg.runs.quiet import quiet_lightning
@@ -71,8 +71,8 @@ def predict(cfg: DictConfig) -> None:
         reason = attempt(one, reader, infer, written)
         if reason:
             failed.append(reason)
-    for _, text in remarks([Facts(header) for header in reader.headers]):
-        log.warning("images: %s", text)
+    for _, text in remarks(reader.facts):
+        log.warning("images: %s", text.replace("data.value_range", "value_range"))
     log.info("%d images in %s: %s", len(inputs) - len(failed), output, ", ".join(wanted))
     if failed:
         listed = "\n  ".join(failed)
@@ -107,10 +107,7 @@ def stored_ids(choice: object, labels: "LabelSpace") -> list[int] | None:
 
 
 class Reader:
-    """Reads pictures as the run's evaluation does.
-
-    ``headers`` holds what is known of those read so far.
-    """
+    """Reads pictures as the run's evaluation does; ``facts`` holds what is known of them."""
 
     def __init__(self, cfg: DictConfig, restored: "Restored") -> None:
         from sfseg.data.paths import Limits
@@ -120,14 +117,19 @@ class Reader:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.value_range = value_range(cfg, restored)
-        self.headers: list[Header] = []
+        self.facts: list[Facts] = []
 
     def __call__(self, path: Path) -> "Pixels":
+        """The picture (H, W, 3) in a file."""
         from sfseg.data.headers import read_header
-        from sfseg.data.images import read_image
+        from sfseg.data.images import in_bytes, read_bytes, stored_values
+        from sfseg.data.remarks import facts_of
 
-        image = read_image(path, self.max_pixels, self.value_range)
-        self.headers.append(read_header(path, max_pixels=self.max_pixels))
+        data = read_bytes(path)
+        stored = stored_values(data, path, self.max_pixels)
+        image = in_bytes(stored, self.value_range)
+        header = read_header(path, data, self.max_pixels)
+        self.facts.append(facts_of(header, image, self.value_range, lambda: stored))
         return image
 
 

@@ -115,11 +115,10 @@ class Files:
         path = self.image_file(index)
         return decode_image(data, path, self.limits.max_pixels, self.value_range)
 
-    def stored_range(self, index: int) -> tuple[int, int]:
-        """The lowest and the highest value in an image's file."""
+    def stored_values(self, index: int) -> NDArray[np.generic]:
+        """:meth:`image` before values become bytes."""
         path = self.image_file(index)
-        stored = stored_values(read_bytes(path), path, self.limits.max_pixels)
-        return int(stored.min()), int(stored.max())
+        return stored_values(read_bytes(path), path, self.limits.max_pixels)
 
     def label(self, index: int) -> Image:
         """Class ids of one image, perhaps read-only.

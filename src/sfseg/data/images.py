@@ -74,7 +74,8 @@ def stored_values(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> NDAr
         data, kind | cv2.IMREAD_IGNORE_ORIENTATION, path, "restore it or remove it from the folder"
     )
     # Of 16-bit TIFF files cv2 5.0 forgets to exchange red and blue.
-    stored = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB) if is_deep else stored
+    if is_deep:
+        stored = cv2.cvtColor(np.asarray(stored, dtype=np.uint16), cv2.COLOR_BGR2RGB)
     return upright(stored, header.orientation)
 
 
@@ -209,11 +210,12 @@ def _by_pillow(data: bytes, path: Path) -> Image:
 
 def _percentiles(stored: NDArray[np.generic]) -> tuple[int, int]:
     """The values at :data:`PERCENTILES` of all samples."""
+    samples = np.asarray(stored, dtype=np.uint16)
     values = 1 << (8 * stored.itemsize)
-    counts = sum(
-        cv2.calcHist([stored], [band], None, [values], [0, values]).ravel().astype(np.int64)
-        for band in range(stored.shape[2])
-    )
+    counts = np.zeros(values, np.int64)
+    for band in range(samples.shape[2]):
+        found = cv2.calcHist([samples], [band], None, [values], [0, values])
+        counts += found.ravel().astype(np.int64)
     total = np.cumsum(counts)
     low, high = np.searchsorted(total, [share * total[-1] for share in PERCENTILES])
     return int(low), int(high)

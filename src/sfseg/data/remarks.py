@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from sfseg.data.files import Files
 from sfseg.data.folder import Scenes
 from sfseg.data.geometry import Image
 from sfseg.data.headers import Header
+from sfseg.data.images import ValueRange
 
 FEW = 128
 """Of 256 values of a byte: with fewer, half of what a byte can tell apart is lost."""
@@ -30,16 +33,35 @@ class Facts:
 
 def facts(scenes: Scenes, index: int, image: Image) -> Facts | None:
     """What is known of a picture that has been read; None of a set that is not stored in files."""
-    header_of: Callable[[int], Header] | None = getattr(scenes, "header", None)
-    stored_of: Callable[[int], tuple[int, int]] | None = getattr(scenes, "stored_range", None)
-    if header_of is None or stored_of is None:
+    if not isinstance(scenes, Files):
         return None
-    header = header_of(index)
-    if header.depth != "uint16":
+    return facts_of(
+        scenes.header(index), image, scenes.value_range, lambda: scenes.stored_values(index)
+    )
+
+
+def facts_of(
+    header: Header,
+    image: Image,
+    value_range: ValueRange,
+    stored: Callable[[], NDArray[np.generic]],
+) -> Facts:
+    """What is known of a picture.
+
+    Args:
+        header: of its file.
+        image: as it is read.
+        value_range: by which it was read.
+        stored: gets the file's own values, which is asked for only if few bytes are used.
+    """
+    if header.depth != "uint16" and value_range is None:
         return Facts(header)
     counts = cv2.calcHist([image.reshape(len(image), -1)], [0], None, [256], [0, 256])
     used = int(np.count_nonzero(counts))
-    return Facts(header, used, stored_of(index) if used < FEW else (0, 0))
+    if used >= FEW:
+        return Facts(header, used)
+    values = stored()
+    return Facts(header, used, (int(values.min()), int(values.max())))
 
 
 def remarks(known: Sequence[Facts | None]) -> Iterator[tuple[str, str]]:
@@ -59,9 +81,9 @@ def remarks(known: Sequence[Facts | None]) -> Iterator[tuple[str, str]]:
         low, high = min(one.stored[0] for one in dull), max(one.stored[1] for one in dull)
         yield (
             "few values",
-            f"{len(dull)} of {len(pictures)} pictures hold 16 bits a sample, from {low} to {high}, "
-            f"of which {max(one.used for one in dull)} of 255 values are used once they are bytes; "
-            f"set data.value_range=[{low},{high}], or data.value_range=percentile",
+            f"{len(dull)} of {len(pictures)} pictures are dull: they hold values from {low} to "
+            f"{high}, and once these are bytes, {max(one.used for one in dull)} of 255 values are "
+            f"used; set data.value_range=[{low},{high}], or data.value_range=percentile",
         )
 
 

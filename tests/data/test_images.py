@@ -7,8 +7,8 @@ import pytest
 from make import ids, picture, truncations, write
 from PIL import Image
 
-from sfseg.data import images
-from sfseg.data.images import image_size, read_image, read_label
+from sfseg.data.headers import MAX_PIXELS, image_size
+from sfseg.data.images import read_image, read_label
 from sfseg.data.paths import list_images
 from sfseg.errors import DataError
 from sfseg.report.drawing import write_png
@@ -214,7 +214,7 @@ def test_the_size_needs_no_decoding(tmp_path, decoded):
 def test_the_largest_image_is_not_refused(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(header(8192, 8192))
-    assert images.MAX_PIXELS == 8192 * 8192
+    assert MAX_PIXELS == 8192 * 8192
     assert image_size(path) == (8192, 8192)
 
 

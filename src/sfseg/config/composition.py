@@ -180,6 +180,14 @@ def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def as_typed(cfg: DictConfig, key: str) -> str:
+    """A setting that is a name, though it may look like a number: ``2024_05`` is no 202405."""
+    if isinstance(cfg[key], str):
+        return str(cfg[key])
+    typed = [word.partition("=") for word in overrides()]
+    return next((text for name, _, text in reversed(typed) if name == key), str(cfg[key]))
+
+
 def overrides() -> list[str]:
     """The command line's settings of this job as they were typed, interpolations unresolved."""
     typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

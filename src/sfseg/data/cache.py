@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from sfseg.data.files import Files
 from sfseg.data.folder import Picture, require_equal_sizes
 from sfseg.data.geometry import EvalView, Image, Size, View, resize_image, resize_label, size_by
-from sfseg.data.images import decode_image, image_size, read_bytes
+from sfseg.data.headers import image_size
+from sfseg.data.images import read_bytes
 from sfseg.errors import ConfigError
 from sfseg.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 
-FORMAT = "1"
+FORMAT = "2"
+"""Goes up when the same file is read into other pixels than before."""
 SAMPLED = 50
 DIGEST = 32
 """Bytes of a SHA-256."""
@@ -135,10 +137,10 @@ class Cache:
         data = read_bytes(path)
         full = image_size(path, data, self.files.limits.max_pixels)
         size, label_size = self._kept_sizes(full)
-        digest = _digest(data, f"image {size}")
+        digest = _digest(data, f"image {size} {self.files.value_range}")
         image = _mapped(self._path(digest))
         if image is None:
-            decoded = decode_image(data, path, self.files.limits.max_pixels)
+            decoded = self.files.decode_image(data, index)
             image = self._keep(self._path(digest), resize_image(decoded, size))
         label = self._made_label(index, full, label_size) if self.with_labels else None
         self._images[index], self._sizes[index] = digest, full

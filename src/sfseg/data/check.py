@@ -18,6 +18,7 @@ from sfseg.data.files import Files
 from sfseg.data.folder import Scenes, require_equal_sizes
 from sfseg.data.geometry import Image, Size
 from sfseg.data.left_out import LeftOut, OnError
+from sfseg.data.odd_pictures import Facts, facts, remarks
 from sfseg.errors import DataError
 from sfseg.types import IGNORE
 
@@ -95,6 +96,7 @@ class Look:
     counts: (K,) labelled pixels of each class, None where the label is not read.
     pixels: of its label, void included; 0 where it is not read.
     digest: of the image's pixels, equal for equal pictures; 0 where there are none.
+    facts: of the image's file, None where it cannot be read or there is none.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Look:
     counts: NDArray[np.int64] | None = None
     digest: int = 0
     pixels: int = 0
+    facts: Facts | None = None
 
     @property
     def faults(self) -> list[str]:
@@ -117,24 +120,25 @@ def look(scenes: Scenes, index: int, *, with_labels: bool) -> Look:
     """Decode a scene and compare its image with its label."""
     name = scenes.name(index)
     findings: list[Finding] = []
-    size, digest, counts, pixels = None, 0, None, 0
+    size, digest, counts, pixels, known = None, 0, None, 0, None
     try:
         image = scenes.image(index)
         size, digest = (image.shape[0], image.shape[1]), _digest(image)
+        known = facts(scenes, index, image)
     except DataError as error:
         findings.append(fault(error, name, scenes))
     try:
         if with_labels:
-            label, remarks = _examined(scenes, index)
+            label, odd = _examined(scenes, index)
             require_equal_sizes(name, size or label.shape[:2], label)
             counts, pixels = count_classes(label, scenes.labels.num_classes), label.size
-            findings += remarks
+            findings += odd
             findings += _uniform(scenes, index, counts, label.size)
     except DataError as error:
         found = fault(error, label_name(scenes, index), scenes)
         # Reading a label may need its image's size, and find the same fault again.
-        findings += [found] if found.file not in {known.file for known in findings} else []
-    return Look(name, tuple(findings), size, counts, digest, pixels)
+        findings += [found] if found.file not in {other.file for other in findings} else []
+    return Look(name, tuple(findings), size, counts, digest, pixels, known)
 
 
 def look_at(scenes: Scenes, indices: Sequence[int], *, with_labels: bool) -> Iterator[Look]:
@@ -184,6 +188,8 @@ def check_scenes(
         )
     _warn_of_scenes(looks, what)
     warn_of_classes(scenes, what, labelled(looks), sum(seen.pixels for seen in looks))
+    for _, text in remarks([seen.facts for seen in looks]):
+        log.warning("%s: %s", what, text)
 
 
 def on_all_processors(
@@ -302,9 +308,9 @@ def _examined(scenes: Scenes, index: int) -> tuple[Image, list[Finding]]:
     """A label, and what is odd about the file that holds it."""
     if not isinstance(scenes, Files):
         return scenes.label(index), []
-    label, remarks = scenes.examined_label(index)
+    label, odd = scenes.examined_label(index)
     name = label_name(scenes, index)
-    return label, [Finding(r.kind, name, f"{name} {r.text}", is_fault=False) for r in remarks]
+    return label, [Finding(r.kind, name, f"{name} {r.text}", is_fault=False) for r in odd]
 
 
 def _digest(image: Image) -> int:

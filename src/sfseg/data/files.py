@@ -4,9 +4,19 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sfseg.data.decoding import Decoding, Stored
 from sfseg.data.geometry import Image, Size, resize_label
-from sfseg.data.images import decode_label, image_size, read_bytes, read_image
+from sfseg.data.headers import Header, read_header
+from sfseg.data.images import (
+    decode_image,
+    decode_label,
+    read_bytes,
+    stored_values,
+    value_range_of,
+)
 from sfseg.data.odd_masks import LOSSY, Remark, lossy_format, remarks
 from sfseg.data.pairing import MaskNames
 from sfseg.data.paths import Limits, PathList, Root, is_file
@@ -27,6 +37,8 @@ class Files:
         limits: what may be opened.
         fit_labels: bring labels whose size differs to the image's, nearest neighbour; for data
             sets that ship such pairs.
+        value_range: which stored values of images become 0 to 255, see
+            :data:`sfseg.data.images.ValueRange`.
         official: number of images as published, to notice an incomplete download.
         mask_names: the rule by which masks were found, for messages; None where there is none.
     """
@@ -40,6 +52,7 @@ class Files:
         *,
         limits: Limits | None = None,
         fit_labels: bool = False,
+        value_range: object = None,
         official: int | None = None,
         mask_names: MaskNames | None = None,
     ) -> None:
@@ -51,6 +64,7 @@ class Files:
         self.decoding = decoding
         self.limits = limits or Limits()
         self.fit_labels = fit_labels
+        self.value_range = value_range_of(value_range)
         self.official = official
         self.mask_names = mask_names
         self._inside = Root(root, self.limits)
@@ -80,11 +94,25 @@ class Files:
     def name(self, index: int) -> str:
         return self.images[index].relative_to(self.root).as_posix()
 
+    def header(self, index: int) -> Header:
+        """What an image's file says of itself."""
+        return read_header(self.image_file(index), max_pixels=self.limits.max_pixels)
+
     def size(self, index: int) -> Size:
-        return image_size(self.image_file(index), max_pixels=self.limits.max_pixels)
+        return self.header(index).size
 
     def image(self, index: int) -> Image:
-        return read_image(self.image_file(index), self.limits.max_pixels)
+        return self.decode_image(read_bytes(self.image_file(index)), index)
+
+    def decode_image(self, data: bytes, index: int) -> Image:
+        """:meth:`image` of a file that has been read."""
+        path = self.image_file(index)
+        return decode_image(data, path, self.limits.max_pixels, self.value_range)
+
+    def stored_values(self, index: int) -> NDArray[np.generic]:
+        """:meth:`image` before values become bytes."""
+        path = self.image_file(index)
+        return stored_values(read_bytes(path), path, self.limits.max_pixels)
 
     def label(self, index: int) -> Image:
         """Class ids of one image, perhaps read-only.

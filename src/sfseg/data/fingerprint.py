@@ -12,6 +12,8 @@ from sfseg.data.files import Files
 from sfseg.data.folder import Scenes
 from sfseg.errors import DataError
 
+READING = 2
+"""Goes up when files are read into other pixels or ids than before."""
 PART = 4096
 """Bytes that are read of a file's beginning, middle and end."""
 
@@ -24,7 +26,8 @@ def fingerprint(scenes: Scenes) -> str | None:
     """
     if not isinstance(scenes, Files):
         return None
-    digest = hashlib.sha256(f"{scenes.labels.classes} {scenes.meaning}\n".encode())
+    said = f"{READING} {scenes.value_range} {scenes.labels.classes} {scenes.meaning}\n"
+    digest = hashlib.sha256(said.encode())
     for paths in (scenes.images, scenes.masks or ()):
         for path in paths:
             digest.update(_stamp(path, scenes.root))

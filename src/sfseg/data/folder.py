@@ -208,9 +208,15 @@ def require_equal_sizes(name: str, full: Size, label: Image) -> None:
         DataError: names both sizes.
     """
     if label.shape != full:
+        is_on_its_side = label.shape == full[::-1]
+        advice = (
+            ". Images are turned as their orientation tag says; turn the label likewise, or remove "
+            "the tag if the image lies as stored"
+        )
         raise DataError(
             f"{name}: the image has {full[0]}x{full[1]} pixels, its label "
-            f"{label.shape[0]}x{label.shape[1]}; they must be equal",
+            f"{label.shape[0]}x{label.shape[1]}; they must be equal"
+            + (advice if is_on_its_side else ""),
             kind="sizes differ",
         )
 

@@ -8,6 +8,7 @@ Crops show nothing but the image. What makes those of a batch one size, where so
 smaller than the crop, is put below them and to their right once they are stacked.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,6 +162,18 @@ def size_by(rule: SizeRule, full: Size) -> Size:
         return round(full[0] * factor), round(full[1] * factor)
     height, width = rule
     return int(height), int(width)
+
+
+def fitting_size(rule: SizeRule, full: Size) -> Size:
+    """As :func:`size_by`, but the picture keeps its proportions.
+
+    Of ``[height, width]`` it takes the number of pixels, so that one of other proportions has as
+    many, and one of the same is of that size.
+    """
+    if rule is None or isinstance(rule, int):
+        return size_by(rule, full)
+    factor = math.sqrt(rule[0] * rule[1] / (full[0] * full[1]))
+    return max(1, round(full[0] * factor)), max(1, round(full[1] * factor))
 
 
 def _named(rule: SizeRule) -> str:

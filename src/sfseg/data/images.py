@@ -1,79 +1,106 @@
 """Decode image and label files safely; errors name the file."""
 
 import io
-import stat
+import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
-from sfseg.data.geometry import Image, Size
-from sfseg.data.paths import MOST_PIXELS, Limits
+from sfseg.data.geometry import Image
+from sfseg.data.headers import MAX_PIXELS, Header, read_header, require_regular, upright
+from sfseg.data.tiff import GREY, RGB, Tags, as_colours
 from sfseg.errors import DataError
 
-MAX_PIXELS = Limits().max_pixels
-MAX_BYTES = 16 * MOST_PIXELS
-"""Of a file: four channels of 32 bits a pixel."""
-# Pillow's own limit; a warning matters where warnings are errors.
-BOMBS = (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning)
+# What is wrong with a file is said once, by an error that names it.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+ValueRange = tuple[float, float] | Literal["percentile"] | None
+"""Which stored values become 0 to 255: from one to another; from the 1st to the 99th percentile of
+each picture, over all its bands; None: all that the file's type can hold."""
+PERCENTILES = (0.01, 0.99)
 
 
-def image_size(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIXELS) -> Size:
-    """(height, width) from the header, checked against the limit; nothing is decoded.
-
-    Raises:
-        DataError: no such file, not an image, or larger than ``max_pixels``.
-    """
-    try:
-        if data is None:
-            _require_regular(path)
-        with PILImage.open(io.BytesIO(data) if data is not None else path) as header:
-            width, height = header.size
-    except DataError:
-        raise
-    # A damaged header fails in any part of its reader, each with an exception of its own.
-    except Exception as error:
-        kind = "too large" if isinstance(error, BOMBS) else "no image"
-        is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it begins as no known format does" if is_unknown else error
-        raise DataError(f"{path} is no readable image: {reason}", kind=kind, path=path) from error
-    if height * width > max_pixels:
-        raise DataError(
-            f"{path} has {height}x{width} pixels, more than the limit of {max_pixels}; "
-            "resize it, remove it from the folder, or raise max_pixels (data.limits.max_pixels)",
-            kind="too large",
-            path=path,
-        )
-    return height, width
-
-
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
-    """(H, W, 3) uint8 RGB; grey and 16-bit files are converted, alpha is dropped.
-
-    Pixels come as stored: a photo's orientation tag is not applied, since its label has none.
+def value_range_of(setting: object) -> ValueRange:
+    """The range that ``data.value_range`` names.
 
     Raises:
-        DataError: missing, truncated, too large or no image.
+        ValueError: it names none.
     """
-    return decode_image(read_bytes(path), path, max_pixels)
+    if setting is None or setting == "percentile":
+        return "percentile" if setting else None
+    if isinstance(setting, Sequence) and not isinstance(setting, str) and len(setting) == 2:
+        low, high = setting
+        if isinstance(low, int | float) and isinstance(high, int | float) and low < high:
+            return float(low), float(high)
+    raise ValueError(
+        "data.value_range must be [lowest, highest] of the stored values, percentile, or null for "
+        f"all that the file's type can hold, got {setting!r}"
+    )
 
 
-def decode_image(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS, value_range: ValueRange = None) -> Image:
+    """(H, W, 3) uint8 RGB, upright as viewers show it; grey becomes RGB, a fourth band is dropped.
+
+    Raises:
+        DataError: missing, truncated, too large, no image, or of samples that are not supported.
+    """
+    return decode_image(read_bytes(path), path, max_pixels, value_range)
+
+
+def decode_image(
+    data: bytes, path: Path, max_pixels: int = MAX_PIXELS, value_range: ValueRange = None
+) -> Image:
     """:func:`read_image` of a file that has been read."""
-    image_size(path, data, max_pixels)
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = _decoded(data, flags, path, "restore it or remove it from the folder")
-    return np.asarray(decoded, dtype=np.uint8)
+    return in_bytes(stored_values(data, path, max_pixels), value_range)
+
+
+def stored_values(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
+    """:func:`decode_image` before values become bytes: (H, W, 3) of 8 or 16 bits."""
+    header = read_header(path, data, max_pixels)
+    _require_supported(header, path)
+    if header.tags is not None:
+        data = _as_colours(data, header.tags, path)
+        if header.depth != "uint16":
+            return upright(_by_pillow(data, path), header.orientation)
+    # cv2 keeps all of 16 bits, of which Pillow keeps the high byte.
+    is_deep = header.depth == "uint16"
+    kind = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if is_deep else cv2.IMREAD_COLOR_RGB
+    stored = _decoded(
+        data, kind | cv2.IMREAD_IGNORE_ORIENTATION, path, "restore it or remove it from the folder"
+    )
+    # Of 16-bit TIFF files cv2 5.0 forgets to exchange red and blue.
+    if is_deep:
+        stored = cv2.cvtColor(np.asarray(stored, dtype=np.uint16), cv2.COLOR_BGR2RGB)
+    return upright(stored, header.orientation)
+
+
+def in_bytes(stored: NDArray[np.generic], value_range: ValueRange = None) -> Image:
+    """Values of 8 or 16 bits as bytes.
+
+    Without a range 8 bits stay as they are, and of 16 bits the high byte remains.
+    """
+    is_deep = stored.dtype == np.uint16
+    if value_range is None:
+        return np.asarray(np.right_shift(stored, 8) if is_deep else stored, dtype=np.uint8)
+    low, high = _percentiles(stored) if value_range == "percentile" else value_range
+    values = np.arange(1 << (16 if is_deep else 8))
+    # A picture of one value has no range: all of it is dark.
+    scaled = (values - low) * 255 / ((high - low) or 1)
+    table = scaled.round().clip(0, 255).astype(np.uint8)
+    return np.asarray(table[stored], dtype=np.uint8)
 
 
 def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.integer]:
     """Raw ids as stored: (H, W) for grey and palette files, (H, W, 3) RGB for colour masks.
 
     Palette files go through PIL, which returns indices where cv2 returns colours; files of 16
-    bits a channel go through cv2, since PIL keeps only the high byte of 16-bit RGB.
+    bits a channel go through cv2, since PIL keeps only the high byte of 16-bit RGB. A file with an
+    orientation tag is turned upright, like an image.
 
     Raises:
         DataError: missing, truncated, too large or no image.
@@ -83,21 +110,25 @@ def read_label(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.integer]:
 
 def decode_label(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.integer]:
     """:func:`read_label` of a file that has been read."""
-    image_size(path, data, max_pixels)
+    header = read_header(path, data, max_pixels)
     if _is_16_bit(data):
         deep = _decoded(data, cv2.IMREAD_UNCHANGED, path, "restore it")
-        return np.asarray(deep if deep.ndim == 2 else deep[:, :, 2::-1])
+        return upright(
+            np.asarray(deep if deep.ndim == 2 else deep[:, :, 2::-1]), header.orientation
+        )
+    # Pillow turns TIFF files itself.
+    orientation = 1 if header.kind == "TIFF" else header.orientation
     try:
         # Pillow decodes PNG pixels without looking at their checksums; cv2 does look.
         PILImage.open(io.BytesIO(data)).verify()
         with PILImage.open(io.BytesIO(data)) as opened:
             if opened.mode in {"LA", "PA"}:
-                return np.asarray(opened.getchannel(0))
+                return upright(np.asarray(opened.getchannel(0)), orientation)
             if opened.mode in {"P", "L", "1"} or opened.mode.startswith("I"):
-                return np.asarray(opened)
+                return upright(np.asarray(opened), orientation)
             if opened.mode != "F":
-                return np.asarray(opened.convert("RGB"))
-    # As in image_size.
+                return upright(np.asarray(opened.convert("RGB")), orientation)
+    # As in read_header.
     except Exception as error:
         raise damaged(path, str(error)) from error
     raise DataError(
@@ -116,7 +147,7 @@ def read_bytes(path: Path) -> bytes:
             read.
     """
     try:
-        _require_regular(path)
+        require_regular(path)
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
@@ -127,29 +158,67 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def _require_regular(path: Path) -> None:
-    """Refuse what would be read without end, such as a pipe."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(
-            f"{path} is no regular file; remove it from the folder",
-            kind="no regular file",
-            path=path,
-        )
-    if found.st_size > MAX_BYTES:
-        raise DataError(
-            f"{path} has {found.st_size:,} bytes, more than an image of {MOST_PIXELS:,} pixels, "
-            "the most that are decoded; remove it from the folder",
-            kind="too large",
-            path=path,
-        )
-
-
 def damaged(path: Path, more: str) -> DataError:
     """The error for a file that begins like an image."""
     return DataError(
         f"{path} is truncated or damaged; {more}", kind="truncated or damaged", path=path
     )
+
+
+def _require_supported(header: Header, path: Path) -> None:
+    """Refuse what would be read into something else than it is.
+
+    Raises:
+        DataError: says what it is, and what would be read.
+    """
+    what, tags, is_deep = "", header.tags, header.depth == "uint16"
+    if header.bands > 4 or (header.bands == 2 and is_deep):
+        what = f"{header.bands} bands of {header.depth}"
+    elif header.depth not in {"uint1", "uint2", "uint4", "uint8", "uint16"}:
+        what = f"samples of {header.depth}"
+    elif tags is not None and is_deep and tags.is_apart:
+        what = "bands of 16 bits stored one after the other"
+    elif tags is not None and is_deep and tags.meaning not in (GREY, RGB):
+        what = f"samples of 16 bits that are neither grey nor RGB (photometric {tags.meaning})"
+    if what:
+        raise DataError(
+            f"{path} is not supported: {what}; images have 1, 3 or 4 bands of 8 or 16 bits, whole "
+            "numbers from 0; convert it, for example with gdal_translate -b 1 -b 2 -b 3 -scale "
+            "-ot UInt16 -co INTERLEAVE=PIXEL",
+            kind="not supported",
+            path=path,
+        )
+
+
+def _as_colours(data: bytes, tags: Tags, path: Path) -> bytes:
+    try:
+        return as_colours(data, tags)
+    except struct.error as error:
+        raise damaged(path, f"its tags end too early: {error}") from error
+
+
+def _by_pillow(data: bytes, path: Path) -> Image:
+    """(H, W, 3) of a TIFF file of up to 8 bits a sample."""
+    try:
+        with PILImage.open(io.BytesIO(data)) as opened:
+            grey = opened.getchannel(0) if opened.mode in {"LA", "La"} else opened
+            return np.asarray(grey.convert("RGB"))
+    # As in read_header.
+    except Exception as error:
+        raise damaged(path, f"{error}; restore it or remove it from the folder") from error
+
+
+def _percentiles(stored: NDArray[np.generic]) -> tuple[int, int]:
+    """The values at :data:`PERCENTILES` of all samples."""
+    samples = np.asarray(stored, dtype=np.uint16)
+    values = 1 << (8 * stored.itemsize)
+    counts = np.zeros(values, np.int64)
+    for band in range(samples.shape[2]):
+        found = cv2.calcHist([samples], [band], None, [values], [0, values])
+        counts += found.ravel().astype(np.int64)
+    total = np.cumsum(counts)
+    low, high = np.searchsorted(total, [share * total[-1] for share in PERCENTILES])
+    return int(low), int(high)
 
 
 def _decoded(data: bytes, flags: int, path: Path, advice: str) -> NDArray[np.generic]:

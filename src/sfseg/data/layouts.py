@@ -65,6 +65,7 @@ def folder(
     file_list: str | None = None,
     argument: str = "data.root",
     limits: Limits | None = None,
+    value_range: object = None,
 ) -> Files:
     """A user's own images: ``<root>/images`` and, optionally, ``<root>/masks``.
 
@@ -89,6 +90,8 @@ def folder(
             optionally, its mask; used instead of listing the folder.
         argument: the setting that names ``root``, for messages.
         limits: what may be opened.
+        value_range: which stored values of images become 0 to 255, ``[lowest, highest]``,
+            ``percentile``, or None for all that the files' type can hold.
 
     Raises:
         DataError: a folder is missing.
@@ -109,7 +112,9 @@ def folder(
         if (base / (masks + part)).is_dir():
             found = PathList(base, map(names.finder(), paths.names()))
     by_name = None if file_list is not None else names
-    return Files(base, paths, found, decoding, limits=limits, mask_names=by_name)
+    return Files(
+        base, paths, found, decoding, limits=limits, value_range=value_range, mask_names=by_name
+    )
 
 
 def _listed(

@@ -1,8 +1,10 @@
 """Which files a data set may name: listing folders and file lists without leaving the root."""
 
+import logging
 import os
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +12,14 @@ from pathlib import Path, PurePosixPath
 
 from sfseg.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    {
+        ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+        ".ppm", ".pgm", ".pnm",
+    }
+)  # fmt: skip
 
 MOST_PIXELS = 89_478_485
 """More are a decompression bomb to Pillow."""
@@ -131,27 +140,32 @@ class Root:
     def images(self, folder: Path) -> Iterator[str]:
         """Image files below ``folder``, relative to the root, sorted by path.
 
-        Hidden files and folders are left out; a folder linked from within itself is read once.
+        Hidden files and folders are left out; a folder linked from within itself is read once. How
+        many other files there are, by suffix, is logged.
 
         Raises:
             DataError: a link leads out of the root.
         """
         prefix = PurePosixPath(folder.relative_to(self.folder).as_posix())
-        return self._walk(folder, "" if str(prefix) == "." else f"{prefix}/", set())
+        others: Counter[str] = Counter()
+        yield from self._walk(folder, "" if str(prefix) == "." else f"{prefix}/", set(), others)
+        say_passed_over(folder, others)
 
-    def _walk(self, folder: Path, prefix: str, seen: set[str]) -> Iterator[str]:
+    def _walk(
+        self, folder: Path, prefix: str, seen: set[str], others: Counter[str]
+    ) -> Iterator[str]:
         real = os.path.realpath(folder)
         if real in seen:
             return
         seen.add(real)
-        names, folders = self._entries(folder)
+        names, folders = self._entries(folder, others)
         for name in sorted(names):
             if name in folders:
-                yield from self._walk(folder / name, f"{prefix}{name}/", seen)
+                yield from self._walk(folder / name, f"{prefix}{name}/", seen, others)
             else:
                 yield prefix + name
 
-    def _entries(self, folder: Path) -> tuple[list[str], set[str]]:
+    def _entries(self, folder: Path, others: Counter[str]) -> tuple[list[str], set[str]]:
         """Visible images and folders in a folder, and which of them are folders."""
         names: list[str] = []
         folders: set[str] = set()
@@ -162,7 +176,10 @@ class Root:
             raise DataError(f"{folder} cannot be listed: {error.strerror}", path=folder) from error
         for entry in found:
             is_folder = _is_folder(entry)
-            if entry.name.startswith(".") or not (is_folder or _is_image(entry.name)):
+            if entry.name.startswith("."):
+                continue
+            if not (is_folder or is_image(entry.name)):
+                others[suffix_of(entry.name)] += 1
                 continue
             if entry.is_symlink():
                 self.check(entry.path)
@@ -170,6 +187,29 @@ class Root:
             if is_folder:
                 folders.add(entry.name)
         return names, folders
+
+
+def is_image(name: str) -> bool:
+    """Whether the name of a file ends like an image's."""
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """The end of a file's name from its last dot, in small letters; empty where there is none."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - no Path each
+
+
+def say_passed_over(where: str | Path, others: Counter[str]) -> None:
+    """Log how many files are no images by their suffixes."""
+    if others:
+        log.info("%s: %d files passed over: %s", where, others.total(), by_suffix(others))
+
+
+def by_suffix(found: Counter[str]) -> str:
+    """How many files have which suffix, in words."""
+    return ", ".join(
+        f"{suffix or 'no suffix'} {number}" for suffix, number in sorted(found.items())
+    )
 
 
 def is_file(path: str | Path) -> bool:
@@ -220,10 +260,6 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     except OSError:
         # A link to itself: whoever opens it will be told.
         return False
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - no Path each
 
 
 def _check_name(name: str, where: str) -> None:

@@ -14,6 +14,7 @@ from sfseg.data.class_check import odd_classes
 from sfseg.data.files import Files
 from sfseg.data.folder import Scenes
 from sfseg.data.geometry import Size
+from sfseg.data.odd_pictures import remarks
 from sfseg.errors import DataError
 from sfseg.types import IGNORE
 
@@ -147,6 +148,8 @@ def _of_the_set(scenes: Scenes, title: str, looks: Sequence[Look]) -> Iterator[F
     if title.startswith("source") and not scenes.has_labels:
         message = "no labels, but training on the source needs them"
         yield Finding("no labels", "", message, is_fault=False)
+    for kind, message in remarks([look.facts for look in looks]):
+        yield Finding(kind, "", message, is_fault=False)
 
 
 def _without_labels(scenes: Scenes) -> Iterator[Finding]:

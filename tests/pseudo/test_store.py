@@ -660,6 +660,22 @@ def test_a_copy_has_all_that_can_be_returned_to(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*") if "partial" in p.name) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe"])
+def test_a_store_with_links_is_not_copied(tmp_path, kind):
+    filled(tmp_path / "s").close()
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "note").write_text("of somebody else")
+    if kind == "file":
+        (tmp_path / "s" / "undo" / "note").symlink_to(tmp_path / "private" / "note")
+    elif kind == "folder":
+        (tmp_path / "s" / "more").symlink_to(tmp_path / "private")
+    else:
+        os.mkfifo(tmp_path / "s" / "more")
+    with pytest.raises(DataError, match="hold (undo/note|more), which is a link or no regular"):
+        copy_store(tmp_path / "s", tmp_path / "t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["private", "s"]
+
+
 def test_labels_helper_makes_ids_and_void():
     found = np.unique(np.stack([labels((6, 8), np.random.default_rng(k)) for k in range(20)]))
     assert found.tolist() == [0, 1, 2, IGNORE]

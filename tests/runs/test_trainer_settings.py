@@ -142,6 +142,10 @@ def test_what_lightning_refuses_is_refused_before_training(words: list[str]) -> 
         ),
         (["method=bn_adapt", "data.adaptation.steps=7"], "method.plan.steps=50"),
         (["method=sfda_transfer", "data.adaptation.batch_size=2"], "method.plan.batch_size=8"),
+        (
+            ["method=tent", "data.target_crop=[8,8]", "data.adaptation.target_view.crop=[9,9]"],
+            r"data.target_crop=\[8,8\] has no effect: .* target_view.crop=\[9, 9\]",
+        ),
         (["trainer=debug", "data.steps=7"], "the run follows trainer.max_steps=3"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -161,6 +165,10 @@ def test_data_settings_that_the_adaptation_does_not_follow(words: list[str], fol
         ["method=sfda_transfer", "data.batch_size=2", "data.adaptation.batch_size=2"],
         ["data.batch_size=2", "data.adaptation.batch_size=2", "data.source_view.flip=0"],
         ["method=oracle", "data.source_view.flip=0", "data.steps=9"],
+        ["method=tent", "data.target_crop=[8,8]"],
+        ["method=oracle", "data.target_crop=[8,8]"],
+        ["method=tent", "data=folder", "data.target_crop=[8,8]", "data.source_view.crop=[9,9]"],
+        ["method=tent", "data=gta5_to_cityscapes", "data.target_crop=[8,8]"],
     ],
     ids=lambda words: " ".join(words),
 )

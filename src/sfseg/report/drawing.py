@@ -59,7 +59,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], titles: Sequence[str]) -
 
 def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixels:
     """A strip of class names on their colours, as many lines as needed."""
-    cell, height = 130, 22
+    cell, height = max([130, *(text_width(name) + 10 for name in names)]), 22
     per_line = max(1, width // cell)
     lines = -(-len(names) // per_line)
     strip = np.zeros((lines * height, width, 3), np.uint8)

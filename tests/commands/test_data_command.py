@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import Cli, Done
 
-from sfseg.commands import data as data_command
 from sfseg.labels import CITYSCAPES
+from sfseg.runs.contact_sheet import HEIGHT, TILE
 from sfseg.types import IGNORE
 
 SIZE = (32, 64)
@@ -96,7 +96,7 @@ def test_clean_data_pass_in_silence(cli: Cli, mine: Path, cache: Path) -> None:
     for name, (domain, split, count) in SETS.items():
         found = sets[name]
         assert found["scenes"] == found["read"] == count and found["labelled"]
-        assert found["sizes"] == {"32x64": count} and found["official"] is None
+        assert found["sizes"] == {"64x32": count} and found["official"] is None
         masks = [
             cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             for path in sorted((mine / domain / "masks" / split).iterdir())
@@ -129,8 +129,8 @@ def test_tables_show_sets_and_classes(cli: Cli, mine: Path) -> None:
         for line in done.output.splitlines()
         if line.startswith("│") and (cells := [cell.strip() for cell in line[1:-1].split("│")])
     }
-    assert rows["source train"] == ["16", "32x64", "yes", "0", "0"]
-    assert rows["target train"] == ["3", "32x64 to 48x80, 2 sizes", "no", "0", "0"]
+    assert rows["source train"] == ["16", "64x32", "yes", "0", "0"]
+    assert rows["target train"] == ["3", "64x32 to 80x48, 2 sizes", "no", "0", "0"]
     # Only labelled sets have a column: the last is target eval.
     assert len(rows["road"]) == 3
     assert rows["road"][-1] == "62.50 2"
@@ -220,7 +220,7 @@ def test_every_fault_is_found_in_one_run(cli: Cli, mine: Path, cache: Path) -> N
     ):
         assert words in done.output, words
     sets = report(done)["sets"]
-    assert sets["source_train"]["scenes"] == 16 and sets["source_train"]["sizes"] == {"32x64": 11}
+    assert sets["source_train"]["scenes"] == 16 and sets["source_train"]["sizes"] == {"64x32": 11}
     assert sets["target_eval"]["scenes"] == 0
     # Only the counts of a set without faults are worth keeping.
     assert len(list(cache.rglob("*.npz"))) == 1
@@ -334,10 +334,10 @@ def test_preview_draws_all_sets(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
     picture = drawn(done)
     # A title, four rows of a caption and tiles of 240x480, and a legend of two lines.
-    assert picture.shape == (22 + 4 * (22 + 240) + 2 * 22, 4 * data_command.TILE, 3)
+    assert picture.shape == (22 + 4 * (22 + 240) + 2 * 22, 4 * TILE, 3)
     for column, (name, k) in enumerate((("source", 15), ("target", 2))):
-        left = 2 * data_command.TILE * column
-        row = picture[22 + 262 + 22 :][:240, left : left + 2 * data_command.TILE]
+        left = 2 * TILE * column
+        row = picture[22 + 262 + 22 :][:240, left : left + 2 * TILE]
         number = 0 if name == "source" else 200
         image = cv2.resize(photo(number + k), (480, 240))[..., ::-1]
         assert np.abs(row[:, :480].astype(int) - image).mean() < 2
@@ -354,11 +354,11 @@ def test_preview_keeps_the_shape_of_images(cli: Cli, mine: Path) -> None:
     done = cli("sfseg-data", "preview", *FOLDER, "images=1")
     assert done.code == 0, done.output
     picture = drawn(done)
-    tile = picture[44 : 44 + data_command.HEIGHT, 2 * data_command.TILE : 3 * data_command.TILE]
+    tile = picture[44 : 44 + HEIGHT, 2 * TILE : 3 * TILE]
     bright = (tile > 150).all(axis=2)
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    assert len(rows) == data_command.HEIGHT and len(columns) == 240
-    assert abs(columns[0] + columns[-1] - (data_command.TILE - 1)) <= 1
+    assert len(rows) == HEIGHT and len(columns) == 240
+    assert abs(columns[0] + columns[-1] - (TILE - 1)) <= 1
 
 
 def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
@@ -368,7 +368,7 @@ def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
         shutil.rmtree(mine / part)
     done = cli("sfseg-data", "preview", *FOLDER, "images=1")
     assert done.code == 0, done.output
-    assert drawn(done).shape[1] == 2 * data_command.TILE
+    assert drawn(done).shape[1] == 2 * TILE
 
 
 def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
@@ -379,7 +379,7 @@ def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
     assert "00.png is empty" in done.output and "40" in done.output
     assert "the source eval set cannot be drawn" in done.output
-    assert drawn(done).shape[1] == 4 * data_command.TILE
+    assert drawn(done).shape[1] == 4 * TILE
 
 
 def test_preview_of_the_target_alone(cli: Cli, mine: Path) -> None:
@@ -388,7 +388,7 @@ def test_preview_of_the_target_alone(cli: Cli, mine: Path) -> None:
         "data.scenes.source_eval=null",
     )  # fmt: skip
     assert done.code == 0, done.output
-    assert drawn(done).shape[1] == 2 * data_command.TILE
+    assert drawn(done).shape[1] == 2 * TILE
 
 
 def test_preview_of_nothing_is_a_failure(cli: Cli) -> None:
@@ -400,7 +400,7 @@ def test_preview_of_nothing_is_a_failure(cli: Cli) -> None:
 def test_preview_of_drawn_scenes(cli: Cli) -> None:
     done = cli("sfseg-data", "preview", *SMALL, "images=3")
     assert done.code == 0, done.output
-    assert drawn(done).shape == (22 + 4 * 262 + 2 * 22, 4 * data_command.TILE, 3)
+    assert drawn(done).shape == (22 + 4 * 262 + 2 * 22, 4 * TILE, 3)
 
 
 @pytest.mark.parametrize("arguments", [[], ["chekc"], ["data=folder"], ["check=1"]])

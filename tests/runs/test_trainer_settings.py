@@ -142,10 +142,6 @@ def test_what_lightning_refuses_is_refused_before_training(words: list[str]) -> 
         ),
         (["method=bn_adapt", "data.adaptation.steps=7"], "method.plan.steps=50"),
         (["method=sfda_transfer", "data.adaptation.batch_size=2"], "method.plan.batch_size=8"),
-        (
-            ["method=tent", "data.target_crop=[8,8]", "data.adaptation.target_view.crop=[9,9]"],
-            r"data.target_crop=\[8,8\] has no effect: .* target_view.crop=\[9, 9\]",
-        ),
         (["trainer=debug", "data.steps=7"], "the run follows trainer.max_steps=3"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

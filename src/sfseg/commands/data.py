@@ -14,6 +14,7 @@ from sfseg.config.composition import build, command, overrides, plain
 from sfseg.config.information import VERSION, tell
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs.folder import claim, versions
+from sfseg.types import size_text
 
 if TYPE_CHECKING:
     from sfseg.data.folder import Scenes
@@ -177,6 +178,7 @@ def write_report(path: Path, cfg: DictConfig, reports: "Mapping[str, Report]") -
         "data": HydraConfig.get().runtime.choices["data"],
         "classes": str(cfg.data.classes),
         "samples": cfg.samples,
+        "sizes": "width x height",
         "versions": versions(),
         "sets": {name: report.to_dict() for name, report in reports.items()},
     }
@@ -216,14 +218,12 @@ def _title(name: str) -> str:
 
 def _summary(report: "Report") -> list[str]:
     """A set in a row: how many images, of which sizes, and what was found."""
-    from sfseg.data.geometry import as_text
-
     number = f"{report.scenes:,}"
     if report.official not in (None, report.scenes):
         number += f" of {report.official:,}"
     if len(report.looks) < report.scenes:
         number += f", {len(report.looks):,} read"
-    sizes = [as_text(size) for size in report.sizes]
+    sizes = [size_text(size) for size in report.sizes]
     extent = sizes[0] if len(sizes) == 1 else "-"
     if len(sizes) > 1:
         extent = f"{sizes[0]} to {sizes[-1]}, {len(sizes)} sizes"

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, size_text
 
 Size = tuple[int, int]
 Image = NDArray[np.uint8]
@@ -26,11 +26,6 @@ PAD_COLOUR = (124, 116, 104)
 CROP_TRIES = 10
 FACTORS = 16
 """Of a range of random factors, those over which a mean is taken."""
-
-
-def as_text(size: Size) -> str:
-    """A size (height, width) as people read it: width x height."""
-    return f"{size[1]}x{size[0]}"
 
 
 class Geometry(NamedTuple):
@@ -91,8 +86,8 @@ class View:
             raise ValueError(f"max_share must be in (0, 1], got {self.max_share}")
 
     def __str__(self) -> str:
-        crop = "crops" if self.crop is None else f"crops of {as_text(self.crop)}"
-        size = "their own size" if self.resize is None else as_text(self.resize)
+        crop = "crops" if self.crop is None else f"crops of {size_text(self.crop)}"
+        size = "their own size" if self.resize is None else size_text(self.resize)
         low, high = self.ratio
         factor = "" if low == high == 1 else f"{low:g} to {high:g} times "
         return f"{crop} from pictures at {factor}{size}"
@@ -195,7 +190,7 @@ def size_by(rule: SizeRule, full: Size) -> Size:
 def _named(rule: SizeRule) -> str:
     if rule is None:
         return "at their own size"
-    return f"shorter side {rule}" if isinstance(rule, int) else f"{rule[0]}x{rule[1]}"
+    return f"shorter side {rule}" if isinstance(rule, int) else size_text(rule)
 
 
 def largest_share(label: Image) -> float:

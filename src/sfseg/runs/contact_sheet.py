@@ -9,10 +9,11 @@ import numpy as np
 
 from sfseg.data.check import count_classes
 from sfseg.data.folder import Scenes, label_of
-from sfseg.data.geometry import as_text, resize_image, resize_label
+from sfseg.data.geometry import resize_image, resize_label
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.report.drawing import Pixels, legend, overlay, sheet, write_png
+from sfseg.types import size_text
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def drawn_scene(scenes: Scenes, index: int, opacity: float) -> Scene:
         full = (image.shape[0], image.shape[1])
         factor = min(TILE / full[1], HEIGHT / full[0])
         size = max(1, round(factor * full[0])), max(1, round(factor * full[1]))
-        caption, small = f"{caption}  {as_text(full)}", resize_image(image, size)
+        caption, small = f"{caption}  {size_text(full)}", resize_image(image, size)
         if scenes.has_labels:
             label = label_of(scenes, index, image)
             caption = f"{caption}:  {_contents(label, scenes.labels)}"

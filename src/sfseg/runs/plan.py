@@ -77,6 +77,8 @@ def _candidates(path: Sequence[str]) -> Iterator[str]:
     name = "target_view" if name == "source_view" else name
     for place in ("data.adaptation", "method.plan", "data"):
         yield ".".join([place, name, *rest])
+    if name == "target_view" and rest == ["crop"]:
+        yield f"data.{SHORT}"
     yield ".".join([ENDS[name], *rest])
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from conftest import Cli, Done
 
+from sfseg.config.information import tell
 from sfseg.labels import CITYSCAPES
 from sfseg.runs.contact_sheet import HEIGHT, TILE
 from sfseg.types import IGNORE
@@ -464,3 +466,81 @@ def test_the_record_holds_the_whole_command(cli: Cli) -> None:
     assert done.run.parts[-4:-1] == ("logs", "check", "runs")
     resolved = yaml.safe_load((done.run / ".hydra" / "resolved.yaml").read_text())
     assert resolved["data"]["scenes"]["source_train"]["length"] == 2
+
+
+def test_a_check_draws_the_first_pictures_with_their_masks(cli: Cli, mine: Path) -> None:
+    (mine / "source" / "images" / "train" / "01.png").write_bytes(b"")
+    shutil.rmtree(mine / "target" / "images" / "val")
+    done = cli("sfseg-data", "check", *FOLDER)
+    assert done.code == 3 and str(done.run / "check.png") in done.output
+    picture = cv2.imread(str(done.run / "check.png"))[..., ::-1]
+    assert picture.shape[1] == 4 * TILE
+    rows = [picture[44 + 262 * k :][:240] for k in range(3)]
+    for k, row in enumerate(rows):
+        image = cv2.resize(photo(k), (480, 240))[..., ::-1]
+        # The broken one is marked and costs nothing but its own place.
+        assert (np.abs(row[:, :480].astype(int) - image).mean() < 2) == (k != 1)
+        target = cv2.resize(photo(200 + k), (480, 240))[..., ::-1]
+        assert np.abs(row[:, 960:1440].astype(int) - target).mean() < 2
+
+
+def test_a_target_without_a_source_is_checked_alone(cli: Cli, mine: Path) -> None:
+    shutil.rmtree(mine / "source")
+    done = cli("sfseg-data", "check", *FOLDER)
+    assert done.code == 0 and "suspicion in source train, 1 x set cannot be opened" in done.output
+    alone = cli("sfseg-data", "check", *FOLDER, "with_source=false", "task_name=alone")
+    assert alone.code == 0 and "source" not in alone.output
+    wanted = cli("sfseg-data", "check", *FOLDER, "with_source=true", "task_name=wanted")
+    assert wanted.code == 3 and "point data.source_root at the data" in wanted.output
+
+
+def test_a_file_list_as_a_shell_hands_it_over(cli: Cli, mine: Path) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        folder = mine / "target" / "images" / split
+        (folder / "00.png").rename(folder / "a street.png")
+        masks = mine / "target" / "masks" / split
+        (masks / "00.png").rename(masks / "its mask.png")
+        lines = [f"images/{split}/a street.png masks/{split}/its mask.png"]
+        lines += [f"{folder}/{k:02d}.png" for k in range(1, count)]
+        (mine / "target" / f"{split}.txt").write_text("\n".join(lines))
+    done = cli("sfseg-data", "check", *FOLDER, "data.target_list={split}.txt")
+    assert done.code == 0, done.output
+    found = report(done)["sets"]
+    assert [found[f"target_{part}"]["scenes"] for part in ("train", "eval")] == [3, 2]
+    assert found["target_train"]["labelled"] and not findings(done)
+
+
+@pytest.mark.parametrize("command", ["sfseg-train", "sfseg-eval", "sfseg-predict", "sfseg-data"])
+def test_every_command_says_its_version(cli: Cli, command: str) -> None:
+    from sfseg import __version__
+
+    done = cli(command, "--version")
+    assert done.code == 0 and done.output == f"sfseg {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "has", "lacks"),
+    [
+        (["sfseg-train"], ["method/optimizer: ", "backbone: ", "sfseg-train -m"], ["sfseg-eval "]),
+        (["sfseg-eval"], ["evaluation: ", "data: ", "sfseg-eval c"], ["method: ", "sfseg-train"]),
+        (["sfseg-predict"], ["evaluation: ", "sfseg-predict"], ["data: cam", "sfseg-data"]),
+        (["sfseg-data", "check"], ["data: ", "sfseg-data check"], ["method: ", "data preview"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_help_lists_what_applies(cli: Cli, words: list[str], has: list[str], lacks: list[str]) -> None:
+    done = cli(*words, "--help")
+    assert done.code == 0
+    head = done.output.partition("== Configuration ==")[0]
+    assert all(word in head for word in has), head
+    assert not any(word in head for word in lacks), head
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ends = os.pipe()
+    os.close(ends[0])
+    with os.fdopen(ends[1], "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        tell("a long help\n" * 99)

@@ -32,7 +32,7 @@ usage: sfseg-data check|preview [data=<group>] [key=value ...]
 
 sfseg-data check --help lists the settings.
 """
-DRAWN, OPACITY = 3, 0.55
+DRAWN, OPACITY = 3, 0.7
 """What a check draws: the first scenes of each set, and how strong the class colours are."""
 
 
@@ -82,7 +82,8 @@ def check(cfg: DictConfig) -> None:
     write_report(path, cfg, reports)
     show_reports(reports, labels.classes)
     log.info("report: %s", path)
-    draw(folder / "check.png", labels, sets, {name: range(DRAWN) for name in sets}, OPACITY)
+    first = {name: range(DRAWN) for name in sets}
+    draw(folder / "check.png", labels, sets, first, OPACITY, with_names=True)
     faults = sum(len(report.faults) for report in reports.values())
     if faults:
         raise DataError(f"the data have faults ({faults}); all are listed in {path}")

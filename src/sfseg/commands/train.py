@@ -70,11 +70,11 @@ def train(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
+    data = build(cfg.data.module)
     fit_crops(cfg, cfg.method.needs)
     resolved = plain(cfg, resolve=True)
     if record is not None:
         cfg.ckpt_path = where_it_stopped(cfg, folder, config)
-    data = build(cfg.data.module)
     source = source_model.find(cfg) if is_source_free(cfg) else None
     method = build_method(cfg, data, source)
     trial = check(cfg, method, overrides())

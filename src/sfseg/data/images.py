@@ -42,7 +42,7 @@ def image_size(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIXE
         raise DataError(f"{path} is no readable image: {reason}", kind=kind, path=path) from error
     if height * width > max_pixels:
         raise DataError(
-            f"{path} has {width}x{height} pixels (width x height), more than the limit of {max_pixels}; "
+            f"{path} has {width}x{height} pixels, more than the limit of {max_pixels}; "
             "resize it, remove it from the folder, or raise max_pixels (data.limits.max_pixels)",
             kind="too large",
             path=path,

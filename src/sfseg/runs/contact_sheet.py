@@ -12,7 +12,7 @@ from sfseg.data.folder import Scenes, label_of
 from sfseg.data.geometry import resize_image, resize_label
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
-from sfseg.report.drawing import Pixels, legend, overlay, sheet, write_png
+from sfseg.report.drawing import Pixels, legend, overlay, sheet, write_names, write_png
 from sfseg.types import size_text
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def draw(
     sets: Sets,
     chosen: Mapping[str, Sequence[int]],
     opacity: float,
+    *,
+    with_names: bool = False,
 ) -> None:
     """Write one picture of scenes of all sets that could be opened, if there are any.
 
@@ -51,9 +53,14 @@ def draw(
         sets: by their names.
         chosen: positions of scenes of each set; those beyond its end do not count.
         opacity: of the class colours over the image.
+        with_names: write the names of the classes on them too.
     """
     drawn = {
-        name: [drawn_scene(scenes, k, opacity) for k in chosen[name] if k < len(scenes)]
+        name: [
+            drawn_scene(scenes, k, opacity, with_names=with_names)
+            for k in chosen[name]
+            if k < len(scenes)
+        ]
         for name, scenes in sets.items()
         if not isinstance(scenes, DataError)
     }
@@ -62,8 +69,8 @@ def draw(
         log.info("pictures: %s", path)
 
 
-def drawn_scene(scenes: Scenes, index: int, opacity: float) -> Scene:
-    """A scene, no larger than its place."""
+def drawn_scene(scenes: Scenes, index: int, opacity: float, *, with_names: bool = False) -> Scene:
+    """A scene, no larger than its place; one that cannot be used says so."""
     caption = scenes.name(index)
     small, shown = _note("unusable"), _note("no label")
     try:
@@ -75,7 +82,10 @@ def drawn_scene(scenes: Scenes, index: int, opacity: float) -> Scene:
         if scenes.has_labels:
             label = label_of(scenes, index, image)
             caption = f"{caption}:  {_contents(label, scenes.labels)}"
-            shown = overlay(small, resize_label(label, size), scenes.labels.palette, opacity)
+            seen = resize_label(label, size)
+            shown = overlay(small, seen, scenes.labels.palette, opacity)
+            if with_names:
+                write_names(shown, seen, scenes.labels.classes)
     except DataError as error:
         log.warning("not drawn: %s", error)
         shown = _note("unusable")

@@ -489,7 +489,7 @@ def test_a_target_without_a_source_is_checked_alone(cli: Cli, mine: Path) -> Non
     done = cli("sfseg-data", "check", *FOLDER)
     assert done.code == 0 and "suspicion in source train, 1 x set cannot be opened" in done.output
     alone = cli("sfseg-data", "check", *FOLDER, "with_source=false", "task_name=alone")
-    assert alone.code == 0 and "source" not in alone.output
+    assert alone.code == 0 and "source train" not in alone.output
     wanted = cli("sfseg-data", "check", *FOLDER, "with_source=true", "task_name=wanted")
     assert wanted.code == 3 and "point data.source_root at the data" in wanted.output
 

@@ -528,7 +528,9 @@ def test_every_command_says_its_version(cli: Cli, command: str) -> None:
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_help_lists_what_applies(cli: Cli, words: list[str], has: list[str], lacks: list[str]) -> None:
+def test_help_lists_what_applies(
+    cli: Cli, words: list[str], has: list[str], lacks: list[str]
+) -> None:
     done = cli(*words, "--help")
     assert done.code == 0
     head = done.output.partition("== Configuration ==")[0]

@@ -43,7 +43,9 @@ def test_the_targets_crops_have_a_short_setting(cli: Cli, root: Path) -> None:
     done = cli("sfseg-train", *RUN, *words, "data.target_crop=[16,24]")
     assert done.code == 0, done.output
     assert resolved(done.run)["data"]["module"]["views"]["target"]["crop"] == [16, 24]
-    said = "1 steps of 2 images of the target, 0.667 passes over its 3; crops of 24x16 from pictures"
+    said = (
+        "1 steps of 2 images of the target, 0.667 passes over its 3; crops of 24x16 from pictures"
+    )
     assert said in done.output and "at 0.5 to 2 times their own size" in done.output
     assert "is larger" not in done.output
 
@@ -94,7 +96,10 @@ def test_frames_of_a_game_and_a_street_of_ones_own(cli: Cli, root: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=folder"], "sfseg: data.root must be given, it has no default; add data.root=<folder"),
+        (
+            ["data=folder"],
+            "sfseg: data.root must be given, it has no default; add data.root=<folder",
+        ),
         (["data=gta5_to_folder"], "data.target_root must be given, it has no default"),
         (
             ["data=folder", "data.root=ROOT", "+data.scenes.source_train.foo=1"],

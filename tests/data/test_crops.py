@@ -51,7 +51,9 @@ def test_what_is_given_stays_and_what_is_not_follows(caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("name", "key"), [("source", "source_view.crop"), ("target", "target_crop")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("source", "source_view.crop"), ("target", "target_crop")]
+)
 def test_a_crop_that_is_mostly_padding_is_said(caplog, name, key):
     view = View(crop=(512, 512), ratio=(0.5, 2.0))
     with caplog.at_level(logging.WARNING):
@@ -68,7 +70,9 @@ def test_the_share_that_a_picture_fills():
 
 
 def test_no_view_is_refused():
-    with pytest.raises(ConfigError, match=r"data.target_view must be a view, got .*target_view.crop"):
+    with pytest.raises(
+        ConfigError, match=r"data.target_view must be a view, got .*target_view.crop"
+    ):
         fitted_view({"crop": [1, 1]}, scenes((8, 8)), "target")
 
 

@@ -19,8 +19,14 @@ def test_a_set_is_opened(tmp_path):
 @pytest.mark.parametrize(
     ("reader", "message"),
     [
-        (partial(folder, foo=1), r"data\.scenes\.target_train\.foo is no .* folder, which has root, sp"),
-        (partial(folder, split="a"), r"target_train: folder is missing a required argument: 'root'"),
+        (
+            partial(folder, foo=1),
+            r"data\.scenes\.target_train\.foo is no .* folder, which has root, sp",
+        ),
+        (
+            partial(folder, split="a"),
+            r"target_train: folder is missing a required argument: 'root'",
+        ),
     ],
 )
 def test_arguments_that_a_reader_has_not_or_lacks(reader, message):
@@ -29,7 +35,9 @@ def test_arguments_that_a_reader_has_not_or_lacks(reader, message):
 
 
 def test_other_classes_than_the_tasks_are_refused():
-    with pytest.raises(ConfigError, match=r"source_eval has 3 classes \(mine\), the task 4 \(mine\)"):
+    with pytest.raises(
+        ConfigError, match=r"source_eval has 3 classes \(mine\), the task 4 \(mine\)"
+    ):
         opened("source_eval", lambda: Memory([picture(0)]), space(4))
 
 

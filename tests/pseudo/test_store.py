@@ -671,7 +671,7 @@ def test_a_store_with_links_is_not_copied(tmp_path, kind):
         (tmp_path / "s" / "more").symlink_to(tmp_path / "private")
     else:
         os.mkfifo(tmp_path / "s" / "more")
-    with pytest.raises(DataError, match="hold (undo/note|more), which is a link or no regular"):
+    with pytest.raises(DataError, match=r"hold (undo/note|more), which is a link or no regular"):
         copy_store(tmp_path / "s", tmp_path / "t")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["private", "s"]
 

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 
 from sfseg.labels import CITYSCAPES, distinct_colour
-from sfseg.report.drawing import RIGHT, WRONG, colourise, error_map, legend, overlay, sheet
+from sfseg.report.drawing import (
+    RIGHT,
+    WRONG,
+    colourise,
+    error_map,
+    legend,
+    overlay,
+    sheet,
+    write_names,
+)
 from sfseg.types import IGNORE
 
 PALETTE = [(10, 20, 30), (200, 100, 50), (255, 255, 255)]
@@ -95,3 +104,15 @@ def test_the_legend_shows_every_class(width, lines):
 def test_a_legend_without_a_colour_for_each_name_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         legend(["road", "car"], [(1, 2, 3)], 640)
+
+
+def test_names_stand_on_their_classes():
+    label = np.full((120, 200), IGNORE, np.uint8)
+    label[:, :120], label[:, 120:196], label[0, 196] = 0, 1, 2
+    image = np.full((120, 200, 3), 90, np.uint8)
+    write_names(image, label, ["road", "car", "pole"])
+    written = (image != 90).any(axis=2)
+    for k in (0, 1):
+        assert written[label == k].any()
+    # The third has too few pixels, and void has no name.
+    assert not written[:, 190:].any()

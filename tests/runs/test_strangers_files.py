@@ -1,4 +1,4 @@
-"""A checkpoint or a store may be a stranger's: nothing in it opens a file here or leads out of it."""
+"""A checkpoint may be a stranger's: nothing in its record opens a file or decides where one is."""
 
 from pathlib import Path
 from typing import Any

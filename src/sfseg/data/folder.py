@@ -225,8 +225,8 @@ def collate(samples: list[Sample]) -> Batch:
     if len(shapes) > 1:
         sizes = sorted({size_text(size) for size, _ in shapes})
         raise DataError(
-            f"images of one evaluation batch differ in size ({', '.join(sizes)}, width x height); set "
-            "data.eval_batch_size=1, or data.eval_size and data.eval_label_size=[height,width]"
+            f"images of one evaluation batch differ in size ({', '.join(sizes)}, width x height); "
+            "set data.eval_batch_size=1, or data.eval_size and data.eval_label_size=[height,width]"
         )
     found = [entry for sample in samples for entry in sample.get("left_out", [])]
     kept: list[dict[str, Any]] = [

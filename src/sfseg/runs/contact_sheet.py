@@ -97,7 +97,8 @@ def _contents(label: Pixels, labels: LabelSpace) -> str:
     counts = count_classes(label, labels.num_classes)
     shares = [(int(counts[k]), labels.classes[k]) for k in np.argsort(-counts, kind="stable")]
     shares.append((label.size - int(counts.sum()), "void"))
-    return ", ".join(f"{name} {100 * n / label.size:.0f} %" for n, name in shares if n)
+    percent = [(100 * pixels / label.size, name) for pixels, name in shares if pixels]
+    return ", ".join(f"{name} {p:.0f} %" if p >= 0.5 else f"{name} <1 %" for p, name in percent)
 
 
 def contact_sheet(drawn: Mapping[str, Sequence[Scene]], labels: LabelSpace) -> Pixels:

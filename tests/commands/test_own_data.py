@@ -75,7 +75,7 @@ def test_a_checkpoint_is_scored_where_its_source_is_not(cli: Cli, root: Path) ->
     words = [f"ckpt_path={root}/run/checkpoints/last.ckpt", "+data.root=alone"]
     done = cli("sfseg-eval", *words)
     assert done.code == 0, done.output
-    assert "the source is left out" in done.output and "alone/source does not exist" in done.output
+    assert "the source is left out: folder" in done.output and "alone/source does not exist" in done.output
     assert set(json.loads((done.run / "results.json").read_text())) == {"target"}
     wanted = cli("sfseg-eval", *words, "with_source=true", "task_name=wanted")
     assert wanted.code == 3 and "point data.source_root at the data" in wanted.output

@@ -77,7 +77,7 @@ def check(cfg: DictConfig) -> None:
         else:
             reports[name] = examined(scenes, name, seen, cfg)
     if cfg.with_source is None:
-        reports = without_source(reports, sets)
+        reports = without_source(reports, cfg)
     path = folder / "check.json"
     write_report(path, cfg, reports)
     show_reports(reports, labels.classes)
@@ -123,24 +123,23 @@ def is_target(name: str) -> bool:
     return name.startswith("target")
 
 
-def without_source(reports: "dict[str, Report]", sets: "Sets") -> "dict[str, Report]":
-    """The reports, in which a source of which nothing is there is odd, but no fault.
+def without_source(reports: "dict[str, Report]", cfg: DictConfig) -> "dict[str, Report]":
+    """The reports, in which a source whose folder does not exist is odd, but no fault.
 
     People who adapt a given model have a target alone.
     """
     from dataclasses import replace
 
-    is_there = {name: not isinstance(scenes, DataError) for name, scenes in sets.items()}
-    if any(there and not is_target(name) for name, there in is_there.items()) or not any(
-        is_there.values()
-    ):
+    from sfseg.data.opening import missing_folder
+
+    sources = {name: report for name, report in reports.items() if not is_target(name)}
+    if any(missing_folder(build(cfg.data.scenes[name])) is None for name in sources):
         return reports
-    return {
-        name: report
-        if is_target(name)
-        else replace(report, findings=tuple(replace(f, is_fault=False) for f in report.findings))
-        for name, report in reports.items()
+    odd = {
+        name: replace(report, findings=tuple(replace(f, is_fault=False) for f in report.findings))
+        for name, report in sources.items()
     }
+    return {**reports, **odd}
 
 
 def require_positive(name: str, number: object) -> None:

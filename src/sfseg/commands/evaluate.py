@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import build, command, overrides, plain
-from sfseg.errors import ConfigError, DataError
+from sfseg.errors import ConfigError
 from sfseg.runs.folder import claim, is_first_process
 
 if TYPE_CHECKING:
@@ -123,17 +123,17 @@ def needs(cfg: DictConfig, restored: "Restored", data: DictConfig) -> list[str]:
     If nothing is said, the source is evaluated where the run has trained on it and its files are
     here.
     """
-    from sfseg.data.opening import opened
+    from sfseg.data.opening import missing_folder
 
     if cfg.with_source is not None:
         return ["source", "target"] if cfg.with_source else ["target"]
     reader = data.module.scenes.get("source_eval")
     if "source" not in restored.config.method.needs or reader is None:
         return ["target"]
-    try:
-        opened("source_eval", build(reader))
-    except DataError as error:
-        log.warning("the source is left out, with_source=true would demand it: %s", error)
+    if (folder := missing_folder(build(reader))) is not None:
+        log.warning(
+            "the source is left out: folder %s does not exist; with_source=true demands it", folder
+        )
         return ["target"]
     return ["source", "target"]
 

@@ -2,6 +2,7 @@
 
 import inspect
 from functools import partial
+from pathlib import Path
 
 from sfseg.data.folder import Scenes, ScenesFactory
 from sfseg.errors import ConfigError
@@ -32,6 +33,12 @@ def opened(name: str, factory: ScenesFactory, labels: LabelSpace | None = None) 
             f"{labels.num_classes} ({labels.name}); point data.classes at the right label space"
         )
     return scenes
+
+
+def missing_folder(factory: ScenesFactory) -> Path | None:
+    """The folder that a reader is to read, if that does not exist."""
+    root = factory.keywords.get("root") if isinstance(factory, partial) else None
+    return None if root is None or Path(root).is_dir() else Path(root)
 
 
 def _require_known(setting: str, factory: ScenesFactory) -> None:

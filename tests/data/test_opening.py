@@ -4,7 +4,7 @@ import pytest
 from make import Memory, own_folder, picture, space
 
 from sfseg.data.layouts import folder
-from sfseg.data.opening import opened
+from sfseg.data.opening import missing_folder, opened
 from sfseg.errors import ConfigError
 
 
@@ -47,3 +47,9 @@ def test_what_a_reader_refuses_is_said_with_its_set():
 
     with pytest.raises(ConfigError, match=r"data\.scenes\.source_train: split must be one of"):
         opened("source_train", refusing)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    assert missing_folder(partial(folder, root=tmp_path)) is None
+    assert missing_folder(partial(folder, root=str(tmp_path / "none"))) == tmp_path / "none"
+    assert missing_folder(lambda: Memory([picture(0)])) is None

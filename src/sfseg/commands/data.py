@@ -14,7 +14,6 @@ from sfseg.config.composition import build, command, overrides, plain
 from sfseg.config.information import VERSION, tell
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs.folder import claim, versions
-from sfseg.types import size_text
 
 if TYPE_CHECKING:
     from sfseg.data.folder import Scenes
@@ -218,6 +217,8 @@ def _title(name: str) -> str:
 
 def _summary(report: "Report") -> list[str]:
     """A set in a row: how many images, of which sizes, and what was found."""
+    from sfseg.types import size_text
+
     number = f"{report.scenes:,}"
     if report.official not in (None, report.scenes):
         number += f" of {report.official:,}"

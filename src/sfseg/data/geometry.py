@@ -138,9 +138,10 @@ def shown_share(view: View, full: Size) -> float:
     The crop has a size; ``full`` is that of the image's file.
     """
     assert view.crop is not None
+    low, high = view.ratio
     shares = []
-    for factor in np.linspace(*view.ratio, FACTORS):
-        height, width = view.scaled(full, factor)
+    for factor in np.linspace(low, high, FACTORS):
+        height, width = view.scaled(full, float(factor))
         shares.append(min(1, height / view.crop[0]) * min(1, width / view.crop[1]))
     return float(np.mean(shares))
 

@@ -155,7 +155,7 @@ class Identity:
         stored = np.broadcast_to(read_sizes(folder, len(self.names)), (len(self.names), 2))
         own = np.asarray(self.sizes)
         k = int((stored != own).any(axis=1).argmax())
-        sizes = size_text(stored[k]), size_text(own[k])
+        sizes = size_text(stored[k].tolist()), size_text(own[k].tolist())
         return "{} of {} pixels, here it has {} (width x height)".format(self.names[k], *sizes)
 
 

@@ -107,6 +107,7 @@ def test_decoded_images_lie_where_this_process_keeps_them(
     monkeypatch.setenv("SFSEG_CACHE", str(tmp_path / "mine"))
     run = OmegaConf.create(plain(composed("train", "data.cache=memmap", *SMALL), resolve=False))
     OmegaConf.update(run, place, str(tmp_path / "theirs"))
+    OmegaConf.set_struct(run, True)
     restored = Restored(nn.Identity(), CITYSCAPES, run)  # type: ignore[arg-type]
     cfg = composed("eval", "ckpt_path=x", "output_dir=y")
     assert data_config(cfg, restored).module.cache.folder == str(tmp_path / "mine")

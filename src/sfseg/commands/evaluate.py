@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sfseg.config.composition import build, command, overrides, plain
 from sfseg.errors import ConfigError
@@ -106,15 +106,15 @@ def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:
 
 def _use_own_cache(cfg: DictConfig, stored: DictConfig) -> None:
     """A record may be a stranger's: it does not decide where decoded images are written."""
-    stored.data.cache_dir = cfg.cache_dir
-    if "cache" in stored.data:
-        stored.data.module.cache = {
-            "_target_": "sfseg.data.cache.CacheSettings",
-            "kind": "${data.cache}",
-            "folder": "${data.cache_dir}",
-        }
-    else:
-        stored.data.module.cache = None  # of a version that kept none
+    own = {
+        "_target_": "sfseg.data.cache.CacheSettings",
+        "kind": "${data.cache}",
+        "folder": "${data.cache_dir}",
+    }
+    with open_dict(stored.data):
+        stored.data.cache_dir = cfg.cache_dir
+        # Older runs kept none.
+        stored.data.module.cache = own if "cache" in stored.data else None
 
 
 def needs(cfg: DictConfig, restored: "Restored", data: DictConfig) -> list[str]:

@@ -1,10 +1,11 @@
 """What travels between the layers.
 
 Shape letters used everywhere: B images of a batch, K classes, C channels, H and W height and
-width in pixels. Sizes are always ``(height, width)``.
+width in pixels. Sizes are always ``(height, width)``; texts for people, see :func:`size_text`,
+show them as width x height.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NotRequired, Required, TypedDict
 
@@ -12,6 +13,12 @@ from torch import Tensor
 
 IGNORE = 255
 """Label of pixels that neither train nor count: void, padding, unlabelled images."""
+
+
+def size_text(size: Sequence[int]) -> str:
+    """A size (height, width) as people read it: width x height."""
+    height, width = size
+    return f"{width}x{height}"
 
 
 class Batch(TypedDict):

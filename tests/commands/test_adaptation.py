@@ -140,7 +140,7 @@ def test_labels_of_another_run_can_be_the_start(cli: Cli, source: Path, first: P
 WRONG_LABELS = {
     "images": (["data.scenes.target_train.length=6"], "4 images, here are 6; 2 new since"),
     "fewer images": (["data.scenes.target_train.length=3"], "4 images, here are 3; 1 gone since"),
-    "size": (["data.size=[96,128]"], "of 64x128 pixels, here it has 96x128"),
+    "size": (["data.size=[96,128]"], "of 128x64 pixels, here it has 128x96"),
     "content": (
         ["data.style_seed=1"],
         "of the same names: city/train/000000.png and 3",

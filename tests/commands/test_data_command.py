@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import yaml
 from conftest import Cli, Done
 
-from sfseg.commands import data as data_command
+from sfseg.config.information import tell
 from sfseg.labels import CITYSCAPES
+from sfseg.runs.contact_sheet import HEIGHT, TILE
 from sfseg.types import IGNORE
 
 SIZE = (32, 64)
@@ -96,7 +98,7 @@ def test_clean_data_pass_in_silence(cli: Cli, mine: Path, cache: Path) -> None:
     for name, (domain, split, count) in SETS.items():
         found = sets[name]
         assert found["scenes"] == found["read"] == count and found["labelled"]
-        assert found["sizes"] == {"32x64": count} and found["official"] is None
+        assert found["sizes"] == {"64x32": count} and found["official"] is None
         masks = [
             cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             for path in sorted((mine / domain / "masks" / split).iterdir())
@@ -129,8 +131,8 @@ def test_tables_show_sets_and_classes(cli: Cli, mine: Path) -> None:
         for line in done.output.splitlines()
         if line.startswith("│") and (cells := [cell.strip() for cell in line[1:-1].split("│")])
     }
-    assert rows["source train"] == ["16", "32x64", "yes", "0", "0"]
-    assert rows["target train"] == ["3", "32x64 to 48x80, 2 sizes", "no", "0", "0"]
+    assert rows["source train"] == ["16", "64x32", "yes", "0", "0"]
+    assert rows["target train"] == ["3", "64x32 to 80x48, 2 sizes", "no", "0", "0"]
     # Only labelled sets have a column: the last is target eval.
     assert len(rows["road"]) == 3
     assert rows["road"][-1] == "62.50 2"
@@ -220,7 +222,7 @@ def test_every_fault_is_found_in_one_run(cli: Cli, mine: Path, cache: Path) -> N
     ):
         assert words in done.output, words
     sets = report(done)["sets"]
-    assert sets["source_train"]["scenes"] == 16 and sets["source_train"]["sizes"] == {"32x64": 11}
+    assert sets["source_train"]["scenes"] == 16 and sets["source_train"]["sizes"] == {"64x32": 11}
     assert sets["target_eval"]["scenes"] == 0
     # Only the counts of a set without faults are worth keeping.
     assert len(list(cache.rglob("*.npz"))) == 1
@@ -336,10 +338,10 @@ def test_preview_draws_all_sets(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
     picture = drawn(done)
     # A title, four rows of a caption and tiles of 240x480, and a legend of two lines.
-    assert picture.shape == (22 + 4 * (22 + 240) + 2 * 22, 4 * data_command.TILE, 3)
+    assert picture.shape == (22 + 4 * (22 + 240) + 2 * 22, 4 * TILE, 3)
     for column, (name, k) in enumerate((("source", 15), ("target", 2))):
-        left = 2 * data_command.TILE * column
-        row = picture[22 + 262 + 22 :][:240, left : left + 2 * data_command.TILE]
+        left = 2 * TILE * column
+        row = picture[22 + 262 + 22 :][:240, left : left + 2 * TILE]
         number = 0 if name == "source" else 200
         image = cv2.resize(photo(number + k), (480, 240))[..., ::-1]
         assert np.abs(row[:, :480].astype(int) - image).mean() < 2
@@ -356,11 +358,11 @@ def test_preview_keeps_the_shape_of_images(cli: Cli, mine: Path) -> None:
     done = cli("sfseg-data", "preview", *FOLDER, "images=1")
     assert done.code == 0, done.output
     picture = drawn(done)
-    tile = picture[44 : 44 + data_command.HEIGHT, 2 * data_command.TILE : 3 * data_command.TILE]
+    tile = picture[44 : 44 + HEIGHT, 2 * TILE : 3 * TILE]
     bright = (tile > 150).all(axis=2)
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    assert len(rows) == data_command.HEIGHT and len(columns) == 240
-    assert abs(columns[0] + columns[-1] - (data_command.TILE - 1)) <= 1
+    assert len(rows) == HEIGHT and len(columns) == 240
+    assert abs(columns[0] + columns[-1] - (TILE - 1)) <= 1
 
 
 def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
@@ -370,7 +372,7 @@ def test_preview_of_images_flatter_than_a_note(cli: Cli, mine: Path) -> None:
         shutil.rmtree(mine / part)
     done = cli("sfseg-data", "preview", *FOLDER, "images=1")
     assert done.code == 0, done.output
-    assert drawn(done).shape[1] == 2 * data_command.TILE
+    assert drawn(done).shape[1] == 2 * TILE
 
 
 def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
@@ -381,7 +383,7 @@ def test_preview_of_broken_sets_draws_the_rest(cli: Cli, mine: Path) -> None:
     assert done.code == 0, done.output
     assert "00.png is empty" in done.output and "40" in done.output
     assert "the source eval set cannot be drawn" in done.output
-    assert drawn(done).shape[1] == 4 * data_command.TILE
+    assert drawn(done).shape[1] == 4 * TILE
 
 
 def test_preview_of_the_target_alone(cli: Cli, mine: Path) -> None:
@@ -390,7 +392,7 @@ def test_preview_of_the_target_alone(cli: Cli, mine: Path) -> None:
         "data.scenes.source_eval=null",
     )  # fmt: skip
     assert done.code == 0, done.output
-    assert drawn(done).shape[1] == 2 * data_command.TILE
+    assert drawn(done).shape[1] == 2 * TILE
 
 
 def test_preview_of_nothing_is_a_failure(cli: Cli) -> None:
@@ -402,7 +404,7 @@ def test_preview_of_nothing_is_a_failure(cli: Cli) -> None:
 def test_preview_of_drawn_scenes(cli: Cli) -> None:
     done = cli("sfseg-data", "preview", *SMALL, "images=3")
     assert done.code == 0, done.output
-    assert drawn(done).shape == (22 + 4 * 262 + 2 * 22, 4 * data_command.TILE, 3)
+    assert drawn(done).shape == (22 + 4 * 262 + 2 * 22, 4 * TILE, 3)
 
 
 @pytest.mark.parametrize("arguments", [[], ["chekc"], ["data=folder"], ["check=1"]])
@@ -466,3 +468,83 @@ def test_the_record_holds_the_whole_command(cli: Cli) -> None:
     assert done.run.parts[-4:-1] == ("logs", "check", "runs")
     resolved = yaml.safe_load((done.run / ".hydra" / "resolved.yaml").read_text())
     assert resolved["data"]["scenes"]["source_train"]["length"] == 2
+
+
+def test_a_check_draws_the_first_pictures_with_their_masks(cli: Cli, mine: Path) -> None:
+    (mine / "source" / "images" / "train" / "01.png").write_bytes(b"")
+    shutil.rmtree(mine / "target" / "images" / "val")
+    done = cli("sfseg-data", "check", *FOLDER)
+    assert done.code == 3 and str(done.run / "check.png") in done.output
+    picture = cv2.imread(str(done.run / "check.png"))[..., ::-1]
+    assert picture.shape[1] == 4 * TILE
+    rows = [picture[44 + 262 * k :][:240] for k in range(3)]
+    for k, row in enumerate(rows):
+        image = cv2.resize(photo(k), (480, 240))[..., ::-1]
+        # The broken one is marked and costs nothing but its own place.
+        assert (np.abs(row[:, :480].astype(int) - image).mean() < 2) == (k != 1)
+        target = cv2.resize(photo(200 + k), (480, 240))[..., ::-1]
+        assert np.abs(row[:, 960:1440].astype(int) - target).mean() < 2
+
+
+def test_a_target_without_a_source_is_checked_alone(cli: Cli, mine: Path) -> None:
+    shutil.rmtree(mine / "source")
+    done = cli("sfseg-data", "check", *FOLDER)
+    assert done.code == 0 and "suspicion in source train, 1 x set cannot be opened" in done.output
+    alone = cli("sfseg-data", "check", *FOLDER, "with_source=false", "task_name=alone")
+    assert alone.code == 0 and "source train" not in alone.output
+    wanted = cli("sfseg-data", "check", *FOLDER, "with_source=true", "task_name=wanted")
+    assert wanted.code == 3 and "point data.source_root at the data" in wanted.output
+
+
+def test_a_file_list_as_a_shell_hands_it_over(cli: Cli, mine: Path) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        folder = mine / "target" / "images" / split
+        (folder / "00.png").rename(folder / "a street.png")
+        masks = mine / "target" / "masks" / split
+        (masks / "00.png").rename(masks / "its mask.png")
+        lines = [f"images/{split}/a street.png masks/{split}/its mask.png"]
+        lines += [f"{folder}/{k:02d}.png" for k in range(1, count)]
+        (mine / "target" / f"{split}.txt").write_text("\n".join(lines))
+    done = cli("sfseg-data", "check", *FOLDER, "data.target_list={split}.txt")
+    assert done.code == 0, done.output
+    found = report(done)["sets"]
+    assert [found[f"target_{part}"]["scenes"] for part in ("train", "eval")] == [3, 2]
+    assert found["target_train"]["labelled"] and not findings(done)
+
+
+@pytest.mark.parametrize("command", ["sfseg-train", "sfseg-eval", "sfseg-predict", "sfseg-data"])
+def test_every_command_says_its_version(cli: Cli, command: str) -> None:
+    from sfseg import __version__
+
+    done = cli(command, "--version")
+    assert done.code == 0 and done.output == f"sfseg {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "has", "lacks"),
+    [
+        (["sfseg-train"], ["method/optimizer: ", "backbone: ", "sfseg-train -m"], ["sfseg-eval "]),
+        (["sfseg-eval"], ["evaluation: ", "data: ", "sfseg-eval c"], ["method: ", "sfseg-train"]),
+        (["sfseg-predict"], ["evaluation: ", "sfseg-predict"], ["data: cam", "sfseg-data"]),
+        (["sfseg-data", "check"], ["data: ", "sfseg-data check"], ["method: ", "data preview"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_help_lists_what_applies(
+    cli: Cli, words: list[str], has: list[str], lacks: list[str]
+) -> None:
+    done = cli(*words, "--help")
+    assert done.code == 0
+    head = done.output.partition("== Configuration ==")[0]
+    assert all(word in head for word in has), head
+    assert not any(word in head for word in lacks), head
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ends = os.pipe()
+    os.close(ends[0])
+    with os.fdopen(ends[1], "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        tell("a long help\n" * 99)

@@ -113,7 +113,7 @@ def no_classes_file(mine: Path) -> list[str]:
         (missing_root, 3, ["nowhere", "data.source_root"]),
         (empty_split, 3, ["source train", "empty"]),
         (truncated_image, 3, ["images/train/1.png", "truncated"]),
-        (label_of_another_size, 3, ["2.png", "40x56", "20x56"]),
+        (label_of_another_size, 3, ["2.png", "56x40", "56x20"]),
         (id_out_of_range, 3, ["masks/train/0.png", "5 pixels", "7"]),
         (all_void, 3, ["source train", "void"]),
         (missing_mask, 3, ["source train", "images/train/1.png", "no label file"]),

@@ -37,8 +37,10 @@ def choices() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("method", "backbone", "data"), choices())
 def test_every_method_backbone_and_data_set_compose(method: str, backbone: str, data: str) -> None:
-    root = ["data.root=somewhere"] if data == "folder" else []
-    cfg = composed("train", f"method={method}", f"backbone={backbone}", f"data={data}", *root)
+    root = {"folder": ["data.root=somewhere"], "gta5_to_folder": ["data.target_root=somewhere"]}
+    cfg = composed(
+        "train", f"method={method}", f"backbone={backbone}", f"data={data}", *root.get(data, [])
+    )
     assert cfg.data.module.needs and cfg.trainer.max_steps > 0 and cfg.method.lr > 0
     assert OmegaConf.to_container(cfg.data, resolve=True, throw_on_missing=True)
     assert OmegaConf.to_container(cfg.method, resolve=True)

@@ -328,7 +328,7 @@ def test_odd_rules_are_refused(rule, name):
 
 def test_protocols_have_names():
     assert str(EvalView()) == "input at their own size, labels at their own size"
-    assert str(EvalView((512, 1024), 1024)) == "input 512x1024, labels shorter side 1024"
+    assert str(EvalView((512, 1024), 1024)) == "input 1024x512, labels shorter side 1024"
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -62,9 +62,10 @@ def test_camvid_void_is_ignored_and_classes_keep_their_ids(tmp_path):
 
 
 def test_camvid_may_be_the_folder_around(tmp_path):
-    camvid(tmp_path / "CamVid")
-    inside = layouts.camvid(tmp_path / "CamVid", "test", DUSK)
-    around = layouts.camvid(str(tmp_path), "test", DUSK)
+    camvid(tmp_path / "camvid" / "CamVid")
+    inside = layouts.camvid(tmp_path / "camvid" / "CamVid", "test", DUSK)
+    around = layouts.camvid(tmp_path / "camvid", "test", DUSK)
+    assert list(layouts.camvid(str(tmp_path), "test", DUSK).images) == list(inside.images)
     assert around.images == inside.images and around.masks == inside.masks
 
 

@@ -179,7 +179,7 @@ def test_unlabelled_sets(tree, caplog):
 
 
 def test_another_number_of_classes_is_refused(tree):
-    with pytest.raises(ConfigError, match=r"target eval set has 3 classes \(target\), the task 19"):
+    with pytest.raises(ConfigError, match=r"target_eval has 3 classes \(target\), the task 19"):
         ready(tree, labels=load_label_space("cityscapes"))
 
 
@@ -374,7 +374,8 @@ def test_scenes_are_not_changed_by_their_views():
 def test_a_label_of_another_size_is_refused(view):
     scenes = Memory([picture(0)], [ids(0, 3, (32, 63))])
     samples = FolderDataset(scenes, view=view)
-    with pytest.raises(DataError, match="memory/0: the image has 32x64 pixels, its label 32x63"):
+    words = r"memory/0: the image has 64x32 pixels \(width x height\), its label 63x32"
+    with pytest.raises(DataError, match=words):
         samples[0, 0]
 
 
@@ -383,7 +384,7 @@ def test_a_batch_of_several_sizes_is_refused():
     scenes = Memory([picture(k, s) for k, s in enumerate(sizes)], [ids(0, 2, s) for s in sizes])
     samples = FolderDataset(scenes)
     with pytest.raises(
-        DataError, match=r"differ in size \(8x8, 8x9\); set data\.eval_batch_size=1"
+        DataError, match=r"differ in size \(8x8, 9x8, width x height\); set data\.eval_batch_size=1"
     ):
         collate([samples[0, k] for k in range(3)])
     assert collate([samples[0, 0], samples[0, 2]])["image"].shape == (2, 3, 8, 8)

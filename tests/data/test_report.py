@@ -146,7 +146,7 @@ def test_a_set_that_cannot_be_opened_has_one_fault(tmp_path):
 def test_the_dictionary_is_plain():
     values = report(memory(image_2=picture(0))).to_dict()
     assert json.loads(json.dumps(values)) == values
-    assert values["sizes"] == {"32x64": 3} and values["read"] == 3
+    assert values["sizes"] == {"64x32": 3} and values["read"] == 3
     assert values["suspicions"][0] == {
         "kind": "same picture twice",
         "file": "memory/2",

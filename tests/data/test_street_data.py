@@ -25,10 +25,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streets")
     for layout in LAYOUTS:
         getattr(make, layout)(folder / layout)
+    make.own_folder(folder / "street", num_classes=19)
     return folder
 
 
 def opened(root: Path, group: str, *overrides: str) -> AdaptationData:
+    if group == "gta5_to_folder":
+        overrides = (f"data.target_root={root}/street", *overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"data={group}", f"data.root={root}", *overrides])
     data: AdaptationData = build(cfg.data.module, needs=["source", "target"])

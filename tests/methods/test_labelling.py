@@ -112,7 +112,7 @@ def test_a_folder_that_holds_labels_stays_as_it_is(tmp_path):
 def test_an_image_that_is_missing_or_of_another_size_leaves_no_committed_labels(tmp_path):
     with pytest.raises(DataError, match="1 of 3 images have no pseudo-labels"):
         labelled(tmp_path / "a", batches=list(images())[:2])
-    with pytest.raises(ValueError, match="must be all of image 0, which has 9x14"):
+    with pytest.raises(ValueError, match="must be all of image 0, which has 14x9"):
         labelled(tmp_path / "b", batches=images([(9, 13)]))
     assert not list((tmp_path / "a" / "undo").glob("*.log"))
 

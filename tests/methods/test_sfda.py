@@ -260,7 +260,7 @@ def test_drawn_fakes_depend_on_their_noise_alone() -> None:
     ("settings", "message"),
     [
         ({"images": 3}, r"an even number of images.*got 3; set data\.adaptation\.batch_size"),
-        ({"patches": 3}, r"patches must be at most 2 for crops of 32x64.*got 3"),
+        ({"patches": 3}, r"patches must be at most 2 for crops of 64x32.*got 3"),
         ({"patches": 0}, "patches must be at least 1, got 0"),
         ({"alpha": -1.0}, "alpha must not be negative, got -1"),
         ({"tau": -0.5}, "tau must not be negative"),

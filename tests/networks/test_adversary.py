@@ -36,7 +36,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         Generator((0, 16))
     judge = PatchDiscriminator(5, 4, embedding=8, width=4)
-    with pytest.raises(ValueError, match=r"at least 16x16 pixels, got 15x20; lower method\.patch"):
+    with pytest.raises(ValueError, match=r"at least 16x16 pixels, got 20x15; lower method\.patch"):
         judge(torch.rand(1, 5, 15, 20), torch.tensor([0]))
 
 
@@ -73,7 +73,7 @@ def test_patches_must_fit() -> None:
     refused = [
         (0, 2, "patches must be at least 1, got 0"),
         (2, 3, r"an even number of images.*got 3"),
-        (5, 2, r"patches must be at most 4 for crops of 64x96, which leaves 16 pixels each, got 5"),
+        (5, 2, r"patches must be at most 4 for crops of 96x64, which leaves 16 pixels each, got 5"),
     ]
     for patches, images, message in refused:
         with pytest.raises(ValueError, match=message):

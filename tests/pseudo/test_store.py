@@ -144,7 +144,7 @@ def test_windows(tmp_path):
         np.testing.assert_array_equal(row.label, label[1:5, 2:5])
         np.testing.assert_array_equal(row.confidence, confidence[1:5, 2:5])
         for window in ((3, 0, 4, 8), (0, 6, 6, 3), (-1, 0, 2, 2)):
-            with pytest.raises(ValueError, match=r"must be inside image 3, 6x8"):
+            with pytest.raises(ValueError, match=r"must be inside image 3, 8x6"):
                 store.read(3, window)
 
 
@@ -291,7 +291,7 @@ def test_an_unfilled_store_cannot_be_committed_and_goes_on_where_it_was(tmp_path
     [
         ({"classes": ("road", "sky", "car")}, r"classes \['road', 'car', 'sky'\], here they are"),
         ({"source": "77b0"}, "source model 3fa9, here it is 77b0"),
-        ({"sizes": [(6, 8)] * 3 + [(8, 6), (6, 8)]}, "city/3.png of 6x8 pixels, here it has 8x6"),
+        ({"sizes": [(6, 8)] * 3 + [(8, 6), (6, 8)]}, "city/3.png of 8x6 pixels, here it has 6x8"),
         ({"names": [f"rome/{k}" for k in range(5)]}, r"5 images, here are 5; 5 gone since: city/0"),
         (
             {"names": [f"city/{k}.png" for k in (1, 0, 2, 3, 4)]},
@@ -484,7 +484,7 @@ def test_a_damaged_journal_does_not_pass_for_the_state_it_was(tmp_path):
         (Patch(0, np.zeros((6, 8), np.int64)), "label must be .* uint8, got int64"),
         (Patch(0, np.zeros(8, np.uint8)), r"label must be \(h, w\) uint8"),
         (Patch(0, np.zeros((0, 8), np.uint8)), r"label must be \(h, w\) uint8"),
-        (Patch(0, np.zeros((6, 8), np.uint8), top=1), r"6x8 pixels at \(1, 0\) must be inside"),
+        (Patch(0, np.zeros((6, 8), np.uint8), top=1), r"8x6 pixels at \(1, 0\) must be inside"),
         (Patch(0, np.zeros((2, 2), np.uint8), left=-1), r"\(0, -1\) must be inside image 0, wh"),
         (Patch(0, np.full((6, 8), 3, np.uint8)), "below 3 or 255, got 3 for image 0"),
         (Patch(0, np.full((6, 8), 254, np.uint8)), "below 3 or 255, got 254 for image 0"),
@@ -505,7 +505,7 @@ def test_patches_that_do_not_fit_change_nothing(tmp_path, patch, message):
 def test_first_patches_are_whole(tmp_path):
     label = np.zeros((3, 8), np.uint8)
     with PseudoLabelStore.create(tmp_path / "s", identity(), with_confidence=True) as store:
-        with pytest.raises(ValueError, match="must be all of image 0, which has 6x8"):
+        with pytest.raises(ValueError, match="must be all of image 0, which has 8x6"):
             store.write(Patch(0, label, label))
         with pytest.raises(ValueError, match="first patch of image 0 must give its confidence"):
             store.write(Patch(0, np.zeros((6, 8), np.uint8)))
@@ -658,6 +658,22 @@ def test_a_copy_has_all_that_can_be_returned_to(tmp_path):
     with pytest.raises(ConfigError, match="holds no pseudo-labels"):
         copy_store(tmp_path / "nowhere", tmp_path / "u")
     assert sorted(p.name for p in tmp_path.rglob("*") if "partial" in p.name) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe"])
+def test_a_store_with_links_is_not_copied(tmp_path, kind):
+    filled(tmp_path / "s").close()
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "note").write_text("of somebody else")
+    if kind == "file":
+        (tmp_path / "s" / "undo" / "note").symlink_to(tmp_path / "private" / "note")
+    elif kind == "folder":
+        (tmp_path / "s" / "more").symlink_to(tmp_path / "private")
+    else:
+        os.mkfifo(tmp_path / "s" / "more")
+    with pytest.raises(DataError, match=r"hold (undo/note|more), which is a link or no regular"):
+        copy_store(tmp_path / "s", tmp_path / "t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["private", "s"]
 
 
 def test_labels_helper_makes_ids_and_void():

@@ -12,6 +12,7 @@ from sfseg.report.drawing import (
     overlay,
     readable,
     sheet,
+    write_names,
 )
 from sfseg.types import IGNORE
 
@@ -109,8 +110,8 @@ def test_a_legend_without_a_colour_for_each_name_is_refused():
 
 def test_long_names_stay_on_their_own_colour():
     names, palette = ["a very long name of a class " * 3, "b"], [(0, 0, 0), (0, 0, 255)]
-    strip = legend(names, palette, 260)
-    assert (strip[:, 126:130] == 0).all() and (strip[:, 130:134] == (0, 0, 255)).all()
+    strip = legend(names, palette, 520)
+    assert (strip[:, 256:260] == 0).all() and (strip[:, 260:264] == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,15 @@ def test_long_names_stay_on_their_own_colour():
 )
 def test_names_that_the_font_lacks_keep_their_class_id(name, drawn):
     assert readable(numbered(name, 7)) == drawn
+
+
+def test_names_stand_on_their_classes():
+    label = np.full((120, 200), IGNORE, np.uint8)
+    label[:, :120], label[:, 120:196], label[0, 196] = 0, 1, 2
+    image = np.full((120, 200, 3), 90, np.uint8)
+    write_names(image, label, ["road", "car", "pole"])
+    written = (image != 90).any(axis=2)
+    for k in (0, 1):
+        assert written[label == k].any()
+    # The third has too few pixels, and void has no name.
+    assert not written[:, 190:].any()

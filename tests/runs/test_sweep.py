@@ -1,8 +1,11 @@
 import csv
 import json
+import logging
 
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from sfseg.runs.sweep import SweepTable, essential, read_jobs, sweep_table
@@ -124,6 +127,19 @@ def test_the_table_is_written_and_shown(tmp_path, capsys):
     }
     assert "| all | 2 | 50.00 +- 14.14 |" in (tmp_path / "summary.md").read_text()
     assert "50.00 +- 14.14" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["MULTIRUN", "RUN"])
+def test_the_table_of_the_jobs_that_worked_is_there_when_one_fails(tmp_path, mode, caplog):
+    write_job(tmp_path, 0, ["lr=0"], results(0.5))
+    write_job(tmp_path, 1, ["lr=1"], None)
+    config = OmegaConf.create({"hydra": {"mode": mode, "sweep": {"dir": str(tmp_path)}}})
+    config.hydra.mode = RunMode[mode]
+    with caplog.at_level(logging.INFO):
+        SweepTable().on_job_end(config, JobReturn(status=JobStatus.FAILED))
+    assert (tmp_path / "summary.md").exists() == (mode == "MULTIRUN") == bool(caplog.messages)
+    if mode == "MULTIRUN":
+        assert "| all | 1 | 50.00 |" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_sweep_without_results_writes_nothing(tmp_path):

@@ -161,6 +161,10 @@ def test_data_settings_that_the_adaptation_does_not_follow(words: list[str], fol
         ["method=sfda_transfer", "data.batch_size=2", "data.adaptation.batch_size=2"],
         ["data.batch_size=2", "data.adaptation.batch_size=2", "data.source_view.flip=0"],
         ["method=oracle", "data.source_view.flip=0", "data.steps=9"],
+        ["method=tent", "data.target_crop=[8,8]"],
+        ["method=oracle", "data.target_crop=[8,8]"],
+        ["method=tent", "data=folder", "data.target_crop=[8,8]", "data.source_view.crop=[9,9]"],
+        ["method=tent", "data=gta5_to_cityscapes", "data.target_crop=[8,8]"],
     ],
     ids=lambda words: " ".join(words),
 )

@@ -5,12 +5,13 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sfseg.config.composition import build, command, overrides, plain
+from sfseg.config.information import VERSION, tell
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs.folder import claim, versions
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sfseg.data.folder import Scenes
     from sfseg.data.report import Pictures, Report
     from sfseg.labels import LabelSpace
-    from sfseg.report.drawing import Pixels
+    from sfseg.runs.contact_sheet import Sets
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +31,16 @@ usage: sfseg-data check|preview [data=<group>] [key=value ...]
 
 sfseg-data check --help lists the settings.
 """
-DOMAINS, PARTS = ("source", "target"), ("train", "eval")
-TILE = 480
-"""Width of a drawn scene in pixels."""
-HEIGHT = TILE * 3 // 4
-"""Largest height of one; those of a street are half as high as wide."""
-DARK = (24, 24, 24)
-
-Sets = dict[str, "Scenes | DataError"]
+DRAWN, OPACITY = 3, 0.7
+"""What a check draws: the first scenes of each set, and how strong the class colours are."""
 
 
 def main() -> None:
     """Entry point of ``sfseg-data``; its first argument says what to do."""
     program, *words = sys.argv
     name = words[0] if words else ""
-    if name in {"-h", "--help"}:
-        sys.stdout.write(USAGE)
+    if name in {"-h", "--help", "--version"}:
+        tell(VERSION if name == "--version" else USAGE)
         return
     if name not in TASKS:
         sys.stderr.write(USAGE)
@@ -67,10 +62,11 @@ def check(cfg: DictConfig) -> None:
         DataError: faults were found.
     """
     from sfseg.data.report import Report
+    from sfseg.runs.contact_sheet import draw
 
     if cfg.samples is not None:
         require_positive("samples", cfg.samples)
-    labels, sets = opened(cfg)
+    labels, sets = opened_sets(cfg)
     folder = taken(cfg)
     reports: dict[str, Report] = {}
     seen: Pictures = {}
@@ -79,40 +75,37 @@ def check(cfg: DictConfig) -> None:
             reports[name] = Report.unopened(scenes)
         else:
             reports[name] = examined(scenes, name, seen, cfg)
+    if cfg.with_source is None:
+        reports = without_source(reports, cfg)
     path = folder / "check.json"
     write_report(path, cfg, reports)
     show_reports(reports, labels.classes)
     log.info("report: %s", path)
+    first = {name: range(DRAWN) for name in sets}
+    draw(folder / "check.png", labels, sets, first, OPACITY, with_names=True)
     faults = sum(len(report.faults) for report in reports.values())
     if faults:
         raise DataError(f"the data have faults ({faults}); all are listed in {path}")
 
 
-def opened(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
+def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
     """The task's classes, and each of its sets or why its files cannot be listed.
 
     Raises:
         ConfigError: a setting of a set is refused, or its classes are not the task's.
     """
+    from sfseg.data.opening import opened
+
     nodes = plain(cfg.data.scenes, resolve=True)
     labels: LabelSpace = build(cfg.data.module.labels)
     sets: Sets = {}
     for name, node in nodes.items():
-        if node is None:
+        if node is None or (cfg.get("with_source") is False and not is_target(name)):
             continue
         try:
-            scenes = sets[name] = build(cfg.data.scenes[name])()
+            sets[name] = opened(name, build(cfg.data.scenes[name]), labels)
         except DataError as error:
             sets[name] = error
-            continue
-        except ValueError as error:
-            raise ConfigError(f"data.scenes.{name}: {error}") from error
-        if scenes.labels.num_classes != labels.num_classes:
-            raise ConfigError(
-                f"data.scenes.{name} has {scenes.labels.num_classes} classes "
-                f"({scenes.labels.name}), the task {labels.num_classes} ({labels.name}); point "
-                "data.classes at the right label space"
-            )
     return labels, sets
 
 
@@ -122,6 +115,30 @@ def taken(cfg: DictConfig) -> Path:
     resolved = {"data": {"scenes": plain(cfg.data.scenes, resolve=True)}}
     claim(folder, plain(cfg, resolve=False), overrides(), resolved).release()
     return folder
+
+
+def is_target(name: str) -> bool:
+    """Whether a set is one of the target's."""
+    return name.startswith("target")
+
+
+def without_source(reports: "dict[str, Report]", cfg: DictConfig) -> "dict[str, Report]":
+    """The reports, in which a source whose folder does not exist is odd, but no fault.
+
+    People who adapt a given model have a target alone.
+    """
+    from dataclasses import replace
+
+    from sfseg.data.opening import missing_folder
+
+    sources = {name: report for name, report in reports.items() if not is_target(name)}
+    if any(missing_folder(build(cfg.data.scenes[name])) is None for name in sources):
+        return reports
+    odd = {
+        name: replace(report, findings=tuple(replace(f, is_fault=False) for f in report.findings))
+        for name, report in sources.items()
+    }
+    return {**reports, **odd}
 
 
 def require_positive(name: str, number: object) -> None:
@@ -160,6 +177,7 @@ def write_report(path: Path, cfg: DictConfig, reports: "Mapping[str, Report]") -
         "data": HydraConfig.get().runtime.choices["data"],
         "classes": str(cfg.data.classes),
         "samples": cfg.samples,
+        "sizes": "width x height",
         "versions": versions(),
         "sets": {name: report.to_dict() for name, report in reports.items()},
     }
@@ -174,7 +192,7 @@ def show_reports(reports: "Mapping[str, Report]", classes: Sequence[str]) -> Non
     from sfseg.data.check import listing
     from sfseg.report.tables import console, show
 
-    header = ["set", "images", "image sizes", "labels", "faults", "suspicions"]
+    header = ["set", "images", "width x height", "labels", "faults", "suspicions"]
     show("sets", header, [[_title(name), *_summary(r)] for name, r in reports.items()])
     for name, report in reports.items():
         messages: dict[tuple[str, str], list[str]] = {}
@@ -199,12 +217,14 @@ def _title(name: str) -> str:
 
 def _summary(report: "Report") -> list[str]:
     """A set in a row: how many images, of which sizes, and what was found."""
+    from sfseg.types import size_text
+
     number = f"{report.scenes:,}"
     if report.official not in (None, report.scenes):
         number += f" of {report.official:,}"
     if len(report.looks) < report.scenes:
         number += f", {len(report.looks):,} read"
-    sizes = [f"{height}x{width}" for height, width in report.sizes]
+    sizes = [size_text(size) for size in report.sizes]
     extent = sizes[0] if len(sizes) == 1 else "-"
     if len(sizes) > 1:
         extent = f"{sizes[0]} to {sizes[-1]}, {len(sizes)} sizes"
@@ -223,14 +243,6 @@ def _occurrences(report: "Report") -> list[str]:
     ]
 
 
-class Scene(NamedTuple):
-    """A scene as it is drawn: a caption, its image and its label, both (H, W, 3)."""
-
-    caption: str
-    image: "Pixels"
-    label: "Pixels"
-
-
 def preview(cfg: DictConfig) -> None:
     """Draw a few scenes of each set with their labels; source and target are side by side.
 
@@ -239,84 +251,19 @@ def preview(cfg: DictConfig) -> None:
         DataError: there is no scene that can be drawn.
     """
     from sfseg.data.check import spread
-    from sfseg.report.drawing import write_png
+    from sfseg.runs.contact_sheet import draw
 
     require_positive("images", cfg.images)
-    labels, sets = opened(cfg)
-    drawn: dict[str, list[Scene]] = {}
+    labels, sets = opened_sets(cfg)
+    chosen = {}
     for name, scenes in sets.items():
         if isinstance(scenes, DataError):
             log.warning("the %s set cannot be drawn: %s", _title(name), scenes)
         else:
-            chosen = spread(len(scenes), cfg.images)
-            drawn[name] = [drawn_scene(scenes, index, cfg.opacity) for index in chosen]
-    if not any(drawn.values()):
+            chosen[name] = spread(len(scenes), cfg.images)
+    if not any(chosen.values()):
         raise DataError("no scene could be drawn; sfseg-data check says what is wrong")
-    path = taken(cfg) / "preview.png"
-    write_png(path, contact_sheet(drawn, labels))
-    log.info("preview: %s", path)
-
-
-def drawn_scene(scenes: "Scenes", index: int, opacity: float) -> Scene:
-    """A scene, no larger than its place."""
-    from sfseg.data.folder import label_of
-    from sfseg.data.geometry import resize_image, resize_label
-    from sfseg.report.drawing import overlay
-
-    caption = scenes.name(index)
-    small, shown = _note("unusable"), _note("no label")
-    try:
-        image = scenes.image(index)
-        height, width = image.shape[:2]
-        factor = min(TILE / width, HEIGHT / height)
-        size = max(1, round(factor * height)), max(1, round(factor * width))
-        caption, small = f"{caption}  {height}x{width}", resize_image(image, size)
-        if scenes.has_labels:
-            label = resize_label(label_of(scenes, index, image), size)
-            shown = overlay(small, label, scenes.labels.palette, opacity)
-    except DataError as error:
-        log.warning("%s", error)
-        shown = _note("unusable")
-    return Scene(caption, small, shown)
-
-
-def contact_sheet(drawn: Mapping[str, Sequence[Scene]], labels: "LabelSpace") -> "Pixels":
-    """The scenes of the source beside those of the target, and the classes' legend."""
-    import numpy as np
-
-    from sfseg.report.drawing import legend, sheet
-
-    tiles = [t for scenes in drawn.values() for s in scenes for t in (s.image, s.label)]
-    height = max(tile.shape[0] for tile in tiles)
-    nothing = Scene("", _note(""), _note(""))
-    sides = []
-    for domain in [d for d in DOMAINS if any(name.startswith(d) for name in drawn)]:
-        rows = []
-        for part in PARTS:
-            own = drawn.get(f"{domain}_{part}", [])
-            longest = max(len(drawn.get(f"{d}_{part}", [])) for d in DOMAINS)
-            for scene in [*own, *[nothing] * (longest - len(own))]:
-                tiles = [_framed(tile, height) for tile in (scene.image, scene.label)]
-                rows.append((f"{part}   {scene.caption}" if scene.caption else "", tiles))
-        sides.append(sheet(rows, [f"{domain}: image", "label"]))
-    picture = np.hstack(sides)
-    return np.vstack([picture, legend(labels.classes, labels.palette, picture.shape[1])])
-
-
-def _framed(tile: "Pixels", height: int) -> "Pixels":
-    """The tile in the middle of its place."""
-    import numpy as np
-
-    frame = np.full((height, TILE, 3), DARK, np.uint8)
-    top, left = (height - tile.shape[0]) // 2, (TILE - tile.shape[1]) // 2
-    frame[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return frame
-
-
-def _note(text: str) -> "Pixels":
-    from sfseg.report.drawing import legend
-
-    return legend([text], [DARK], 130)
+    draw(taken(cfg) / "preview.png", labels, sets, chosen, cfg.opacity)
 
 
 TASKS: dict[str, Callable[[DictConfig], None]] = {"check": check, "preview": preview}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sfseg.config.composition import build, command, overrides, plain
 from sfseg.errors import ConfigError
@@ -39,12 +39,14 @@ def evaluate(cfg: DictConfig) -> None:
     refuse_unknown(cfg.trainer)
     restored = restore(cfg.ckpt_path)
     settings = data_config(cfg, restored)
-    data = build(settings.module, needs=needs(cfg, restored), checks={"samples": 20})
+    served = needs(cfg, restored, settings)
+    data = build(settings.module, needs=served, checks={"samples": 20})
     if data.labels.classes != restored.labels.classes:
         raise ConfigError(
             f"the checkpoint knows the {restored.labels.num_classes} classes of "
             f"{restored.labels.name}, the data {data.labels.num_classes} of {data.labels.name}; "
-            "choose data of the same classes"
+            f"choose data of the same classes, or say data.classes={restored.labels.name} where "
+            "the masks hold these"
         )
     data.setup("validate")
     inference = build(cfg.evaluation)
@@ -82,6 +84,7 @@ def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:
     if "module" in cfg.data:
         stored.data = cfg.data
     else:
+        _use_own_cache(cfg, stored)
         for key in cfg.data:
             if key not in stored.data:
                 raise ConfigError(
@@ -101,12 +104,38 @@ def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:
     return data
 
 
-def needs(cfg: DictConfig, restored: "Restored") -> list[str]:
-    """What the data must serve: the target always, the source if asked for."""
-    with_source = cfg.with_source
-    if with_source is None:
-        with_source = "source" in restored.config.method.needs
-    return ["source", "target"] if with_source else ["target"]
+def _use_own_cache(cfg: DictConfig, stored: DictConfig) -> None:
+    """A record may be a stranger's: it does not decide where decoded images are written."""
+    own = {
+        "_target_": "sfseg.data.cache.CacheSettings",
+        "kind": "${data.cache}",
+        "folder": "${data.cache_dir}",
+    }
+    with open_dict(stored.data):
+        stored.data.cache_dir = cfg.cache_dir
+        # Older runs kept none.
+        stored.data.module.cache = own if "cache" in stored.data else None
+
+
+def needs(cfg: DictConfig, restored: "Restored", data: DictConfig) -> list[str]:
+    """What the data must serve: the target always, the source if asked for.
+
+    If nothing is said, the source is evaluated where the run has trained on it and its files are
+    here.
+    """
+    from sfseg.data.opening import missing_folder
+
+    if cfg.with_source is not None:
+        return ["source", "target"] if cfg.with_source else ["target"]
+    reader = data.module.scenes.get("source_eval")
+    if "source" not in restored.config.method.needs or reader is None:
+        return ["target"]
+    if (folder := missing_folder(build(reader))) is not None:
+        log.warning(
+            "the source is left out: folder %s does not exist; with_source=true demands it", folder
+        )
+        return ["target"]
+    return ["source", "target"]
 
 
 if __name__ == "__main__":

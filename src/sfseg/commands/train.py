@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sfseg.config.composition import build, command, overrides, plain
+from sfseg.config.composition import build, command, overrides, plain, quoted
 from sfseg.errors import ConfigError, LostProcessError
 from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
 from sfseg.runs.resume import (
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of ``sfseg-train``."""
-    sys.argv[1:] = in_its_folder(sys.argv[1:])
+    sys.argv[1:] = in_its_folder(quoted(sys.argv[1:]))
     command(train, "train")
 
 
@@ -50,6 +50,7 @@ def train(cfg: DictConfig) -> float | None:
     from lightning.pytorch import seed_everything
 
     from sfseg.runs import source_model
+    from sfseg.runs.crops import fit_crops
     from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
     from sfseg.runs.refusals import check
@@ -61,7 +62,7 @@ def train(cfg: DictConfig) -> float | None:
         cfg.seed = drawn_seed() if record is None else record["seed"]
     quiet_lightning()
     refuse_parallel_sweep(cfg)
-    config, resolved = plain(cfg, resolve=False), plain(cfg, resolve=True)
+    config = plain(cfg, resolve=False)
     if record is not None and FINISHED in record:
         require_same(folder, config)
         log.info("%s is complete: nothing is left to do; its tables are there", folder)
@@ -69,9 +70,11 @@ def train(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
+    data = build(cfg.data.module)
+    fit_crops(cfg, cfg.method.needs)
+    resolved = plain(cfg, resolve=True)
     if record is not None:
         cfg.ckpt_path = where_it_stopped(cfg, folder, config)
-    data = build(cfg.data.module)
     source = source_model.find(cfg) if is_source_free(cfg) else None
     method = build_method(cfg, data, source)
     trial = check(cfg, method, overrides())
@@ -85,6 +88,7 @@ def train(cfg: DictConfig) -> float | None:
             seed_everything(cfg.seed, verbose=False)
             method = build_method(cfg, data, source)
         method.protocol = protocol
+        report_plan(cfg, data, trial.world_size)
         return run(cfg, config, method, data, source)
 
 
@@ -244,6 +248,19 @@ def drawn_seed() -> int:
     if is_first_process():
         os.environ["SFSEG_SEED"] = str(secrets.randbelow(1 << 31))
     return int(os.environ["SFSEG_SEED"])
+
+
+def report_plan(cfg: DictConfig, data: "AdaptationData", processes: int) -> None:
+    """Log what is trained on, for how long: much of it follows the data where nothing is set."""
+    steps, adds_up = int(cfg.trainer.max_steps), cfg.trainer.get("accumulate_grad_batches", 1)
+    for domain in data.domains:
+        images = len(data.scenes[f"{domain}_train"])
+        passes = steps * adds_up * data.batch_size * processes / images
+        log.info(
+            "training: %s steps of %d images of the %s, %.3g passes over its %s; %s",
+            f"{steps:,}", adds_up * data.batch_size * processes, domain, passes, f"{images:,}",
+            data.views[domain],
+        )  # fmt: skip
 
 
 def report_size(method: "Method") -> None:

@@ -5,8 +5,8 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from platform import machine
 from typing import Any
@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from sfseg.config.misspelt import explain
+from sfseg.config.information import VERSION, asks, tell, told
+from sfseg.config.misspelt import explain, missing
 from sfseg.config.trust import on_command_line, require_allowed, require_command_line, trusting
 from sfseg.errors import ConfigError, OutputError, SfsegError
 
@@ -53,12 +54,20 @@ def by_choice(choice: str, values: DictConfig) -> Any:
     return values.get(choice)
 
 
+def first_given(*values: Any) -> Any:
+    """The first of some values that is not null, as in ``${first:${data.target_crop},[64,64]}``."""
+    return next((value for value in values if value is not None), None)
+
+
 OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True)
 OmegaConf.register_new_resolver("by", by_choice)
+OmegaConf.register_new_resolver("first", first_given)
 
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 """Names of environment variables whose values no record of a run may hold."""
 MASKED = "masked"
+LIST = re.compile(r"""^(\+{0,2}data\.\w+_list=)([^'"]*\{split\}[^'"]*)$""")
+"""The setting of a file list whose name has a place for the split."""
 
 
 def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -74,7 +83,11 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     sys.path.append(str(Path.cwd()))
     # Hydra would print a traceback of its own and hide the exception.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = quoted(sys.argv[1:])
     words = tuple(sys.argv[1:])
+    if "--version" in words:
+        tell(VERSION)
+        return
 
     @functools.wraps(task)
     def checked(cfg: DictConfig) -> Any:
@@ -85,20 +98,30 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
-        decorated(checked)()
+        with told(words, CONF, config_name) if asks(words) else nullcontext():
+            decorated(checked)()
     except (SfsegError, _Ended) as caught:
         error = _error_of(caught)
         # From a loader process it comes inside the text of a traceback.
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
         _fail(str(error).rpartition(name)[2], error.exit_code)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        _fail(explain(error, str(CONF), config_name, words) or error, ConfigError.exit_code)
+        text = missing(error) or explain(error, str(CONF), config_name, words)
+        _fail(text or error, ConfigError.exit_code)
     except OSError as error:
         if error.errno in FULL:
             _fail(f"{error}; make room, then go on with resume=auto", OutputError.exit_code)
         if not _is_output_error(error):
             raise
         _fail(f"the output folder cannot be written: {error}", ConfigError.exit_code)
+
+
+def quoted(words: Sequence[str]) -> list[str]:
+    """A command line in which names of file lists stand in quotes, which shells take away.
+
+    Hydra would read the braces of ``data.source_list={split}.txt`` as a dictionary.
+    """
+    return [LIST.sub(r'\1"\2"', word) for word in words]
 
 
 class _Ended(BaseException):
@@ -117,10 +140,17 @@ def _past_hydra() -> Iterator[None]:
     """
     try:
         yield
-    except SfsegError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+    except (SfsegError, OmegaConfBaseException) as error:
+        known = error if isinstance(error, SfsegError) else _known(error)
+        if known is None or HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise _Ended(error) from error
+        raise _Ended(known) from error
+
+
+def _known(error: Exception) -> ConfigError | None:
+    """An error of the configuration in words of ours, where there are any."""
+    text = missing(error)
+    return None if text is None else ConfigError(text)
 
 
 def _error_of(caught: SfsegError | _Ended) -> SfsegError:

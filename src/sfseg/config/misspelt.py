@@ -1,4 +1,4 @@
-"""Settings of a command line that do not exist, and those that may have been meant."""
+"""Settings of a command line that do not exist or are not there, and what may be meant."""
 
 import difflib
 import re
@@ -11,7 +11,26 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
+MISSING = re.compile(r"Missing mandatory value: (\S+)")
+WANTED = {
+    "data.root": "<folder with classes.yaml, source/ and target/>",
+    "data.target_root": "<folder with images/>",
+    "data.city": "Rome, Rio, Tokyo or Taipei",
+    "ckpt_path": "<run>/checkpoints/last.ckpt",
+    "images": "<folder>",
+    "output": "<new folder>",
+}
+"""What a setting that has no default may be."""
 SUGGESTIONS = 3
+
+
+def missing(error: Exception) -> str | None:
+    """What to add where a setting that has no default was not given; None for other errors."""
+    found = MISSING.search(str(error))
+    if found is None:
+        return None
+    key = found[1]
+    return f"{key} must be given, it has no default; add {key}={WANTED.get(key, '<value>')}"
 
 
 def explain(error: Exception, folder: str, config_name: str, words: Sequence[str]) -> str | None:

@@ -30,8 +30,8 @@ TARGET = "_target_"
 
 CLASSES = (
     "sfseg.callbacks.", "sfseg.methods.", "sfseg.report.loggers", "sfseg.data.cache",
-    "sfseg.data.check", "sfseg.data.module", "sfseg.data.paths", "torch.optim.", "torch.nn",
-    "torch.nn.modules.",
+    "sfseg.data.check", "sfseg.data.module", "sfseg.data.paths", "sfseg.networks.",
+    "torch.optim.", "torch.nn", "torch.nn.modules.",
     "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers.",
     "lightning.pytorch.strategies.", "lightning.pytorch.plugins.", "lightning.fabric.plugins.",
     "albumentations.",
@@ -39,11 +39,11 @@ CLASSES = (
 """Modules and, with a dot at the end, packages whose classes may be named."""
 
 FUNCTIONS = (
-    "sfseg.networks.", "sfseg.ops.", "sfseg.optim", "sfseg.labels", "sfseg.data.colour",
-    "sfseg.data.geometry", "sfseg.data.layouts", "sfseg.data.street_layouts",
-    "sfseg.data.toyscapes.scenes",
+    "sfseg.networks.adapters.", "sfseg.networks.build", "sfseg.networks.heads.", "sfseg.ops.",
+    "sfseg.optim", "sfseg.labels", "sfseg.data.colour", "sfseg.data.geometry",
+    "sfseg.data.layouts", "sfseg.data.street_layouts", "sfseg.data.toyscapes.scenes",
 )  # fmt: skip
-"""Those whose functions may be named too."""
+"""Those whose functions may be named too; functions that read files of weights may not."""
 
 SINGLE = {"lightning.pytorch.Trainer": "lightning.pytorch.trainer.trainer"}
 """Single classes and the modules that define them."""

@@ -27,7 +27,7 @@ from sfseg.data.left_out import OnError
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
 from sfseg.randomness import generator, seed32
-from sfseg.types import IGNORE, Batch
+from sfseg.types import IGNORE, Batch, size_text
 
 WHOLE = EvalView()
 """Whole images and labels at their own size."""
@@ -214,9 +214,8 @@ def require_equal_sizes(name: str, full: Size, label: Image) -> None:
             "the tag if the image lies as stored"
         )
         raise DataError(
-            f"{name}: the image has {full[0]}x{full[1]} pixels, its label "
-            f"{label.shape[0]}x{label.shape[1]}; they must be equal"
-            + (advice if is_on_its_side else ""),
+            f"{name}: the image has {size_text(full)} pixels (width x height), its label "
+            f"{size_text(label.shape)}; they must be equal" + (advice if is_on_its_side else ""),
             kind="sizes differ",
         )
 
@@ -229,10 +228,10 @@ def collate(samples: list[Sample]) -> Batch:
     """
     shapes = {(tuple(s["image"].shape[1:]), tuple(s["label"].shape)) for s in samples}
     if len(shapes) > 1:
-        sizes = sorted({f"{h}x{w}" for (h, w), _ in shapes})
+        sizes = sorted({size_text(size) for size, _ in shapes})
         raise DataError(
-            f"images of one evaluation batch differ in size ({', '.join(sizes)}); set "
-            "data.eval_batch_size=1, or data.eval_size and data.eval_label_size=[height,width]"
+            f"images of one evaluation batch differ in size ({', '.join(sizes)}, width x height); "
+            "set data.eval_batch_size=1, or data.eval_size and data.eval_label_size=[height,width]"
         )
     found = [entry for sample in samples for entry in sample.get("left_out", [])]
     kept: list[dict[str, Any]] = [

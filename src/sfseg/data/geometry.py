@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, size_text
 
 Size = tuple[int, int]
 Image = NDArray[np.uint8]
@@ -25,6 +25,8 @@ Image = NDArray[np.uint8]
 PAD_COLOUR = (124, 116, 104)
 """Of what pads the images of a batch: the ImageNet mean, zero after normalisation."""
 CROP_TRIES = 10
+FACTORS = 16
+"""Of a range of random factors, those over which a mean is taken."""
 
 
 class Geometry(NamedTuple):
@@ -57,7 +59,7 @@ class View:
 
     Args:
         crop: size of the crop in pixels; an image that has fewer, after resizing, is shown whole
-            along that side.
+            along that side. None follows the pictures, see :mod:`sfseg.data.crops`.
         resize: size of the image before cropping; None keeps the file's own.
         ratio: range of a random factor on top of that size.
         flip: probability of a mirrored crop.
@@ -66,7 +68,7 @@ class View:
             takes the first.
     """
 
-    crop: Size
+    crop: Size | None
     resize: Size | None = None
     ratio: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.5
@@ -84,10 +86,17 @@ class View:
         if not 0 < self.max_share <= 1:
             raise ValueError(f"max_share must be in (0, 1], got {self.max_share}")
 
+    def __str__(self) -> str:
+        crop = "crops" if self.crop is None else f"crops of {size_text(self.crop)}"
+        size = "their own size" if self.resize is None else size_text(self.resize)
+        low, high = self.ratio
+        factor = "" if low == high == 1 else f"{low:g} to {high:g} times "
+        return f"{crop} from pictures at {factor}{size}"
+
     def fixed_size(self, full: Size) -> Size | None:
         """The size before cropping, where it is the same in every draw."""
         low, high = self.ratio
-        return self._scaled(full, low) if low == high else None
+        return self.scaled(full, low) if low == high else None
 
     def draw(
         self, label: Image | None, rng: np.random.Generator, full: Size | None = None
@@ -103,8 +112,9 @@ class View:
         if full is None:
             assert label is not None
             full = (label.shape[0], label.shape[1])
+        assert self.crop is not None, "it follows the pictures of a set that has been opened"
         low, high = self.ratio
-        scaled = self._scaled(full, rng.uniform(low, high) if low < high else low)
+        scaled = self.scaled(full, rng.uniform(low, high) if low < high else low)
         flip = int(rng.random() < self.flip)
         size = (min(self.crop[0], scaled[0]), min(self.crop[1], scaled[1]))
         for _ in range(CROP_TRIES):
@@ -117,9 +127,24 @@ class View:
                 break
         return geometry
 
-    def _scaled(self, full: Size, factor: float) -> Size:
+    def scaled(self, full: Size, factor: float) -> Size:
+        """The size before cropping of an image whose file has the size ``full``."""
         height, width = self.resize or full
         return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def shown_share(view: View, full: Size) -> float:
+    """Mean share of a crop, in [0, 1], that an image fills, over the range of its factor.
+
+    The crop has a size; ``full`` is that of the image's file.
+    """
+    assert view.crop is not None
+    low, high = view.ratio
+    shares = []
+    for factor in np.linspace(low, high, FACTORS):
+        height, width = view.scaled(full, float(factor))
+        shares.append(min(1, height / view.crop[0]) * min(1, width / view.crop[1]))
+    return float(np.mean(shares))
 
 
 SizeRule = Size | int | None
@@ -179,7 +204,7 @@ def fitting_size(rule: SizeRule, full: Size) -> Size:
 def _named(rule: SizeRule) -> str:
     if rule is None:
         return "at their own size"
-    return f"shorter side {rule}" if isinstance(rule, int) else f"{rule[0]}x{rule[1]}"
+    return f"shorter side {rule}" if isinstance(rule, int) else size_text(rule)
 
 
 def largest_share(label: Image) -> float:

@@ -103,7 +103,7 @@ def read_header(path: Path, data: bytes | None = None, max_pixels: int = MAX_PIX
     height, width = header.size
     if height * width > max_pixels:
         raise DataError(
-            f"{path} has {height}x{width} pixels, more than the limit of {max_pixels}; "
+            f"{path} has {width}x{height} pixels, more than the limit of {max_pixels}; "
             "resize it, remove it from the folder, or raise max_pixels (data.limits.max_pixels)",
             kind="too large",
             path=path,

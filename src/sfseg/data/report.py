@@ -16,7 +16,7 @@ from sfseg.data.folder import Scenes
 from sfseg.data.geometry import Size
 from sfseg.data.odd_pictures import remarks
 from sfseg.errors import DataError
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, size_text
 
 Pictures = dict[tuple[int, Size], str]
 """Digest and size of each picture seen so far, and where it was seen first."""
@@ -117,7 +117,7 @@ class Report:
             "read": len(self.looks),
             "official": self.official,
             "labelled": self.has_labels,
-            "sizes": {f"{h}x{w}": number for (h, w), number in self.sizes.items()},
+            "sizes": {size_text(size): number for size, number in self.sizes.items()},
             "faults": [asdict(found) for found in self.faults],
             "suspicions": [asdict(found) for found in self.suspicions],
             "classes": {

@@ -58,7 +58,7 @@ def read_tags(file: BinaryIO) -> Tags:
     tags.load(file)
     height, width, bands = int(tags[HEIGHT]), int(tags[WIDTH]), int(tags.get(SAMPLES, 1))
     if min(height, width, bands) < 1:
-        raise ValueError(f"it has {height}x{width} pixels of {bands} bands")
+        raise ValueError(f"it has {width}x{height} pixels of {bands} bands")
     bits = {int(k) for k in np.ravel(tags.get(BITS, 1))}
     formats = {_NUMBERS.get(int(k), "unknown") for k in np.ravel(tags.get(FORMAT, 1))}
     is_one = len(bits) == len(formats) == 1

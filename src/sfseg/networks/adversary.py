@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sfseg.checks import require_at_least
 from sfseg.modes import evaluating
 from sfseg.ops.patches import require_even
+from sfseg.types import size_text
 
 HALVINGS = 4
 SMALLEST = 1 << HALVINGS
@@ -129,7 +130,7 @@ class PatchDiscriminator(nn.Module):
         if min(patch.shape[-2:]) < SMALLEST:
             raise ValueError(
                 f"patches must be at least {SMALLEST}x{SMALLEST} pixels, got "
-                f"{patch.shape[-2]}x{patch.shape[-1]}; lower method.patches, or enlarge the "
+                f"{size_text(patch.shape[-2:])}; lower method.patches, or enlarge the "
                 "images and the crop"
             )
         patch = patch.to(self.classifier.weight.dtype)
@@ -156,7 +157,7 @@ class PatchDiscriminator(nn.Module):
         if min(size) // patches < SMALLEST:
             raise ValueError(
                 f"patches must be at most {min(size) // SMALLEST} for crops of "
-                f"{size[0]}x{size[1]}, which leaves {SMALLEST} pixels each, got {patches}"
+                f"{size_text(size)}, which leaves {SMALLEST} pixels each, got {patches}"
             )
 
 

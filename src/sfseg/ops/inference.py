@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from sfseg.types import size_text
+
 Predict = Callable[[Tensor], Tensor]
 """(B, 3, H, W) image to (B, K, H, W) logits."""
 
@@ -43,9 +45,9 @@ class Inference:
             )
 
     def __str__(self) -> str:
-        shown = "whole images" if self.window is None else "windows of {}x{}".format(*self.window)
+        shown = "whole images" if self.window is None else f"windows of {size_text(self.window)}"
         if self.stride is not None:
-            shown += " every {}x{}".format(*self.stride)
+            shown += f" every {size_text(self.stride)}"
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
         return f"{shown} at scale {scales}" + (", mirrored too" if self.flip else "")
 

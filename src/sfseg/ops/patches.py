@@ -32,7 +32,7 @@ def split(maps: Float[Tensor, "B K H W"], parts: int) -> Float[Tensor, "parts*pa
     height, width = maps.shape[-2:]
     if not 1 <= parts <= min(height, width):
         raise ValueError(
-            f"patches must be in [1, {min(height, width)}] for maps of {height}x{width}, "
+            f"patches must be in [1, {min(height, width)}] for maps of {width}x{height}, "
             f"got {parts}"
         )
     h, w = height // parts, width // parts

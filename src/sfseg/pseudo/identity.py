@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sfseg.errors import ConfigError, DataError
 from sfseg.pseudo.files import disk_errors, write_whole
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, size_text
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,8 @@ class Identity:
         stored = np.broadcast_to(read_sizes(folder, len(self.names)), (len(self.names), 2))
         own = np.asarray(self.sizes)
         k = int((stored != own).any(axis=1).argmax())
-        return "{} of {}x{} pixels, here it has {}x{}".format(self.names[k], *stored[k], *own[k])
+        sizes = size_text(stored[k].tolist()), size_text(own[k].tolist())
+        return "{} of {} pixels, here it has {} (width x height)".format(self.names[k], *sizes)
 
 
 @contextmanager

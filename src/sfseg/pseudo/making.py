@@ -1,12 +1,13 @@
 """The folder of a store: made with all the room it will need, or copied."""
 
 import shutil
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, DataError
 from sfseg.pseudo.files import allocate, disk_errors
 from sfseg.pseudo.identity import CONTENT, NAMES, RECORD, SIZES, Identity, read_record
 from sfseg.pseudo.reader import PLANES, ROW, ROWS
@@ -51,9 +52,10 @@ def copy_store(source: Path, target: Path) -> None:
 
     Raises:
         ConfigError: there is no store, a process writes it, or the target exists.
-        DataError: the disk has not enough room, or files cannot be read.
+        DataError: it holds links, the disk has not enough room, or files cannot be read.
     """
     read_record(source)
+    _require_files(source)
     if target.exists():
         raise ConfigError(f"{target} exists already and stays as it is; choose another folder")
     partial = target.with_name(f".{target.name}.partial")
@@ -62,17 +64,32 @@ def copy_store(source: Path, target: Path) -> None:
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, partial, ignore=shutil.ignore_patterns(LOCK, ".*"))
+            ignored = shutil.ignore_patterns(LOCK, ".*")
+            shutil.copytree(source, partial, symlinks=True, ignore=ignored)
+            _require_files(partial)  # a link may have come meanwhile; it was not followed
             for path in partial.rglob("*"):
                 sync(path)
             sync(partial)
             partial.rename(target)
             sync(target.parent)
-        except OSError:
+        except (OSError, DataError):
             shutil.rmtree(partial, ignore_errors=True)
             raise
         finally:
             lock.release()
+
+
+def _require_files(folder: Path) -> None:
+    """Accept nothing but files and folders of the store's own: a link may lead anywhere."""
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise DataError(
+                f"the pseudo-labels in {folder} hold {path.relative_to(folder)}, which is a link "
+                "or no regular file, and are not copied; put the file itself there, or remove it",
+                kind="link out of the root",
+                path=path,
+            )
 
 
 def _require_unused(folder: Path) -> None:

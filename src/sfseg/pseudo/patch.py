@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfseg.pseudo.reader import CERTAIN, PseudoLabels
-from sfseg.types import IGNORE
+from sfseg.types import IGNORE, size_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,9 @@ def _require_inside(
     inside = min(patch.top, patch.left) >= 0 and ends[0] <= size[0] and ends[1] <= size[1]
     if not inside or (is_first and label.shape != size):
         raise ValueError(
-            f"a patch of {label.shape[0]}x{label.shape[1]} pixels at ({patch.top}, {patch.left}) "
+            f"a patch of {size_text(label.shape)} pixels at ({patch.top}, {patch.left}) "
             f"must be {'all of' if is_first else 'inside'} image {patch.index}, which has "
-            f"{size[0]}x{size[1]}"
+            f"{size_text(size)} (width x height)"
         )
 
 

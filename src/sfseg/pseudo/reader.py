@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sfseg.errors import DataError
 from sfseg.pseudo.identity import Identity, Size, read_record, read_sizes
+from sfseg.types import size_text
 
 PLANES = ("labels.u8", "confidence.u8")
 """One byte a pixel each, image after image."""
@@ -110,7 +111,7 @@ class PseudoLabels:
         size = self.size(index)
         top, left, height, width = window or (0, 0, *size)
         if min(top, left) < 0 or top + height > size[0] or left + width > size[1]:
-            raise ValueError(f"window {window} must be inside image {index}, {size[0]}x{size[1]}")
+            raise ValueError(f"window {window} must be inside image {index}, {size_text(size)}")
         part = np.s_[top : top + height, left : left + width]
         deadline = time.monotonic() + PATIENCE
         while True:

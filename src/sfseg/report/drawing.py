@@ -15,6 +15,8 @@ from sfseg.types import IGNORE
 
 Pixels = NDArray[np.uint8]
 RIGHT, WRONG = (60, 60, 60), (255, 60, 40)
+NAMED = 0.02
+"""Share of a picture from which on a class is called by its name."""
 FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
@@ -32,6 +34,24 @@ def overlay(
     colours = colourise(label, palette)
     mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
     return np.where((label == IGNORE)[..., None], image, mixed).astype(np.uint8)
+
+
+def write_names(image: Pixels, label: Pixels, names: Sequence[str]) -> None:
+    """Write on an RGB image, in place, the name of each class where most of it is.
+
+    Classes of less than :data:`NAMED` of the label map (H, W) have no room for one.
+    """
+    for k, name in enumerate(names):
+        # Nothing lies beyond the border, so that a name keeps away from it too.
+        inside = np.pad((label == k).astype(np.uint8), 1)
+        if inside.sum() < NAMED * label.size:
+            continue
+        depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        room = max(0, label.shape[1] - text_width(name))
+        origin = (min(max(0, int(x) - text_width(name) // 2), room), int(y) + 5)
+        cv2.putText(image, name, origin, FONT, SCALE, (0, 0, 0), 3, cv2.LINE_AA)
+        put_text(image, name, origin, (255, 255, 255))
 
 
 def error_map(prediction: Pixels, label: Pixels) -> Pixels:
@@ -60,7 +80,8 @@ def sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], titles: Sequence[str]) -
 
 def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixels:
     """A strip of class names on their colours, as many lines as needed; long names are cut."""
-    cell, height = 130, 22
+    widest = max(text_width(numbered(name, k)) for k, name in enumerate(names))
+    cell, height = min(max(130, widest + 10), 260), 22
     per_line = max(1, width // cell)
     lines = -(-len(names) // per_line)
     strip = np.zeros((lines * height, width, 3), np.uint8)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from sfseg.callbacks.provenance import KEY
-from sfseg.config.composition import CONF, build
+from sfseg.config.composition import CONF, build, detached
 from sfseg.config.moved import with_todays_names
 from sfseg.config.trust import require_allowed
 from sfseg.errors import ConfigError
@@ -36,6 +36,8 @@ from sfseg.storage.checkpoint_files import verify
 
 log = logging.getLogger(__name__)
 PREFIX = "network."
+START = {"pretrained": False, "weights": None, "checkpoint": None}
+"""Settings that name weights to start from, and their values for a network that needs none."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def _network(config: DictConfig, labels: LabelSpace) -> nn.Module:
     network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
     for adapter in ("source_adapter", "adapter"):
         if config.method.get(adapter) is not None:
-            network = build(config.method[adapter])(network)
+            network = build(without_starts(detached(config.method[adapter])))(network)
     return network
 
 
@@ -233,12 +235,26 @@ def empty_backbone(config: DictConfig) -> DictConfig:
 
     Those it once started from need neither a download nor a file.
     """
-    start = {"pretrained": False, "weights": None, "checkpoint": None}
-    known = {key: value for key, value in start.items() if key in config.backbone}
     config = config.copy()
-    config.backbone = OmegaConf.merge(config.backbone, known)
+    config.backbone.network = without_starts(detached(config.backbone.network))
     network: DictConfig = config.backbone.network
     return network
+
+
+def without_starts(node: Any) -> Any:
+    """A node, at any depth of which nothing names weights that a network would start from.
+
+    A checkpoint may be a stranger's: what it names must open no file here and begin no download.
+    """
+    if OmegaConf.is_config(node):
+        return OmegaConf.create(without_starts(OmegaConf.to_container(node)))
+    if isinstance(node, dict):
+        return {
+            # Of a list of numbers, such as those of a loss, no file is opened.
+            key: START[key] if key in START and not isinstance(part, list) else without_starts(part)
+            for key, part in node.items()
+        }
+    return [without_starts(part) for part in node] if isinstance(node, list) else node
 
 
 def _updated(config: dict[str, Any]) -> dict[str, Any]:

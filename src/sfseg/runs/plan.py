@@ -13,6 +13,8 @@ ENDS = {
     "target_view": "data.module.views.target",
 }
 """Part of a method's plan -> the setting that decides in the end."""
+SHORT = "target_crop"
+"""Setting of the data that the crop of every target view follows."""
 ANOTHER = "another value"
 
 
@@ -61,16 +63,22 @@ def _end(cfg: DictConfig, path: Sequence[str]) -> str | None:
     """Where a setting of the data should lead to; None where there is no such place."""
     if path[0] == "adaptation":
         return _end(cfg, path[1:]) if _adapts(cfg) and len(path) > 1 else None
+    if path[0] == SHORT:
+        return f"{ENDS['target_view']}.crop"
     # A crop of the source is the target's too where nothing else is said.
     name = "target_view" if path[0] == "source_view" and _adapts(cfg) else path[0]
     return ".".join([ENDS[name], *path[1:]]) if name in ENDS else None
 
 
 def _candidates(path: Sequence[str]) -> Iterator[str]:
+    if path[0] == SHORT:
+        path = ["target_view", "crop"]
     name, *rest = path[1:] if path[0] == "adaptation" else path
     name = "target_view" if name == "source_view" else name
     for place in ("data.adaptation", "method.plan", "data"):
         yield ".".join([place, name, *rest])
+    if name == "target_view" and rest == ["crop"]:
+        yield f"data.{SHORT}"
     yield ".".join([ENDS[name], *rest])
 
 

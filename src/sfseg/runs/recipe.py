@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import build, plain
 from sfseg.data.fingerprint import fingerprint
+from sfseg.data.opening import opened as open_set
 from sfseg.errors import ConfigError
+from sfseg.runs.crops import fit_crops
 from sfseg.storage.checkpoint_files import digest
 
 VERSION = 2
@@ -121,11 +123,15 @@ def recipe_of(cfg: DictConfig, *, steps: int | None = None, is_there: bool = Tru
     opened = dict(_at(module, "scenes.source_train") or {})
     if "root" in opened:
         opened["root"] = str(Path(opened["root"]).expanduser().absolute())
+    content = _content(config, opened) if is_there else None
+    if is_there:
+        # No part of `settings`: it follows from them and the content.
+        fit_crops(config, ["source"])
     return Recipe(
         method=str(method["_target_"]).split(".")[-2],
         steps=config.trainer.max_steps,
         settings=_by_content(settings),
-        content=_content(config, opened) if is_there else None,
+        content=content,
         opened=opened,
         config=config,
     )
@@ -162,10 +168,7 @@ def _referred(settings: Any) -> set[str]:
 def _content(config: DictConfig, opened: Mapping[str, Any]) -> str:
     if not opened:
         raise ConfigError("the source model needs data.scenes.source_train, got null; set it")
-    try:
-        scenes = build(config.data.module.scenes.source_train)()
-    except ValueError as error:
-        raise ConfigError(f"data.scenes.source_train: {error}") from error
+    scenes = open_set("source_train", build(config.data.module.scenes.source_train))
     return fingerprint(scenes) or _digest(opened)
 
 

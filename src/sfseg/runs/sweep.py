@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg.errors import ConfigError
+from sfseg.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +26,26 @@ Table = tuple[list[str], list[list[str]]]
 
 
 class SweepTable(Callback):
-    """Gathers ``results.json`` of all jobs; jobs that differ only in their seed share a row."""
+    """Gathers ``results.json`` of all jobs; jobs that differ only in their seed share a row.
+
+    Its files are written again after every job: those that worked are in them, whatever the others
+    do. Hydra calls the end of a sweep only where no job has failed.
+    """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.sweep.dir)
+            _, rows = write_table(folder)
+            if job_return.status == JobStatus.FAILED and rows:
+                log.info("table of the jobs that worked: %s", folder / "summary.md")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from sfseg.report import tables
 
         folder = Path(config.hydra.sweep.dir)
-        header, rows = sweep_table(read_jobs(folder))
+        header, rows = write_table(folder)
         if not rows:
             return
-        (folder / "summary.csv").write_text(tables.to_csv(header, rows), "utf-8")
-        (folder / "summary.md").write_text(tables.to_markdown(header, rows), "utf-8")
         shown = essential(header)
         tables.show(
             f"{folder.name}: mean +- standard deviation over seeds",
@@ -42,6 +53,19 @@ class SweepTable(Callback):
             [[cells[i] for i in shown] for cells in rows],
         )
         log.info("table: %s", folder / "summary.md")
+
+
+def write_table(folder: Path) -> Table:
+    """Write the table of a sweep's folder, unless no job has finished; returns it."""
+    from sfseg.report import tables
+
+    header, rows = sweep_table(read_jobs(folder))
+    if rows:
+        csv = tables.to_csv(header, rows).encode()
+        markdown = tables.to_markdown(header, rows).encode()
+        write_whole(folder / "summary.csv", lambda file: file.write(csv))
+        write_whole(folder / "summary.md", lambda file: file.write(markdown))
+    return header, rows
 
 
 def read_jobs(folder: Path) -> list[Job]:

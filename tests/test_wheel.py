@@ -51,7 +51,7 @@ def test_wheel_runs_from_another_folder(site: Path, tmp_path: Path) -> None:
     where = python("-c", "import sfseg; print(sfseg.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
     assert where.stdout.startswith(str(site)), where.stdout
     asked = python("-m", "sfseg.commands.train", "--help", cwd=tmp_path, PYTHONPATH=str(site))
-    assert asked.returncode == 0 and "sfseg-predict ckpt_path=" in asked.stdout
+    assert asked.returncode == 0 and "sfseg-train method=uniuvpt" in asked.stdout
     done = python("-m", "sfseg.commands.train", *DEBUG, cwd=tmp_path, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.rglob("results.json"))

@@ -25,8 +25,7 @@ WORDS = {
     "modes": set(),
     "nesting": set(),
     "randomness": set(),
-    "classes_file": {"nesting"},
-    "labels": {"types", "classes_file"},
+    "labels": {"types"},
     "metrics": {"types", "labels"},
     "optim": {"errors"},
 }

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from sfseg.data.classes_file import load_label_space
 from sfseg.labels import (
     BUILT_IN,
     CAMVID,
@@ -11,7 +12,6 @@ from sfseg.labels import (
     SYNTHIA,
     LabelSpace,
     distinct_colour,
-    load_label_space,
 )
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from sfseg.classes_file import ClassesFile, Colour, read_settings, require_known
 from sfseg.types import IGNORE
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0..255."""
 
 
 @dataclass(frozen=True)
@@ -146,58 +147,6 @@ CROSS_CITY = CITYSCAPES.only("cross_city", CITYSCAPES.subsets["mIoU13"])
 """The 13 classes of NTHU's Cross-City sets, which have their numbers in Cityscapes' order."""
 
 BUILT_IN = {space.name: space for space in (CITYSCAPES, SYNTHIA, CROSS_CITY, CAMVID)}
-
-
-def load_label_space(source: str | Path) -> LabelSpace:
-    """A built-in label space by name, or one from a user's YAML file.
-
-    The file holds ``classes`` (names in the order of their ids, or a built-in label space) and,
-    optionally, ``palette`` (RGB triples), ``map`` and ``subsets``; what else it may hold says how
-    masks are read, see :class:`sfseg.classes_file.ClassesFile`.
-
-    Raises:
-        ValueError: neither a built-in name nor a readable file of that form.
-    """
-    if str(source) in BUILT_IN:
-        return BUILT_IN[str(source)]
-    file = described(source)
-    return LabelSpace(
-        name=file.name,
-        classes=file.task,
-        palette=tuple(file.drawn(name) or distinct_colour(k) for k, name in enumerate(file.task)),
-        subsets=file.subsets,
-    )
-
-
-def described(source: str | Path) -> ClassesFile:
-    """What masks of a label space hold: a user's file, or a built-in one as a file would say it.
-
-    Raises:
-        ValueError: as :func:`load_label_space`.
-    """
-    if str(source) in BUILT_IN:
-        return ClassesFile.of(_settings_of(str(source)), str(source))
-    path = Path(source)
-    if not path.is_file():
-        is_lost = path.parent != Path() and not path.parent.is_dir()
-        hint = f"; nor does the folder {path.parent}, check data.root" if is_lost else ""
-        raise ValueError(
-            f"classes must be one of {sorted(BUILT_IN)} or a YAML file with a list 'classes', "
-            f"got {str(source)!r}, which does not exist{hint}"
-        )
-    settings = read_settings(path)
-    name = settings["classes"]
-    if isinstance(name, str):
-        require_known([name], sorted(BUILT_IN), f"'classes' of {path} is", "list the names")
-        settings = _settings_of(name) | {k: v for k, v in settings.items() if k != "classes"}
-    return ClassesFile.of(settings, str(path))
-
-
-def _settings_of(name: str) -> dict[str, Any]:
-    """A built-in label space as a file would, without subsets, whose positions a map moves."""
-    space = BUILT_IN[name]
-    palette = [list(colour) for colour in space.palette]
-    return {"name": name, "classes": list(space.classes), "palette": palette}
 
 
 def distinct_colour(index: int) -> Colour:

@@ -110,7 +110,7 @@ def test_trust_covers_what_a_module_defines_and_not_what_it_imports(
     [
         "{_target_: '${name}'}",
         "\"${oc.create:'{_target_: os.path.join}'}\"",
-        "{_target_: sfseg.labels.load_label_space, source: [{_target_: 3}]}",
+        "{_target_: sfseg.data.classes_file.load_label_space, source: [{_target_: 3}]}",
     ],
 )
 def test_targets_that_come_by_interpolation_are_seen(hidden: str) -> None:

@@ -11,13 +11,13 @@ import torch
 from make import ids, own_folder, picture, write
 
 from sfseg.data.check import Checks
+from sfseg.data.classes_file import load_label_space
 from sfseg.data.colour import ColourJitter
 from sfseg.data.folder import FolderDataset
 from sfseg.data.geometry import View
 from sfseg.data.layouts import folder
 from sfseg.data.module import AdaptationData
 from sfseg.errors import DataError
-from sfseg.labels import load_label_space
 
 COUNT = 9
 SKIP = Checks(samples=2, on_error="skip", max_skipped=4)

@@ -9,13 +9,13 @@ from lightning.pytorch import LightningModule, Trainer
 from make import Memory, ids, own_folder, picture
 
 from sfseg.data.check import Checks
+from sfseg.data.classes_file import load_label_space
 from sfseg.data.colour import ColourJitter
 from sfseg.data.folder import FolderDataset, collate, collate_crops
 from sfseg.data.geometry import PAD_COLOUR, EvalView, Geometry, View, restore_label
 from sfseg.data.layouts import folder
 from sfseg.data.module import AdaptationData
 from sfseg.errors import ConfigError, DataError
-from sfseg.labels import load_label_space
 from sfseg.types import IGNORE
 
 CROP = View((16, 16))

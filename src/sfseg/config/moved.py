@@ -10,6 +10,7 @@ MOVED: Mapping[str, str] = {
     f"sfseg.{old}": f"sfseg.{new}"
     for old, new in (
         ("data.toyscapes", "data.toyscapes.scenes"),
+        ("labels", "data.classes_file"),
         ("loggers", "report.loggers"),
         ("networks.adapters", "networks.adapters.choices"),
         ("networks.auxiliary_decoders", "networks.heads.auxiliary_decoders"),

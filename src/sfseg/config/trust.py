@@ -40,7 +40,7 @@ CLASSES = (
 
 FUNCTIONS = (
     "sfseg.networks.adapters.", "sfseg.networks.build", "sfseg.networks.heads.", "sfseg.ops.",
-    "sfseg.optim", "sfseg.labels", "sfseg.data.colour", "sfseg.data.geometry",
+    "sfseg.optim", "sfseg.data.classes_file", "sfseg.data.colour", "sfseg.data.geometry",
     "sfseg.data.layouts", "sfseg.data.street_layouts", "sfseg.data.toyscapes.scenes",
 )  # fmt: skip
 """Those whose functions may be named too; functions that read files of weights may not."""

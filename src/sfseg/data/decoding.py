@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.classes_file import CHANNELS, Colour
+from sfseg.data.classes_file import CHANNELS
 from sfseg.data.geometry import Image
 from sfseg.data.label_ids import INVALID
 from sfseg.data.mask_advice import colours_error, ids_error
-from sfseg.labels import LabelSpace
+from sfseg.labels import Colour, LabelSpace
 from sfseg.types import IGNORE
 
 STRIP = 1 << 17

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.classes_file import WIDEST
+from sfseg.data.classes_file import WIDEST
 from sfseg.labels import CITYSCAPES, LabelSpace
 from sfseg.types import IGNORE
 

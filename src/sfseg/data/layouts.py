@@ -81,7 +81,7 @@ def folder(
     its image's sub-folder and name, with any image suffix. A grey or palette mask holds the
     position of the class in the list of classes, 255 where void; an RGB mask holds the
     classes' palette colours. The classes' YAML may say otherwise, see
-    :class:`sfseg.classes_file.ClassesFile`.
+    :class:`sfseg.data.classes_file.ClassesFile`.
 
     Args:
         root: the domain's folder.

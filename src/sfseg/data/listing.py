@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from sfseg.data.classes_file import load_label_space
 from sfseg.data.decoding import Decoding, Rgb
 from sfseg.data.files import Files
 from sfseg.data.label_ids import IdsByName, named_table
 from sfseg.data.paths import Limits, PathList, Root
 from sfseg.errors import DataError
-from sfseg.labels import load_label_space
 
 
 def existing(path: Path, argument: str) -> Path:

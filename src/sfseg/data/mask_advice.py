@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.classes_file import CHANNELS, WIDEST, Colour
+from sfseg.data.classes_file import CHANNELS, WIDEST
 from sfseg.data.label_ids import INVALID, VISTAS_2_IDS, VISTAS_IDS
 from sfseg.errors import DataError
-from sfseg.labels import BUILT_IN, CITYSCAPES, LabelSpace, distinct_colour
+from sfseg.labels import BUILT_IN, CITYSCAPES, Colour, LabelSpace, distinct_colour
 from sfseg.types import IGNORE
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PILImage
 
-from sfseg.classes_file import CHANNELS
+from sfseg.data.classes_file import CHANNELS
 
 if TYPE_CHECKING:
     from sfseg.data.decoding import Decoding

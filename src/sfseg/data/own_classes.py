@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
+from sfseg.data.classes_file import described, load_label_space
 from sfseg.data.decoding import Decoding, Palette, Rgb
 from sfseg.data.label_ids import id_table
-from sfseg.labels import described, load_label_space
 from sfseg.types import IGNORE
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ def decoding_of(classes: str | Path, task: str | Path | None = None) -> Decoding
 
     Args:
         classes: what the masks hold: a built-in label space or a YAML file, see
-            :class:`sfseg.classes_file.ClassesFile`.
+            :class:`sfseg.data.classes_file.ClassesFile`.
         task: the label space that ids are mapped to by the names of the classes; those that it
             lacks are void. None: that of ``classes``.
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from sfseg.data.classes_file import load_label_space
 from sfseg.data.files import Files
 from sfseg.data.label_ids import (
     LABEL_IDS,
@@ -23,7 +24,6 @@ from sfseg.data.listing import existing, images_below, masks_of, street_files
 from sfseg.data.paths import Limits, PathList
 from sfseg.data.split_file import read_split
 from sfseg.data.street_versions import number, require_rand_cityscapes, vistas_labels
-from sfseg.labels import load_label_space
 from sfseg.types import IGNORE
 
 CITIES = ("Rome", "Rio", "Tokyo", "Taipei")

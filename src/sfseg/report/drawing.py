@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.classes_file import Colour
 from sfseg.errors import DataError
+from sfseg.labels import Colour
 from sfseg.storage.atomic import write_whole
 from sfseg.types import IGNORE
 

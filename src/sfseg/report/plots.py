@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.classes_file import Colour
+from sfseg.labels import Colour
 from sfseg.report.drawing import Pixels, put_text, shorten, text_width
 
 CURVE, FIT, MOMENT, SPAN = (31, 90, 180), (240, 130, 20), (200, 30, 30), (255, 226, 200)

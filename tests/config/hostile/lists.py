@@ -12,11 +12,11 @@ from scipy.io import savemat
 sys.path.append(str(Path(__file__).parents[2] / "data"))
 from make import own_folder, picture, write
 
+from sfseg.data.classes_file import load_label_space
 from sfseg.data.folder import FolderDataset
 from sfseg.data.layouts import folder
 from sfseg.data.split_file import read_split
 from sfseg.errors import ConfigError
-from sfseg.labels import load_label_space
 
 GOOD = b"images/train/0.png"
 LINES = {

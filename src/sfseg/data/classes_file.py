@@ -8,10 +8,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from sfseg.labels import BUILT_IN, Colour, LabelSpace, distinct_colour
 from sfseg.nesting import require_small
-
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0..255."""
 
 KEYS = (
     "name", "classes", "palette", "values", "ignore", "map", "nearest", "channel", "subsets"
@@ -107,6 +105,58 @@ class ClassesFile:
         same = name in self.classes and self.targets[self.classes.index(name)] == name
         first = self.classes.index(name) if same else self.targets.index(name)
         return self.colours[first][0]
+
+
+def load_label_space(source: str | Path) -> LabelSpace:
+    """A built-in label space by name, or one from a user's YAML file.
+
+    The file holds ``classes`` (names in the order of their ids, or a built-in label space) and,
+    optionally, ``palette`` (RGB triples), ``map`` and ``subsets``; what else it may hold says how
+    masks are read, see :class:`ClassesFile`.
+
+    Raises:
+        ValueError: neither a built-in name nor a readable file of that form.
+    """
+    if str(source) in BUILT_IN:
+        return BUILT_IN[str(source)]
+    file = described(source)
+    return LabelSpace(
+        name=file.name,
+        classes=file.task,
+        palette=tuple(file.drawn(name) or distinct_colour(k) for k, name in enumerate(file.task)),
+        subsets=file.subsets,
+    )
+
+
+def described(source: str | Path) -> ClassesFile:
+    """What masks of a label space hold: a user's file, or a built-in one as a file would say it.
+
+    Raises:
+        ValueError: as :func:`load_label_space`.
+    """
+    if str(source) in BUILT_IN:
+        return ClassesFile.of(_settings_of(str(source)), str(source))
+    path = Path(source)
+    if not path.is_file():
+        is_lost = path.parent != Path() and not path.parent.is_dir()
+        hint = f"; nor does the folder {path.parent}, check data.root" if is_lost else ""
+        raise ValueError(
+            f"classes must be one of {sorted(BUILT_IN)} or a YAML file with a list 'classes', "
+            f"got {str(source)!r}, which does not exist{hint}"
+        )
+    settings = read_settings(path)
+    name = settings["classes"]
+    if isinstance(name, str):
+        require_known([name], sorted(BUILT_IN), f"'classes' of {path} is", "list the names")
+        settings = _settings_of(name) | {k: v for k, v in settings.items() if k != "classes"}
+    return ClassesFile.of(settings, str(path))
+
+
+def _settings_of(name: str) -> dict[str, Any]:
+    """A built-in label space as a file would, without subsets, whose positions a map moves."""
+    space = BUILT_IN[name]
+    palette = [list(colour) for colour in space.palette]
+    return {"name": name, "classes": list(space.classes), "palette": palette}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

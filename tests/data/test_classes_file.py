@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from sfseg.classes_file import NEAREST, ClassesFile
-from sfseg.labels import CITYSCAPES, described, load_label_space
+from sfseg.data.classes_file import NEAREST, ClassesFile, described, load_label_space
+from sfseg.labels import CITYSCAPES
 
 NAMES = {"classes": ["road", "car", "person"]}
 

@@ -11,6 +11,7 @@ from sfseg.report.plots import (
     MOMENT,
     PAD,
     SPAN,
+    Axes,
     Plot,
     draw_plot,
     grid,
@@ -43,7 +44,7 @@ def has(cell, colour):
 @pytest.mark.parametrize("last", [0.067, 1.0, 8.0, 12345.0])
 def test_every_point_has_its_dot(last):
     x, y = [0.13 * last, 0.4 * last, last], [0.0, 0.62, 1.0]
-    drawn = has(draw_plot(Plot("road", (1, 2, 3), curves=[(x, y)]), last), CURVE)
+    drawn = has(draw_plot(Plot("road", (1, 2, 3), curves=[(x, y)]), Axes(last=last)), CURVE)
     for point in zip(x, y, strict=True):
         row, column = pixel(*point, last)
         assert {(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} <= drawn
@@ -51,22 +52,22 @@ def test_every_point_has_its_dot(last):
 
 def test_a_line_joins_the_points_of_a_curve_and_no_others():
     one, two = ([0.0, 4.0], [0.5, 0.5]), ([6.0, 10.0], [0.5, 0.5])
-    drawn = has(draw_plot(Plot("road", (1, 2, 3), curves=[one, two]), 10.0), CURVE)
+    drawn = has(draw_plot(Plot("road", (1, 2, 3), curves=[one, two]), Axes(last=10.0)), CURVE)
     for x, expected in [(2, True), (3, True), (4.9, False), (5.1, False), (8, True)]:
         assert (pixel(x, 0.5, 10) in drawn) == expected, x
 
 
 def test_nan_interrupts_a_curve():
     x, y = [0, 1, 2, 3, 4, 5, 6], [np.nan, 0.5, np.nan, 0.5, 0.5, np.nan, np.nan]
-    drawn = has(draw_plot(Plot("road", (1, 2, 3), curves=[(x, y)]), 6.0), CURVE)
+    drawn = has(draw_plot(Plot("road", (1, 2, 3), curves=[(x, y)]), Axes(last=6.0)), CURVE)
     for time, expected in [(1, True), (1.5, False), (2, False), (2.5, False), (3.5, True)]:
         assert (pixel(time, 0.5, 6) in drawn) == expected, time
     nothing = Plot("road", (1, 2, 3), curves=[(x, [np.nan] * 7), ([], [])])
-    assert not has(draw_plot(nothing, 6.0), CURVE)
+    assert not has(draw_plot(nothing, Axes(last=6.0)), CURVE)
 
 
 def test_moments_and_spans_are_where_they_belong():
-    cell = draw_plot(Plot("road", (1, 2, 3), moments=[2.0], spans=[(2.0, 5.0)]), 10.0)
+    cell = draw_plot(Plot("road", (1, 2, 3), moments=[2.0], spans=[(2.0, 5.0)]), Axes(last=10.0))
     top, _, height, _ = AXES
     start, end = pixel(2, 0, 10)[1], pixel(5, 0, 10)[1]
     inside = range(top + 1, top + height - 1)  # the frame is drawn last
@@ -77,13 +78,16 @@ def test_moments_and_spans_are_where_they_belong():
 
 def test_fits_are_dashed_and_cut_off():
     x = np.linspace(0, 10, 200)
-    cell = draw_plot(Plot("road", (1, 2, 3), fits=[(x, np.full(200, 0.4))]), 10.0)
+    cell = draw_plot(Plot("road", (1, 2, 3), fits=[(x, np.full(200, 0.4))]), Axes(last=10.0))
     row, first = pixel(0, 0.4, 10)
     dashes = sorted(column for r, column in has(cell, FIT) if r == row)
     last = pixel(10, 0.4, 10)[1]
     assert first in dashes and 0.3 < len(dashes) / (last - first) < 0.7
     steep = Plot("road", (1, 2, 3), fits=[(x, 1e12 * (x - 5))])
-    cell, empty = draw_plot(steep, 10.0), draw_plot(Plot("road", (1, 2, 3)), 10.0)
+    cell, empty = (
+        draw_plot(steep, Axes(last=10.0)),
+        draw_plot(Plot("road", (1, 2, 3)), Axes(last=10.0)),
+    )
     top, left, height, width = AXES
     cell[top : top + height, left : left + width] = 0
     empty[top : top + height, left : left + width] = 0
@@ -123,7 +127,7 @@ def test_texts_are_shortened_to_fit():
 
 def test_long_words_stay_in_their_cell():
     plot = Plot("class " * 30, (1, 2, 3), words=["words " * 30, "more words " * 30])
-    cell = draw_plot(plot, 1.0)
+    cell = draw_plot(plot, Axes(last=1.0))
     assert (cell[:, -4:] == 255).all() and (cell[:, :4] == 255).all()
     assert (cell[-3:] == 255).all() and (cell[:3] == 255).all()
 
@@ -133,20 +137,20 @@ def test_long_words_stay_in_their_cell():
 )
 def test_a_grid_has_a_cell_for_every_plot(count, columns, rows):
     plots = [Plot(f"class {k}", (k, 100, 200)) for k in range(count)]
-    picture = grid(plots, title="many words " * 40, legend=LEGEND, last=2.0)
+    picture = grid(plots, Axes(last=2.0), title="many words " * 40, legend=LEGEND)
     height, width = CELL
     assert picture.shape == (HEADER + rows * height, columns * width, 3)
     assert (picture[:HEADER, -4:] == 255).all()
     for k, plot in enumerate(plots):
         top, left = HEADER + k // columns * height, k % columns * width
         cell = picture[top : top + height, left : left + width]
-        np.testing.assert_array_equal(cell, draw_plot(plot, 2.0))
+        np.testing.assert_array_equal(cell, draw_plot(plot, Axes(last=2.0)))
         assert (cell[12, AXES[1] + 3] == plot.colour).all()
     rest = picture[HEADER + (rows - 1) * height :, (count - 1) % columns * width + width :]
     assert (rest == 255).all()
 
 
 def test_the_legend_shows_the_colours():
-    picture = grid([Plot("road", (1, 2, 3))], title="", legend=LEGEND, last=1.0)[:HEADER]
+    picture = grid([Plot("road", (1, 2, 3))], Axes(), title="", legend=LEGEND)[:HEADER]
     shown = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
     assert shown >= {CURVE, FIT, MOMENT, SPAN}

@@ -19,7 +19,7 @@ from sfseg.callbacks.order import Ordered
 from sfseg.labels import LabelSpace
 from sfseg.ops.early_learning import Curve, Fit, fit_curve
 from sfseg.report.drawing import Pixels, write_png
-from sfseg.report.plots import Plot, grid
+from sfseg.report.plots import Axes, Plot, grid
 from sfseg.report.tables import to_csv
 from sfseg.storage.atomic import write_whole
 
@@ -173,7 +173,7 @@ def draw(
         _plot(own, [o for o in openings if o.label == label], last, labels, label)
         for label, own in segments.items()
     ]
-    return grid(plots, title=title, legend=LEGEND, last=last)
+    return grid(plots, Axes(last=last), title=title, legend=LEGEND)
 
 
 def _plot(

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +30,18 @@ def normalized_entropy(logits: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W
     """
     normalized = entropy(logits) / math.log(logits.shape[1])
     return normalized.clamp(0, 1)  # rounding goes beyond by 1e-7
+
+
+def probability_entropy(probability: Float[Tensor, "B K H W"]) -> Float[Tensor, "B H W"]:
+    """:func:`normalized_entropy` of what is given as probabilities, in their precision.
+
+    Raises:
+        ValueError: see there.
+    """
+    num_classes = probability.shape[1]
+    if num_classes < 2:
+        raise ValueError(f"probability must be of at least 2 classes, got {num_classes}")
+    return (torch.special.entr(probability).sum(dim=1) / math.log(num_classes)).clamp(0, 1)
 
 
 def robust_entropy(logits: Float[Tensor, "B K H W"], *, exponent: float = 2.0) -> Float[Tensor, ""]:

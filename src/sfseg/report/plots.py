@@ -1,4 +1,4 @@
-"""Small plots of shares over time, in a grid: curves, their fits, moments and spans of time."""
+"""Small plots of shares over time or another quantity, in a grid: curves, fits, moments, spans."""
 
 import math
 from collections.abc import Sequence
@@ -49,14 +49,29 @@ class Plot:
     spans: Sequence[tuple[float, float]] = ()
 
 
-def grid(plots: Sequence[Plot], *, title: str, legend: Sequence[str], last: float) -> Pixels:
+@dataclass(frozen=True)
+class Axes:
+    """What the axes of a grid's plots stand for.
+
+    Args:
+        x: below them.
+        y: beside them, at most 4 letters.
+        last: time, or whatever it is, at the right end, positive.
+    """
+
+    x: str = "passes"
+    y: str = "IoU"
+    last: float = 1.0
+
+
+def grid(plots: Sequence[Plot], axes: Axes, *, title: str, legend: Sequence[str]) -> Pixels:
     """Plots in about as many rows as columns, below a title and a legend.
 
     Args:
         plots: at least one.
+        axes: of all of them.
         title: one line.
         legend: what curves, fits, moments and spans are.
-        last: time at the right end of every plot, positive.
     """
     columns = max(2, math.isqrt(len(plots) - 1) + 1)
     rows = -(-len(plots) // columns)
@@ -66,19 +81,19 @@ def grid(plots: Sequence[Plot], *, title: str, legend: Sequence[str], last: floa
     _draw_legend(picture, legend)
     for k, plot in enumerate(plots):
         top, left = HEADER + k // columns * height, k % columns * width
-        picture[top : top + height, left : left + width] = draw_plot(plot, last)
+        picture[top : top + height, left : left + width] = draw_plot(plot, axes)
     return picture
 
 
-def draw_plot(plot: Plot, last: float) -> Pixels:
-    """One plot with its axes from 0 to 1 and from 0 to ``last``: (236, 344, 3) RGB."""
+def draw_plot(plot: Plot, axes: Axes) -> Pixels:
+    """One plot, from 0 to 1 and from 0 to the axes' end: (236, 344, 3) RGB."""
     cell = np.full((*CELL, 3), PAPER, np.uint8)
     top, left, height, width = AXES
     cell[9:21, left : left + 12] = plot.colour
     cv2.rectangle(cell, (left, 9), (left + 11, 20), INK, 1)
     put_text(cell, shorten(plot.name, CELL[1] - left - 26), (left + 18, 20), INK)
-    _draw_scales(cell, last)
-    cell[top : top + height, left : left + width] = _draw_axes(plot, last)
+    _draw_scales(cell, axes)
+    cell[top : top + height, left : left + width] = _draw_axes(plot, axes.last)
     for k, line in enumerate(plot.words):
         put_text(cell, shorten(line, CELL[1] - 16), (8, top + height + 50 + 18 * k), INK)
     return cell
@@ -144,19 +159,19 @@ def _draw_dashed(axes: Pixels, fit: Points, last: float) -> None:
         cv2.line(axes, (x[0], y[0]), (x[1], y[1]), FIT, 2, cv2.LINE_AA)
 
 
-def _draw_scales(cell: Pixels, last: float) -> None:
+def _draw_scales(cell: Pixels, axes: Axes) -> None:
     top, left, height, width = AXES
-    for share, text in ((0.0, "0"), (0.5, "0.5"), (0.75, "IoU"), (1.0, "1")):
-        _, (row,) = place([0], [share], last)
+    for share, text in ((0.0, "0"), (0.5, "0.5"), (0.75, axes.y), (1.0, "1")):
+        _, (row,) = place([0], [share], axes.last)
         put_text(cell, text, (left - 6 - text_width(text), top + int(row) + 4), INK)
-    for time in ticks(last):
-        (column,), _ = place([time], [0], last)
+    for time in ticks(axes.last):
+        (column,), _ = place([time], [0], axes.last)
         text = f"{time:g}"
         half = text_width(text) // 2
         x = min(left + int(column) - half, CELL[1] - 2 * half - 2)
         cell[top + height : top + height + 4, left + int(column)] = INK
         put_text(cell, text, (x, top + height + 16), INK)
-    put_text(cell, "passes", (left + (width - text_width("passes")) // 2, top + height + 30), INK)
+    put_text(cell, axes.x, (left + (width - text_width(axes.x)) // 2, top + height + 30), INK)
 
 
 def _draw_legend(picture: Pixels, legend: Sequence[str]) -> None:

@@ -1,0 +1,166 @@
+"""UPLR (Wang, Peng and Zhang, ICCV 2021): what is uncertain is trained more, what is certain labels."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, Unpack, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sfseg.checks import require_at_least, require_weights
+from sfseg.methods.adaptsegnet import AdaptSegNet, Adversarial
+from sfseg.methods.certainty import TwoModes
+from sfseg.methods.labelling import Labeller, label_anew
+from sfseg.methods.supervised import Look
+from sfseg.modes import evaluating
+from sfseg.ops.class_entropy import (
+    add_class_entropy,
+    empty_class_entropy,
+    mean_class_entropy,
+    most_uncertain,
+)
+from sfseg.ops.entropy import normalized_entropy
+from sfseg.ops.processes import in_step, sum_of_processes
+from sfseg.ops.two_gaussians import Modes
+from sfseg.types import TrainingBatch
+
+log = logging.getLogger(__name__)
+
+
+class Focusing(Protocol):
+    """What the method asks of the DataModule."""
+
+    def labelling_dataloader(self) -> DataLoader[Any]: ...
+
+    def focus(self, classes: Sequence[int]) -> None: ...
+
+
+class Certain(NamedTuple):
+    """The modes of each class that labels were made by; see :class:`TwoModes`.
+
+    number: of the round, from 1.
+    histogram: (K, bins) pixels of each entropy, of the whole set.
+    modes: fitted to that.
+    threshold: (K,) entropy up to which a pixel is certain.
+    """
+
+    number: int
+    histogram: Tensor
+    modes: Modes
+    threshold: Tensor
+
+
+class UPLR(AdaptSegNet):
+    """Stages of adversarial alignment, then rounds of self-training; all parts of equal length.
+
+    The ladder of the paper's ablation (Table 3): AA is the alignment of :class:`AdaptSegNet`; IT
+    shows the source translated (``data/translation``, ``data.translated``); SR draws source images
+    by their classes (``data/sampler=soft_balance``); TGAA, ``k``, lets those classes alone count
+    whose predictions on the target are uncertain, measured anew before every part but the first;
+    UPST, ``rounds``, adds pixels of the target that the model is certain of, labelled anew before
+    every round.
+
+    There is no public code, and the paper gives neither the numbers of stages and rounds, k, nor
+    how long they are: all are guessed. A round goes on from the weights that it finds.
+
+    Args:
+        stages: of alignment; 0 begins with a round, from the weights of a network aligned before.
+        rounds: of self-training; 0 is the paper's "Ours (AA)".
+        k: uncertain classes; None: all classes count, always.
+        steps: of all parts together.
+        pseudo_label: chooses the pixels, by default :class:`TwoModes`.
+        target_weight: of the cross-entropy on them.
+        **adversarial: see :class:`AdaptSegNet`.
+
+    Raises:
+        ValueError: no part, fewer steps than parts, or k beyond the classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        stages: int = 3,
+        rounds: int = 2,
+        k: int | None = 5,
+        pseudo_label: Labeller | None = None,
+        target_weight: float = 1.0,
+        **adversarial: Unpack[Adversarial],
+    ) -> None:
+        super().__init__(**adversarial)
+        require_at_least(0, stages=stages, rounds=rounds)
+        require_at_least(1, **{"stages + rounds": stages + rounds})
+        require_at_least(stages + rounds, steps=steps)
+        require_weights(target_weight=target_weight)
+        if k is not None and not 1 <= k <= self.labels.num_classes:
+            raise ValueError(f"k must be from 1 to the {self.labels.num_classes} classes, got {k}")
+        self.stages, self.parts, self.k, self.steps = stages, stages + rounds, k, steps
+        self.pseudo_label = TwoModes() if pseudo_label is None else pseudo_label
+        self.target_weight = target_weight
+        self.labelling: Certain | None = None
+
+    def segmenter_terms(
+        self, batch: TrainingBatch, source: Look, target: Look
+    ) -> dict[str, Tensor]:
+        """Those of the alignment; in rounds also the cross-entropy on pseudo-labels."""
+        terms = super().segmenter_terms(batch, source, target)
+        if self._part(self.iteration - 1) >= self.stages:
+            labelled = self.cross_entropies(target, batch["target"]["pseudo_label"])
+            terms |= {f"target_{name}": self.target_weight * t for name, t in labelled.items()}
+        return terms
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.iteration == 0 and self.stages == 0:
+            self._begin(0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        part = self._part(self.iteration)
+        if self._part(self.iteration - 1) < part < self.parts:
+            self._begin(part)
+
+    def _part(self, batches: int) -> int:
+        """The part, from 0, of the batch that comes after so many."""
+        ends = (k * self.steps // self.parts for k in range(1, self.parts + 1))
+        return sum(batches >= end for end in ends)
+
+    def _begin(self, part: int) -> None:
+        """What the coming part needs to know of the target."""
+        data = cast("Focusing | None", getattr(self.trainer, "datamodule", None))
+        if data is None:
+            log.warning("uplr: there is no DataModule, whose labels and classes would be set")
+            return
+        if self.k is not None:
+            entropy = self.class_entropy(data)
+            chosen = most_uncertain(entropy, self.k)
+            data.focus(chosen)
+            named = (f"{self.labels.classes[c]} {entropy[c]:.3f}" for c in chosen)
+            log.info("uncertain classes before part %d of %d: %s",
+                     part + 1, self.parts, ", ".join(named))  # fmt: skip
+        if part >= self.stages:
+            self._label(part - self.stages + 1)
+
+    def _label(self, number: int) -> None:
+        made = label_anew(self, self.pseudo_label)
+        log.info("pseudo-labels: round %d of %d, %.1f %% of the pixels have one",
+                 number, self.parts - self.stages, 100 * made.share)  # fmt: skip
+        if isinstance(self.pseudo_label, TwoModes):
+            modes = self.pseudo_label.modes(made.histogram)
+            self.labelling = Certain(number, made.histogram, modes, made.threshold)
+
+    @torch.no_grad()
+    def class_entropy(self, data: Focusing) -> Float[Tensor, " K"]:
+        """Mean normalised entropy of the pixels that each class is predicted for on the target.
+
+        All processes call it, each sees its share of the images; see
+        :func:`sfseg.ops.class_entropy.mean_class_entropy`.
+        """
+        sums = empty_class_entropy(self.labels.num_classes, device=self.device)
+        with evaluating(self), self.trainer.precision_plugin.forward_context():
+            for batch in filter(None, in_step(data.labelling_dataloader(), self.device)):
+                logits = self.inference(self, batch["image"].to(self.device))
+                add_class_entropy(sums, normalized_entropy(logits), logits.argmax(dim=1))
+        return mean_class_entropy(sum_of_processes(sums)).cpu()

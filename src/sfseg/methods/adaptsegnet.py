@@ -124,13 +124,11 @@ class AdaptSegNet(Supervised):
 
         Images with padding are looked at one by one, each without it.
         """
-        return [
-            torch.cat([
-                discriminator(picture).flatten()
-                for picture in each_picture(self.seen(logits), look.valid)
-            ])
-            for discriminator, logits in zip(self.discriminators, look.levels, strict=True)
-        ]
+        found = []
+        for discriminator, logits in zip(self.discriminators, look.levels, strict=True):
+            pictures = each_picture(self.seen(logits), look.valid)
+            found.append(torch.cat([discriminator(picture).flatten() for picture in pictures]))
+        return found
 
     def seen(self, logits: Tensor) -> Tensor:
         """What discriminators see of logits (B, K, H, W): probabilities."""

@@ -81,7 +81,10 @@ class Supervised(Method):
     def cross_entropies(self, look: Look, label: Tensor) -> dict[str, Tensor]:
         """Weighted terms of a loss on labels (B, H, W): ``cross_entropy`` and ``auxiliary``."""
         main, *aux = (self._cross_entropy(logits, label, look.valid) for logits in look.levels)
-        return {"cross_entropy": main} | {"auxiliary": self.aux_weight * loss for loss in aux}
+        terms = {"cross_entropy": main}
+        if aux:
+            terms["auxiliary"] = self.aux_weight * aux[0]
+        return terms
 
     def _cross_entropy(self, logits: Tensor, label: Tensor, valid: Tensor | None) -> Tensor:
         if self.normalize == "all":  # padding has no label, but would count among them

@@ -148,6 +148,17 @@ def test_batch_normalisation_sees_one_domain_at_a_time():
         torch.testing.assert_close(method.network.get_buffer(name), buffer)
 
 
+@pytest.mark.parametrize("padded", ["source", "target"])
+def test_one_domain_may_be_padded_and_the_other_not(padded):
+    """Statistics that one pass has moved are among what the gradient of the other has saved."""
+    method, data = make(AdaptSegNet), batch()
+    data[padded]["geometry"] = torch.tensor([Geometry.whole(SIZE), Geometry.whole((32, 40))])
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    fit(method, [data])
+    same = {name for name, p in method.named_parameters() if torch.equal(p, before[name])}
+    assert same <= {"network.backbone.stages.0.0.bias"}  # batch normalisation takes it away
+
+
 @pytest.mark.usefixtures("double")
 def test_without_its_weight_it_is_training_on_the_source():
     method, other = make(AdaptSegNet, adversarial_weight=0.0).double(), make(SourceOnly).double()

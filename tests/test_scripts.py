@@ -191,3 +191,14 @@ def test_bench_uniuvpt_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[
     plain, prompted = (float(rows[arm][0]) for arm in ("plain", "prompted"))
     assert 0 < plain < prompted
     assert float(rows["ratio"][0]) > 1
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+def test_bench_adversarial_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    load("bench_adversarial").main(["--size", "32", "64", "--batch", "1", "--steps", "2"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    theirs, ours, ratio = (float(row[-1]) for row in rows)
+    assert [row[0] for row in rows] == ["bare", "adaptsegnet", "ratio"]
+    assert theirs > 0
+    assert ratio == pytest.approx(ours / theirs, rel=0.05)

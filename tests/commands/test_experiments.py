@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -46,7 +46,8 @@ def composed_once(name: str) -> DictConfig:
         return compose("train", overrides=[f"experiment={name}"])
 
 
-SOURCE_FREE = [name for name in NAMES if not name.startswith("source_only/")]
+WITH_SOURCE = ("source_only/", "adaptsegnet/", "advent/", "fda/")
+SOURCE_FREE = [name for name in NAMES if not name.startswith(WITH_SOURCE)]
 STEPPED: set[Hashable] = set()
 """What has trained its step: fifty experiments share fourteen source models."""
 
@@ -58,9 +59,24 @@ def test_it_trains_a_step(name: str) -> None:
     with torch.device("meta"):
         method = around(own_network, cfg)
         same = (str(method.network), type(method), crop)
-        if same not in STEPPED:
+        if same not in STEPPED and method.automatic_optimization:
             take_step(method, size=crop)
+    if not method.automatic_optimization:
+        take_step(around(smallest_network, cfg), size=(64, 64))
     STEPPED.add(same)
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in (CONF / "recipe").glob("*.yaml")])
+@pytest.mark.parametrize("method", ["source_only", "adaptsegnet", "advent_minent"])
+def test_a_recipe_trains_a_step(method: str, recipe: str) -> None:
+    """Of every kind of method that sees the source, with a backbone other than its own."""
+    choices = [f"method={method}", f"recipe={recipe}", "backbone=tiny"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=choices)
+    step = around(smallest_network, cfg)
+    if step.automatic_optimization:
+        step.trainer = cast(Trainer, SimpleNamespace(world_size=1, global_rank=0))
+    take_step(step, size=(64, 64))
 
 
 @pytest.mark.parametrize("name", SOURCE_FREE)
@@ -107,8 +123,9 @@ def own_network(cfg: DictConfig, num_classes: int) -> Segmenter:
 
 def smallest_network(cfg: DictConfig, num_classes: int) -> Segmenter:
     backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1))
-    head = DAFormerHead(backbone.channels, num_classes, channels=8, dilations=(1, 2))
-    return Segmenter(backbone, head)
+    made = partial(DAFormerHead, num_classes=num_classes, channels=8, dilations=(1, 2))
+    aux = None if cfg.backbone.aux is None else made((32,))
+    return Segmenter(backbone, made(backbone.channels), aux_head=aux)
 
 
 def take_step(method: Method, size: Sequence[int]) -> None:
@@ -184,6 +201,8 @@ def test_recipes_say_what_the_papers_say() -> None:
         "source_only/synthia_mit_b5": ("AdamW", 2e-6, 400_000),
         "source_only/gta5_resnet101_deeplabv2": ("SGD", 2.5e-4, 250_000),
         "source_only/gta5_resnet50_deeplabv3": ("SGD", 2.5e-4, 62_420),
+        "adaptsegnet/gta5_resnet101_deeplabv2": ("SGD", 2.5e-4, 250_000),
+        "fda/synthia_resnet101_deeplabv2": ("SGD", 2.5e-4, 150_000),
     }
     for name, (optimizer, rate, horizon) in expected.items():
         method = composed(name).method
@@ -210,6 +229,34 @@ def test_settings_of_recipes() -> None:
     ):
         found = OmegaConf.select(composed(f"source_only/{name}"), path)
         assert found == value, (name, path, found)
+
+
+def test_recipes_of_methods_that_see_the_source() -> None:
+    """Heads, steps, and views of both domains: whole frames, or crops of one size."""
+    frames = [[720, 1280], [512, 1024]]
+    for name, levels, steps, views in (
+        ("adaptsegnet/gta5", 2, 150_000, frames),
+        ("adaptsegnet/synthia", 2, 150_000, [[760, 1280], [512, 1024]]),
+        ("advent/gta5", 2, 120_000, frames),
+        ("fda/gta5", 1, 100_000, [[512, 1024]] * 2),
+    ):
+        cfg = composed(f"{name}_resnet101_deeplabv2")
+        assert (cfg.backbone.aux is None) == (levels == 1) and cfg.trainer.max_steps == steps
+        module = plain(cfg.data.module, resolve=True)
+        assert [module["views"][d]["crop"] for d in ("source", "target")] == views
+        assert {view["flip"] for view in module["views"].values()} == {0.0}
+        assert module["batch_size"] == 1 and module["colour"] is None
+        assert cfg.data.classes == ("cityscapes" if "gta5" in name else "synthia")
+
+
+def test_a_recipe_gives_way_to_the_command_line() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(
+            "train", ["method=adaptsegnet", "recipe=modern", "backbone=tiny", "method.lr=1e-3"]
+        )
+    assert (cfg.backbone.network.name, cfg.method.lr) == ("tiny", 1e-3)
+    assert cfg.method.adversarial_loss == "least_squares" and cfg.method.normalize == "all"
+    assert cfg.method.schedule.warmup == 1500 and not cfg.method.parameter_rules
 
 
 def test_recipes_of_uni_uvpt() -> None:

@@ -19,6 +19,9 @@ NO_NORM = ["backbone/head=deeplabv2"]
         (["method=cbst", "pseudo_labels.portion=1.5"], "portion must be in (0, 1], got 1.5"),
         (["method=max_square", "method.multi_level=true"], "backbone.aux must be a head for"),
         (["method=vpt_elr", "backbone=resnet50"], "Swin"),
+        (["method=adaptsegnet", "data.target_crop=[24,64]"], "got 64x24; set data.target_crop=["),
+        (["method=advent", "method.adversarial_loss=ls"], "one of vanilla, least_squares, got"),
+        (["method=fda", "method.aux_weight=0.1"], "set method.aux_weight or backbone.aux"),
         (["select=best"], "select must be one of last, label_free, oracle, got 'best'"),
     ],
 )

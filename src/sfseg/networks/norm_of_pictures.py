@@ -61,8 +61,10 @@ class _Running:
         self.norm.num_batches_tracked.add_(1)
         momentum = self.norm.momentum
         factor = 1 / float(self.norm.num_batches_tracked) if momentum is None else momentum
-        self.mean.lerp_(mean.to(self.mean.dtype), factor)
-        self.variance.lerp_(variance.to(self.variance.dtype), factor)
+        # As in torch, unseen by autograd: a pass of a batch without padding has saved them, though
+        # its gradient does not look at them in train mode.
+        self.mean.data.lerp_(mean.to(self.mean.dtype), factor)
+        self.variance.data.lerp_(variance.to(self.variance.dtype), factor)
 
 
 @contextmanager

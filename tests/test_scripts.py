@@ -191,3 +191,14 @@ def test_bench_uniuvpt_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[
     plain, prompted = (float(rows[arm][0]) for arm in ("plain", "prompted"))
     assert 0 < plain < prompted
     assert float(rows["ratio"][0]) > 1
+
+
+@pytest.mark.slow
+def test_bench_labelling_labels_alike_and_prints_a_ratio(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--size", "32", "64", "--images", "5", "--repeats", "1"]
+    load("bench_labelling").main(small)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5 images of 64x32, tiny, one thread a process"
+    assert lines[-1].startswith("ratio ") and lines[-1].endswith("labels byte-equal")

@@ -47,9 +47,10 @@ def of_each_process(value: Shaped[Tensor, "..."]) -> list[Tensor]:
 
 def is_so_in_any(claim: bool, device: torch.device) -> bool:
     """Whether a claim is true in some process. Every process asks at the same time."""
+    if not are_several():
+        return claim
     found = torch.tensor(float(claim), device=device)
-    if are_several():
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return bool(found)
 
 

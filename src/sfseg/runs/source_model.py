@@ -124,10 +124,11 @@ def train(cfg: DictConfig, strategy: "Strategy") -> Path:
         log.warning("source model: of %d steps, for this trial alone", trial)
     path = strategy.broadcast(path)
     with waiting_lock(path.parent, strategy):
+        say = log.info if strategy.is_global_zero else log.debug
         if strategy.broadcast(path.is_file()):
-            log.info("source model: %s, trained by another process meanwhile", path)
+            say("source model: %s, trained by another process meanwhile", path)
             return path
-        log.info(
+        say(
             "source model: none yet for these settings; training %s first, %d steps",
             path, recipe.steps,
         )  # fmt: skip
@@ -180,7 +181,8 @@ def _train(recipe: Recipe, path: Path, strategy: "Strategy") -> None:
         write_whole(path.with_name(RECORD), lambda file: file.write(text.encode()))
     start = strategy.broadcast(newest(unfinished))
     if start is not None:
-        log.info("source model: going on from step %d", check_resumable(start, method))
+        done = check_resumable(start, method)
+        log.info("source model: going on from step %d", done)
     trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
     if trainer.global_step != recipe.steps:
         raise ConfigError(
@@ -191,7 +193,7 @@ def _train(recipe: Recipe, path: Path, strategy: "Strategy") -> None:
     trainer.save_checkpoint(path)
     if strategy.is_global_zero:
         shutil.rmtree(unfinished, ignore_errors=True)
-    log.info("source model: %s, trained now", path)
+        log.info("source model: %s, trained now", path)
 
 
 @contextmanager

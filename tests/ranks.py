@@ -21,6 +21,7 @@ class TwoRanks:
         self.barrier = threading.Barrier(2)
         monkeypatch.setattr(dist, "is_initialized", lambda: True)
         monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(dist, "get_rank", lambda: self.own.rank)
         monkeypatch.setattr(dist, "all_gather", self._all_gather)
         monkeypatch.setattr(dist, "all_reduce", self._all_reduce)
 

@@ -202,3 +202,14 @@ def test_bench_adversarial_prints_a_ratio(load: Load, capsys: pytest.CaptureFixt
     assert [row[0] for row in rows] == ["bare", "adaptsegnet", "ratio"]
     assert theirs > 0
     assert ratio == pytest.approx(ours / theirs, rel=0.05)
+
+
+@pytest.mark.slow
+def test_bench_labelling_labels_alike_and_prints_a_ratio(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--size", "32", "64", "--images", "5", "--repeats", "1"]
+    load("bench_labelling").main(small)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "5 images of 64x32, tiny, one thread a process"
+    assert lines[-1].startswith("ratio ") and lines[-1].endswith("labels byte-equal")

@@ -109,16 +109,19 @@ class Zygote:
             ["sfseg-train", *arguments], kill_after=kill_after, signal=int(number), ranks=ranks
         )
 
-    def call(self, name: str, *arguments: str, code: str | None = None) -> tuple[int, str]:
+    def call(
+        self, name: str, *arguments: str, code: str | None = None, ranks: int = 1
+    ) -> tuple[int, str]:
         """Run a command, or instead of it some lines of Python; its exit code and what it says.
 
         Args:
             name: of the command, or of what runs in its place.
             arguments: of it.
             code: in Python.
+            ranks: processes of the run.
         """
         self.log.unlink(missing_ok=True)
-        ended, _ = self._run([name, *arguments], code=code)
+        ended, _ = self._run([name, *arguments], code=code, ranks=ranks)
         return ended, self.log.read_text()
 
     def _run(self, argv: list[str], **more: Any) -> tuple[int, float]:

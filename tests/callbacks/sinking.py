@@ -79,7 +79,7 @@ class Images(LightningDataModule):
         return DataLoader([batch(void=self.void)], batch_size=None)
 
     def labelling_dataloader(self) -> Any:
-        return SimpleNamespace(dataset=self, sampler=SimpleNamespace(indices=range(self.count)))
+        return SimpleNamespace(dataset=self, sampler=SimpleNamespace(every=range(self.count)))
 
 
 def batch(*, void: bool = False) -> dict[str, Tensor]:

@@ -26,7 +26,11 @@ zygote.main_of(sys.argv[0])()
 
 @pytest.mark.filterwarnings("ignore:.*")
 def test_two_processes_score_as_one_does(tmp_path: Path, parent: Parent) -> None:
-    two = ["trainer=ddp_cpu", "trainer.max_steps=2", "trainer.precision=32-true"]
+    # The second process is started when the source model is to be trained.
+    two = [
+        "method=tent", "source_model.steps=2", "trainer=ddp_cpu", "trainer.max_steps=2",
+        "trainer.precision=32-true",
+    ]  # fmt: skip
     settings = [s for s in DEBUG if not s.startswith("trainer")]
     # Five images on two ranks: a sampler that pads would count one of them twice.
     odd = ["data.scenes.target_eval.length=5", "data.eval_batch_size=1"]
@@ -34,16 +38,19 @@ def test_two_processes_score_as_one_does(tmp_path: Path, parent: Parent) -> None
     def call(name: str, *arguments: str) -> str:
         # By its script, which Lightning calls once more for the second process.
         script = str(Path(sys.executable).with_name(name))
-        code, said = Zygote(parent, tmp_path).call(script, *arguments, code=AS_SHIPPED)
+        cache = str(tmp_path / "cache")
+        zygote = Zygote(parent, tmp_path, SFSEG_CACHE=cache)
+        code, said = zygote.call(script, *arguments, code=AS_SHIPPED)
         assert code == 0, said
         return said
 
     said = call("sfseg-train", *settings, *two, *odd, "hydra.run.dir=two")
-    assert len(list(tmp_path.rglob("run.json"))) == 1
+    assert len(list(tmp_path.rglob("run.json"))) == said.count(", trained now") == 1
     assert said.count("mIoU13") == 1
     last = "ckpt_path=two/checkpoints/last.ckpt"
     call("sfseg-eval", last, "trainer.precision=32-true", "hydra.run.dir=one")
     results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("two", "one")]
+    assert results[0]["target"].pop("source_only")
     assert results[0] == results[1]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from ranks import TwoRanks
 from torch import nn
 
 from sfseg.config.composition import CONF
@@ -15,7 +16,8 @@ from sfseg.errors import ConfigError, DataError
 from sfseg.labels import LabelSpace
 from sfseg.methods import labelling
 from sfseg.methods.evaluation import Evaluation
-from sfseg.methods.labelling import Selection, label_images, relabel, select_labels
+from sfseg.methods.first_labels import empty_labels, select_labels
+from sfseg.methods.labelling import Selection, relabel
 from sfseg.ops.inference import Inference
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.reader import PseudoLabels
@@ -63,9 +65,9 @@ def identity(sizes=SIZES):
 
 def labelled(folder, network=None, batches=None, protocol=None, **options):
     """Labels that are kept after labelling."""
-    label_images(
-        model(network, **(protocol or {})), images() if batches is None else batches, folder,
-        identity(), device=CPU, context=contextlib.nullcontext(), **options,
+    select_labels(
+        model(network, **(protocol or {})), lambda: images() if batches is None else batches,
+        folder, identity(), Selection(), device=CPU, context=contextlib.nullcontext(), **options,
     )  # fmt: skip
     return kept(folder)
 
@@ -91,7 +93,8 @@ def test_labels_are_the_most_likely_classes(tmp_path, protocol):
     labels = labelled(tmp_path / "s", network, protocol=protocol)
     for label, chances in zip(labels, probabilities(**protocol), strict=True):
         np.testing.assert_array_equal(label, chances.argmax(axis=0))
-    assert network.weight.grad is None and not network.training
+    assert network.weight.grad is None
+    assert network.calls == len(SIZES) * (4 if protocol else 1), "nothing needs thresholds"
 
 
 def test_a_folder_that_holds_labels_stays_as_it_is(tmp_path):
@@ -117,28 +120,118 @@ def test_an_image_that_is_missing_or_of_another_size_leaves_no_committed_labels(
     assert not list((tmp_path / "a" / "undo").glob("*.log"))
 
 
-def test_it_runs_in_the_context_it_is_given(tmp_path):
-    seen = []
-
-    class Watching(Colours):
-        def forward(self, image):
-            seen.append((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled()))
-            return super().forward(image)
-
-    label_images(
-        model(Watching()), images(), tmp_path / "s", identity(), device=CPU,
-        context=torch.autocast("cpu", torch.bfloat16),
-    )  # fmt: skip
-    assert seen == [(True, False)] * 3
-    assert not torch.is_autocast_enabled("cpu")
-
-
 def test_it_says_how_far_it_is(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(labelling, "REPORT_SECONDS", -1.0)
     with caplog.at_level(logging.INFO):
         labelled(tmp_path / "s")
     assert "pseudo-labels: 1 of 3 images" in caplog.text
     assert "pseudo-labels: 3 of 3 images" in caplog.text
+
+
+def test_labels_that_are_still_to_come_are_ignore_everywhere(tmp_path):
+    empty_labels(tmp_path / "s", identity())
+    assert all((label == IGNORE).all() for label in kept(tmp_path / "s"))
+    with PseudoLabelStore(tmp_path / "s", identity()) as store:
+        first = store.last
+        relabel(model(), images, store, Selection())
+        store.restore(first)
+        assert (store.read(1).label == IGNORE).all()
+
+
+# Several processes
+
+
+class Rank:
+    """A process's share of images and its store, which the first one writes."""
+
+    def __init__(self, rank, ranks, folder, numbers):
+        self.rank, self.folder = rank, folder
+        self.mine = numbers[rank::ranks]
+
+    def batches(self):
+        return [batch for batch in MANY if int(batch["index"]) in self.mine]
+
+
+MANY_SIZES = [*SIZES, (7, 7), (12, 8)]
+MANY = list(images(MANY_SIZES))
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 3, 4], [0, 2, 3, 4], [3]])
+@pytest.mark.parametrize(
+    "selection",
+    [Selection(), Selection(discard=0.66), Selection("cbst"), Selection("ld", flip=True)],
+    ids=["all", "discard", "cbst", "ld"],
+)
+def test_two_processes_label_as_one_does(tmp_path, monkeypatch, selection, numbers):
+    names = identity(MANY_SIZES)
+    left_out = sorted(set(range(5)) - set(numbers))
+
+    def fill(rank):
+        select_labels(
+            model(), rank.batches, rank.folder, names, selection, device=CPU,
+            context=contextlib.nullcontext(), left_out=left_out,
+        )  # fmt: skip
+
+    def again(rank):
+        store = PseudoLabelStore if rank.rank == 0 else PseudoLabels
+        opened = store(rank.folder, names)
+        return relabel(model(Colours(-1 / 40)), rank.batches, opened, selection).share
+
+    fill(Rank(0, 1, tmp_path / "one", numbers))
+    first = (tmp_path / "one" / "labels.u8").read_bytes()
+    share = again(Rank(0, 1, tmp_path / "one", numbers))
+    two = TwoRanks(monkeypatch)
+    ranks = [Rank(k, 2, tmp_path / "two", numbers) for k in range(2)]
+    two.run(fill, ranks)
+    assert (tmp_path / "two" / "labels.u8").read_bytes() == first
+    assert two.run(again, ranks) == [share, share]
+    second = (tmp_path / "two" / "labels.u8").read_bytes()
+    assert second == (tmp_path / "one" / "labels.u8").read_bytes() != first
+
+
+def test_an_error_of_one_process_does_not_wait_for_the_other(tmp_path, monkeypatch):
+    def fill(rank):
+        def batches():
+            yield from rank.batches()[: 1 + rank.rank]
+            raise DataError(f"process {rank.rank} reads no more")
+
+        select_labels(
+            model(), batches, rank.folder, identity(MANY_SIZES), Selection("cbst"), device=CPU,
+            context=contextlib.nullcontext(),
+        )  # fmt: skip
+
+    ranks = [Rank(k, 2, tmp_path / "s", list(range(5))) for k in range(2)]
+    with pytest.raises(DataError, match="process 0 reads no more"):
+        TwoRanks(monkeypatch).run(fill, ranks)
+
+
+class Median:
+    """Another rule: pixels that are less likely than half of all are labelled, as class 0."""
+
+    keeps_all = False
+
+    def protocol(self, inference):
+        return inference
+
+    def empty(self, classes, device):
+        return torch.zeros(100, dtype=torch.int64, device=device)
+
+    def count(self, histogram, probability):
+        places = (probability.amax(dim=1) * 99.9).long().flatten()
+        histogram.index_add_(0, places, torch.ones_like(places))
+
+    def thresholds(self, histogram):
+        return (histogram.cumsum(0) >= histogram.sum() / 2).long().argmax() / 99.9
+
+    def labels(self, probability, threshold):
+        return torch.where(probability.amax(dim=1) < threshold, 0, IGNORE).to(torch.uint8)
+
+
+def test_another_rule_labels_too(tmp_path):
+    labels, network = selected(tmp_path / "s", Median())
+    assert network.calls == 2 * len(SIZES)
+    pixels = np.concatenate([label.ravel() for label in labels])
+    assert set(pixels) == {0, IGNORE} and 0.3 < (pixels == 0).mean() < 0.6
 
 
 # Selected labels, in two passes
@@ -242,7 +335,7 @@ def test_relabelling_replaces_labels_that_can_be_taken_back(tmp_path):
     evaluation = model(network)
     with PseudoLabelStore(tmp_path / "s", identity()) as store:
         first, old = store.commit(), [store.read(k).label for k in range(3)]
-        share = relabel(evaluation, images, store, Selection("cbst", portion=0.3))
+        share = relabel(evaluation, images, store, Selection("cbst", portion=0.3)).share
         new = [store.read(k).label for k in range(3)]
         assert all((a != b).any() for a, b in zip(old, new, strict=True))
         pixels = np.concatenate([label.ravel() for label in new])

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from self_training import IMAGES, Data, attached, batch, make, residual
-from small import fit, head, transformer
+from small import built, configured, fit, head, transformer
 
+from sfseg.labels import CITYSCAPES
 from sfseg.methods.labelling import Selection
-from sfseg.methods.rounds import SelfTraining
+from sfseg.methods.rounds import SelfTraining, label_anew
+from sfseg.pseudo.reader import PseudoLabels
 from sfseg.types import IGNORE
 
 pytestmark = [
@@ -90,9 +92,23 @@ def test_other_processes_wait_and_write_nothing(tmp_path):
             waits.append(name)
 
     method, data = make("cbst"), Data(tmp_path / "s", 1)
-    method._trainer = attached(datamodule=data, is_global_zero=False, strategy=Waiting())
-    method._relabel(1)
-    assert waits == ["pseudo-labels"] and (np.array(data.labels()) == IGNORE).all()
+    writer, data.pseudo_labels = data.pseudo_labels, PseudoLabels(tmp_path / "s")
+    method._trainer = attached(datamodule=data, strategy=Waiting(), precision_plugin=Still())
+    share = label_anew(method, Selection("cbst", portion=0.5)).share
+    assert 0 < share < 1 and waits == ["pseudo-labels"]
+    assert (np.array(data.labels()) == IGNORE).all() and writer.commit().generation == 0
+
+
+def test_a_method_of_another_kind_labels_anew(tmp_path):
+    """One that is no self-training, in the mode that its parts are in."""
+    method, data = built(configured("method=minent"), transformer(19), CITYSCAPES), None
+    method._trainer = attached(datamodule=data)
+    assert label_anew(method, Selection()) is None
+    data = Data(tmp_path / "s", 1)
+    method._trainer = attached(datamodule=data, strategy=Still(), precision_plugin=Still())
+    method.train()
+    assert label_anew(method, Selection()).share == 1.0
+    assert (np.array(data.labels()) != IGNORE).all() and method.network.training
 
 
 def test_portions_grow_up_to_the_largest(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from sfseg.pseudo.reader import ROW
 HERE = Path(__file__).parents[1]
 RUN = [
     f"--config-dir={HERE / 'conf'}", *WITH_PANELS,
-    "trust=[adversarial,bomb,colours,gradients,memory]",
+    "trust=[adversarial,bomb,colours,gradients,memory,own_labels]",
     "trainer.max_steps=6", "source_model.steps=3",
     "checkpoint.every_steps=2", "eval_every=3", "trainer.log_every_n_steps=1",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Two processes compute what one computes, for every method, and are killed and restarted."""
 
+import re
 import shutil
 
 import pytest
@@ -11,8 +12,8 @@ TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
        "data.adaptation.batch_size=1", "data.eval_batch_size=1"]  # fmt: skip
 PAIRS = {"sfda": ["data.adaptation.batch_size=2"]}
 """Methods that compare the images of a process need two there."""
-TRAINED: set[str] = set()
-"""Methods whose source model this module has trained."""
+TRAINED: dict[str, list[str]] = {}
+"""Settings that name the source models that this module has trained, by method."""
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +27,25 @@ def settings(method: str) -> list[str]:
     return [setting for setting in command(method) if not setting.startswith(debug)]
 
 
-def source_model(zygote: Zygote, method: str) -> None:
-    """Train it in one process, which several are not allowed to; the cache keeps it."""
-    if method in TRAINED:
-        return
-    code, _ = zygote.train(
-        *command(method, "trainer.max_steps=1", "data.batch_size=1"), "hydra.run.dir=prepared"
-    )
-    assert code == 0, zygote.log.read_text()[-3000:]
-    shutil.rmtree(zygote.log.parent / "prepared")
-    TRAINED.add(method)
+def source_model(zygote: Zygote, method: str) -> list[str]:
+    """Settings of a source model that one process has trained, whatever the batch of others."""
+    if method not in TRAINED:
+        code, said = zygote.call(
+            "sfseg-train", *command(method, "trainer.max_steps=1", "data.batch_size=1"),
+            "hydra.run.dir=prepared",
+        )  # fmt: skip
+        assert code == 0, said[-3000:]
+        shutil.rmtree(zygote.folder / "prepared")
+        found = re.findall(r"source model: (\S+), trained (?:now|before)", said)
+        TRAINED[method] = [f"source_checkpoint={path}" for path in found[-1:]]
+    return TRAINED[method]
 
 
 @pytest.mark.parametrize("method", in_two_suites(METHODS))
 def test_losses_and_gradients_are_those_of_one_process(zygote: Zygote, method: str) -> None:
-    source_model(zygote, method)
     keep = [
-        "trainer.max_steps=1", "~callbacks.panels", "+callbacks.keep._target_=gradients.Gradients",
+        *source_model(zygote, method), "trainer.max_steps=1", "~callbacks.panels",
+        "+callbacks.keep._target_=gradients.Gradients",
         f"+callbacks.keep.folder={method}", "select=last", "~callbacks.label_free_score",
         "trainer.limit_val_batches=1", *PAIRS.get(method, ()),
     ]  # fmt: skip
@@ -77,10 +80,10 @@ def read(zygote: Zygote, method: str) -> list[dict]:
 
 
 def test_two_processes_measure_and_correct_what_one_does(zygote: Zygote) -> None:
-    source_model(zygote, "uniuvpt")
     # Predictions that follow from the pixels alone: a network's depend on who shares its batch.
     arguments = [
-        *settings("colours"), *TWO, "trainer.max_steps=16", "data.colour.probability=0",
+        *settings("colours"), *TWO, *source_model(zygote, "uniuvpt"), "trainer.max_steps=16",
+        "data.colour.probability=0",
         "callbacks.early_learning.every=0.5", "callbacks.early_learning.window=0.5",
         "callbacks.early_learning.threshold=1e-6", "callbacks.early_learning.curve=cubic",
         "callbacks.label_correction.quantile=0.3", "~callbacks.panels", "eval_every=99",
@@ -114,7 +117,7 @@ def bomb(folder: str, what: str, step: int) -> list[str]:
 def test_what_ends_one_of_two_processes_ends_both_and_changes_nothing(
     zygote: Zygote, what: str, ended: int
 ) -> None:
-    source_model(zygote, "uniuvpt")
+    # Of both runs, the first one trains their source model, by two processes.
     arguments = [*settings("uniuvpt"), *TWO]
     code, _ = zygote.train(*arguments, *bomb(f"{what}-whole", what, 99), ranks=2)
     assert code == 0, zygote.log.read_text()[-3000:]

@@ -102,13 +102,33 @@ def test_its_trainer_takes_nothing_of_the_adaptations_but_the_machine() -> None:
     """Least of all how gradients are treated: a name does not tell that."""
     training = [
         "trainer.gradient_clip_val=1", "+trainer.gradient_clip_algorithm=value",
-        "trainer.accumulate_grad_batches=2", "+trainer.sync_batchnorm=true", "trainer.max_steps=7",
+        "trainer.accumulate_grad_batches=2", "trainer.max_steps=7",
         "+trainer.min_steps=3", "+trainer.reload_dataloaders_every_n_epochs=1",
     ]  # fmt: skip
     assert recipe(*training).config.trainer == recipe().config.trainer
     every = {"_target_", "max_steps", *TRAINER, *MACHINE}
     assert set(recipe(*training).config.trainer) <= every
     assert not {"gradient_clip_val", "accumulate_grad_batches"} & every
+
+
+TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "+trainer.strategy=ddp"]
+
+
+def test_how_images_of_a_step_are_dealt_does_not_change_the_name() -> None:
+    head, whole = "backbone/head=deeplabv2", "data.batch_size=8"
+    assert recipe(*TWO, "data.batch_size=4", head).name == recipe(whole, head).name
+    assert recipe(*TWO, whole, head).name != recipe(whole, head).name
+    assert recipe(*TWO).config.trainer.strategy == "ddp"
+
+
+def test_batch_normalisation_of_each_process_alone_changes_the_name() -> None:
+    state = torch.get_rng_state()
+    two = [*TWO, "data.batch_size=4"]
+    names = {recipe(*settings).name for settings in (two, ["data.batch_size=8"])}
+    assert len(names) == 2
+    assert recipe(*two, "+trainer.sync_batchnorm=true").name in names
+    # Whoever looks for a model draws nothing from the run's numbers.
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_same_files_elsewhere_are_the_same_content(project: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from sfseg.callbacks.growth import Growth
 from sfseg.callbacks.last_visits import LastVisits
 from sfseg.callbacks.openings import Opening, summary
 from sfseg.callbacks.order import Ordered
+from sfseg.callbacks.whole_images import whole_images
 from sfseg.errors import DataError
 from sfseg.ops.confidence import BINS, class_quantiles, confidence_histogram
 from sfseg.ops.early_learning import Rule
@@ -278,19 +279,16 @@ class LabelCorrection(Ordered):
 
     def _correct_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Predict every training image, whole, and write what is confident."""
-        if trainer.is_global_zero:
-            # As in training steps, whose confidences the thresholds come from.
-            predict = Inference(scales=trained(pl_module).scales)
-            pl_module.eval()
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                for target in self.data.labelling_dataloader():
-                    image = target["image"].to(pl_module.device)
-                    probability = predict(pl_module, image).float().softmax(dim=1)
-                    confidence, prediction = probability.max(dim=1)
-                    proposal = self._proposal(prediction.to(torch.uint8), confidence)
-                    self._write(target["index"], target["geometry"], proposal)
-            pl_module.train()
-        trainer.strategy.barrier("label correction")
+        # As in training steps, whose confidences the thresholds come from.
+        predict = Inference(scales=trained(pl_module).scales)
+        pl_module.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            batches = self.data.labelling_dataloader()
+            for index, geometry, *found in whole_images(pl_module, batches, predict):
+                if trainer.is_global_zero:
+                    self._write(index, geometry, self._proposal(*found))
+        pl_module.train()
+        self._wait(trainer)
 
     def _write(self, index: Tensor, geometry: Tensor, proposal: Tensor) -> None:
         """Change the labels of some images, and count the changes.

@@ -206,7 +206,7 @@ class LabelFreeScore(Ordered):
         loader = datamodule_of(trainer).labelling_dataloader()
         chosen = self._chosen
         if not chosen:
-            usable = loader.sampler.indices
+            usable = loader.sampler.every
             places = np.linspace(0, len(usable) - 1, min(self.images, len(usable)))
             chosen = [usable[k] for k in places.round().astype(int)]
         for index in chosen:

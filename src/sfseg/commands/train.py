@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sfseg.config.composition import build, command, overrides, plain, quoted
-from sfseg.errors import ConfigError, LostProcessError
+from sfseg.errors import ConfigError
 from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
 from sfseg.runs.resume import (
     CHECKPOINTS,
@@ -51,6 +51,7 @@ def train(cfg: DictConfig) -> float | None:
 
     from sfseg.runs import source_model
     from sfseg.runs.crops import fit_crops
+    from sfseg.runs.processes import lost_processes, meet
     from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
     from sfseg.runs.refusals import check
@@ -81,12 +82,11 @@ def train(cfg: DictConfig) -> float | None:
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
     protocol = protocol_of(data, method.inference, trial)
-    with claimed(folder, config, resolved, resume=record is not None):
-        if is_source_free(cfg) and source is None:
-            source = source_model.train(cfg)
-            # The adaptation must not depend on whether its source model was trained just now.
-            seed_everything(cfg.seed, verbose=False)
-            method = build_method(cfg, data, source)
+    with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
+        meet(trial)
+        if is_source_free(cfg):
+            source, is_other = source_model.shared(cfg, source, trial.strategy)
+            method = rebuilt(cfg, data, source) if is_other else method
         method.protocol = protocol
         report_plan(cfg, data, trial.world_size)
         return run(cfg, config, method, data, source)
@@ -155,7 +155,7 @@ def fit(
     from sfseg.callbacks.provenance import Provenance
     from sfseg.callbacks.selection import selection_of
     from sfseg.report.loggers import MetricsCsv
-    from sfseg.runs.preparation import described, prepare
+    from sfseg.runs.preparation import NO_MODEL, described, prepare
     from sfseg.runs.refusals import built_callbacks, built_trainer
     from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
 
@@ -176,43 +176,19 @@ def fit(
         for logger in loggers:
             if isinstance(logger, MetricsCsv):
                 logger.resume_from(last_logged(cfg))
-    with lost_processes(trainer):
-        if source is not None and model is not None:
-            prepare(
-                cfg, source, model=model["digest"], trainer=trainer, method=method, data=data,
-                folder=folder,
-            )  # fmt: skip
-        trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-        if not cfg.trainer.get("fast_dev_run"):
-            trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
-        if (selection := selection_of(callbacks)) is not None:
-            selection.conclude(trainer, method, data)
-        trainer.validate(method, datamodule=data, verbose=False)
+    prepare(
+        cfg, source, model=NO_MODEL if model is None else model["digest"], trainer=trainer,
+        method=method, data=data, folder=folder,
+    )  # fmt: skip
+    trainer.fit(method, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    if not cfg.trainer.get("fast_dev_run"):
+        trainer.save_checkpoint(folder / CHECKPOINTS / LAST)
+    if (selection := selection_of(callbacks)) is not None:
+        selection.conclude(trainer, method, data)
+    trainer.validate(method, datamodule=data, verbose=False)
     if is_first_process():
         log.info("run folder: %s", folder)
     return logged_metric(trainer, cfg.optimized_metric)
-
-
-@contextmanager
-def lost_processes(trainer: "Trainer") -> Iterator[None]:
-    """Say what it means that the other processes of a run do not answer.
-
-    Raises:
-        LostProcessError: with the way out.
-    """
-    from torch.distributed import DistError
-
-    try:
-        yield
-    except RuntimeError as error:
-        is_lost = isinstance(error, DistError) or "gloo" in str(error)
-        if trainer.world_size == 1 or not is_lost:
-            raise
-        raise LostProcessError(
-            f"process {trainer.global_rank} of {trainer.world_size} waits in vain for another, "
-            "which has ended or hangs (its own output says why); the same command with resume=auto "
-            f"goes on from the last checkpoint: {error}"
-        ) from error
 
 
 def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":
@@ -241,6 +217,14 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
     except ValueError as error:
         raise ConfigError(f"method: {error}") from error
     return method
+
+
+def rebuilt(cfg: DictConfig, data: "AdaptationData", source: Path) -> "Method":
+    """The method as if its source model, trained just now or by others, had been there before."""
+    from lightning.pytorch import seed_everything
+
+    seed_everything(cfg.seed, verbose=False)
+    return build_method(cfg, data, source)
 
 
 def drawn_seed() -> int:

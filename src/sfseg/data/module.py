@@ -210,25 +210,21 @@ class AdaptationData(LightningDataModule):
         return CombinedLoader(loaders, mode="min_size")
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:
-        rank, world_size = self._ranks()
         loaders = []
         for domain in self.eval_domains:
             name = f"{domain}_eval"
             dataset = FolderDataset(
                 self.scenes[name], view=self.eval_view, read=self.caches.get(name)
             )
-            sampler = EvalSampler(
-                len(dataset), rank=rank, world_size=world_size, left_out=self.left_out[name].indices
-            )
-            loaders.append(self._loader(dataset, sampler=sampler, batch_size=self.eval_batch_size))
+            size = self.eval_batch_size
+            loaders.append(self._loader(dataset, sampler=self._dealt(name), batch_size=size))
         return loaders
 
     def labelling_dataloader(self) -> DataLoader[Sample]:
-        """Every training image of the target once, whole, as in evaluation; without its label."""
+        """This process's share of the target's training images, whole and without their labels."""
         name = "target_train"
         dataset = FolderDataset(self.scenes[name], view=self.eval_view, use_labels=False)
-        sampler = EvalSampler(len(dataset), left_out=self.left_out[name].indices)
-        return self._loader(dataset, sampler=sampler, batch_size=1)
+        return self._loader(dataset, sampler=self._dealt(name), batch_size=1)
 
     def serve_pseudo_labels(self, labels: PseudoLabels) -> None:
         """Show these with every training image of the target from now on.
@@ -333,6 +329,14 @@ class AdaptationData(LightningDataModule):
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _dealt(self, name: str) -> EvalSampler:
+        """This process's share of a set, of which every image comes once."""
+        rank, world_size = self._ranks()
+        left_out = self.left_out[name].indices
+        return EvalSampler(
+            len(self.scenes[name]), rank=rank, world_size=world_size, left_out=left_out
+        )
 
     def _loader(self, dataset: FolderDataset, **arguments: Any) -> DataLoader[Sample]:
         # What a worker has learnt about a cache is worth more than its memory.

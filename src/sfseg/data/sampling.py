@@ -1,6 +1,6 @@
 """Which sample comes when: pure functions of (seed, position), with any number of ranks."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class EvalSampler(Sampler[Ticket]):
         rank: this process; 0 <= rank < world_size.
         world_size: number of processes.
         left_out: samples that do not come.
+
+    ``indices`` are the samples of this process, ``every`` those of all.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class EvalSampler(Sampler[Ticket]):
         left_out: Collection[int] = (),
     ) -> None:
         every = [k for k in range(length) if k not in left_out] if left_out else range(length)
-        self.indices = every[rank::world_size]
+        self.every: Sequence[int] = every
+        self.indices = self.every[rank::world_size]
 
     def __iter__(self) -> Iterator[Ticket]:
         return ((0, index) for index in self.indices)

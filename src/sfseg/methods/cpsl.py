@@ -24,7 +24,7 @@ from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import strong_view
 from sfseg.ops.padding import of_pictures, valid_pixels
 from sfseg.ops.pixels import at_positions, enqueue, random_positions
-from sfseg.ops.processes import of_each_process
+from sfseg.ops.processes import in_step, of_each_process, sum_of_processes
 from sfseg.ops.prototypes import class_sums, cosine_scores, prototype_consistency, rectified_label
 from sfseg.ops.sinkhorn import self_labelling
 from sfseg.ops.symmetric import symmetric_cross_entropy
@@ -170,11 +170,9 @@ class CPSL(Method):
         if self.has_started or batches is None:
             return
         means, counts = self._class_means(batches())
-        # Processes have computed the same but for rounding, which would stay with them.
-        means, counts = self.trainer.strategy.broadcast((means.cpu(), counts.cpu()))
-        seen = (counts > 0)[:, None].to(self.device)
+        seen = (counts > 0)[:, None]
         with torch.no_grad():
-            self.prototypes.copy_(torch.where(seen, means.to(self.device), self.prototypes))
+            self.prototypes.copy_(torch.where(seen, means, self.prototypes))
             self.averages.copy_(self.prototypes)
             self.share.copy_(counts / counts.sum())
         self.has_started.fill_(True)
@@ -192,11 +190,11 @@ class CPSL(Method):
 
     @torch.no_grad()
     def _class_means(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        """Directions (K, C) of the classes' mean features, and their numbers of pixels."""
+        """Directions (K, C) of the classes' mean features on all processes, and their pixels."""
         network, head = cast(Segmenter, self.network), cast(Head, self.source.network)
         total, count = torch.zeros_like(self.averages), torch.zeros_like(self.share).long()
         with self.trainer.precision_plugin.forward_context():
-            for batch in batches:
+            for batch in filter(None, in_step(batches, self.device)):
                 image = batch["image"].to(self.device)
                 maps = network.features(image)
                 features = head.features(maps)
@@ -206,7 +204,7 @@ class CPSL(Method):
                 sums, counts = class_sums(*parts, num_classes=len(self.share))
                 total += sums
                 count += counts
-        return F.normalize(total, dim=1), count
+        return F.normalize(sum_of_processes(total), dim=1), sum_of_processes(count)
 
     def _self_labelling(self, features: Tensor, cells: Tensor | None) -> Tensor:
         """Cross-entropy of drawn pixels against what Sinkhorn's algorithm assigns to them."""

@@ -1,21 +1,22 @@
-"""Pseudo-labels of whole images by a model that stays as it is."""
+"""Pseudo-labels of whole images by a model that stays as it is, found by all processes."""
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sfseg.checks import require_options
 from sfseg.methods.evaluation import Evaluation
 from sfseg.modes import evaluating
 from sfseg.ops.inference import Inference
+from sfseg.ops.processes import dealt, how_many, in_step, sum_of_processes
 from sfseg.ops.selection import (
     class_balanced_label,
     confident_label,
@@ -24,8 +25,8 @@ from sfseg.ops.selection import (
     top_thresholds,
     united_label,
 )
-from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.patch import Patch
+from sfseg.pseudo.reader import PseudoLabels
 from sfseg.pseudo.store import PseudoLabelStore
 from sfseg.types import IGNORE, Batch
 
@@ -34,9 +35,36 @@ REPORT_SECONDS = 10.0
 Rule = Literal["confident", "cbst", "ld"]
 
 
+class Labeller(Protocol):
+    """Which pixels of a model's predictions become labels, given the predictions of all images.
+
+    Predictions are counted in a histogram of whole numbers, to which every process adds those of
+    its images: so thresholds do not depend on how many processes there are.
+    """
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every pixel gets the most likely class, which needs no thresholds."""
+
+    def protocol(self, inference: Inference) -> Inference:
+        """How images are predicted, given how they are in evaluation."""
+
+    def empty(self, classes: int, device: torch.device) -> Tensor:
+        """A histogram of integers in which nothing is counted yet."""
+
+    def count(self, histogram: Tensor, probability: Tensor) -> None:
+        """Add pixels of probabilities (1, K, H, W) to a histogram, in place."""
+
+    def thresholds(self, histogram: Tensor) -> Tensor:
+        """What :meth:`labels` needs to know of all images."""
+
+    def labels(self, probability: Tensor, threshold: Tensor) -> Tensor:
+        """Labels (1, H, W), uint8, of probabilities (1, K, H, W); IGNORE for none."""
+
+
 @dataclass(frozen=True)
 class Selection:
-    """Which pixels of a model's predictions become labels.
+    """The rules by confidence, a :class:`Labeller`.
 
     ``confident`` takes the most likely class of the most confident pixels of each class, all by
     default. ``cbst`` weighs classes by their thresholds (:func:`class_balanced_label`). ``ld``
@@ -79,8 +107,17 @@ class Selection:
         """How images are predicted, given how they are in evaluation."""
         return replace(inference, flip=True) if self.flip else inference
 
+    def empty(self, classes: int, device: torch.device) -> Tensor:
+        """See :func:`sfseg.ops.selection.empty_histogram`."""
+        return empty_histogram(classes, device=device)
+
+    def count(self, histogram: Tensor, probability: Tensor) -> None:
+        """See :func:`sfseg.ops.selection.count_doubts`."""
+        confidence, label = probability.max(dim=1)
+        count_doubts(histogram, confidence, label)
+
     def thresholds(self, histogram: Tensor) -> Tensor:
-        """Confidence of each class (K,) from :func:`sfseg.ops.selection.count_doubts`."""
+        """Confidence of each class (K,)."""
         share = 1 - self.discard if self.rule == "confident" else self.portion
         return top_thresholds(histogram, share)
 
@@ -93,124 +130,100 @@ class Selection:
         return confident_label(probability, threshold)
 
 
-@torch.no_grad()
-def label_images(
-    model: Evaluation,
-    batches: Iterable[Batch],
-    folder: Path,
-    identity: Identity,
-    *,
-    device: torch.device,
-    context: AbstractContextManager[object],
-    left_out: Collection[int] = (),
-) -> None:
-    """Fill a new store with the most likely class of every pixel.
+class Relabelled(NamedTuple):
+    """What labels of all images were made by.
 
-    It takes one pass over the images where :func:`select_labels`, which leaves some out, takes two.
-
-    Args:
-        model: predicts by its own protocol.
-        batches: one image each, at the size that labels are kept at.
-        folder: of the new store.
-        identity: what the labels are for.
-        device: where the model runs.
-        context: of its forward passes, such as autocast.
-        left_out: images without a batch, which are IGNORE everywhere.
-
-    Raises:
-        ConfigError: the folder holds something already, which stays as it is.
-        DataError: an image cannot be read, or the disk is full.
+    share: of the pixels that have a label.
+    histogram: of the predictions for all images; None where all pixels get a label.
+    threshold: what the labeller found from it; likewise.
     """
-    model.to(device).eval()
-    with PseudoLabelStore.create(folder, identity, durable=False) as store, context:
-        _leave_out(store, identity, left_out)
-        for batch in _reported(batches, "pseudo-labels", len(identity.names)):
-            logits = model.inference(model, batch["image"].to(device))
-            label = logits.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
-            store.write(Patch(int(batch["index"]), label))
-        store.commit()
 
-
-def select_labels(
-    model: Evaluation,
-    batches: Callable[[], Iterable[Batch]],
-    folder: Path,
-    identity: Identity,
-    selection: Selection,
-    *,
-    device: torch.device,
-    context: AbstractContextManager[object],
-    left_out: Collection[int] = (),
-) -> None:
-    """Fill a new store with selected labels, see :func:`relabel`.
-
-    Arguments are those of :func:`label_images`; but ``batches`` makes the batches, for two passes.
-
-    Raises:
-        ConfigError: the folder holds something already, which stays as it is.
-        DataError: an image cannot be read, or the disk is full.
-    """
-    with PseudoLabelStore.create(folder, identity, durable=False) as store:
-        _leave_out(store, identity, left_out)
-        relabel(model.to(device), batches, store, selection, context=context)
-        store.commit()
+    share: float
+    histogram: Tensor | None
+    threshold: Tensor | None
 
 
 @torch.no_grad()
 def relabel(
     model: Evaluation,
     batches: Callable[[], Iterable[Batch]],
-    store: PseudoLabelStore,
-    selection: Selection,
+    store: PseudoLabels | None,
+    labeller: Labeller,
     *,
     context: AbstractContextManager[object] | None = None,
-) -> float:
-    """Replace the labels of images by selected predictions; returns the share that has one.
+) -> Relabelled:
+    """Replace the labels of images by predictions.
+
+    All processes of a run call it, each with its share of the images; whoever has the store open
+    for writing writes the labels of all. They speak to each other once an image, see
+    :func:`sfseg.ops.processes.in_step`: nobody waits for as long as a time limit allows.
 
     Images are predicted twice, for the thresholds and for the labels: nothing but labels is kept.
     The model is in evaluation mode meanwhile; afterwards each of its parts is in the mode it was.
 
     Args:
         model: predicts by its own protocol, or mirrored too.
-        batches: makes batches of one image each, at the size that labels are kept at.
-        store: of the labels.
-        selection: of pixels.
+        batches: makes this process's batches of one image each, at the size that labels are kept.
+        store: of the labels; a reader of it, or None, where another process writes them.
+        labeller: chooses pixels.
         context: of the forward passes, such as autocast.
 
     Raises:
         DataError: an image cannot be read, or the disk is full.
     """
-    predict, classes = selection.protocol(model.inference), model.labels.num_classes
+    predict, device = labeller.protocol(model.inference), model.device
+    writer = store if isinstance(store, PseudoLabelStore) else None
 
-    def probabilities(purpose: str) -> Iterator[tuple[int, Tensor]]:
-        for batch in _reported(batches(), purpose, len(store)):
-            logits = predict(model, batch["image"].to(model.device))
-            yield int(batch["index"]), logits.float().softmax(dim=1)
+    def logits(purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in _reported(batches(), purpose, 0 if writer is None else len(writer)):
+            yield batch["index"].to(device), predict(model, batch["image"].to(device))
 
     labelled = pixels = 0
-    with evaluating(model), nullcontext() if context is None else context:
-        histogram = empty_histogram(classes, device=model.device)
-        for _, probability in probabilities("thresholds of pseudo-labels"):
-            confidence, label = probability.max(dim=1)
-            count_doubts(histogram, confidence, label)
-        threshold = selection.thresholds(histogram)
-        for index, probability in probabilities("pseudo-labels"):
-            chosen = selection.labels(probability, threshold)[0].cpu().numpy()
-            store.write(Patch(index, chosen))
-            labelled, pixels = labelled + int((chosen != IGNORE).sum()), pixels + chosen.size
-    return labelled / max(pixels, 1)
+    with evaluating(model), context or nullcontext():
+        histogram = threshold = None
+        if not labeller.keeps_all:
+            own = labeller.empty(model.labels.num_classes, device)
+            _count(labeller, own, logits("thresholds of pseudo-labels"))
+            histogram = sum_of_processes(own)
+            threshold = labeller.thresholds(histogram)
+        for image, label in _chosen(labeller, threshold, logits("pseudo-labels"), device):
+            if writer is not None:
+                writer.write(Patch(image, label))
+            labelled, pixels = labelled + int((label != IGNORE).sum()), pixels + label.size
+    return Relabelled(labelled / max(pixels, 1), histogram, threshold)
+
+
+def _count(labeller: Labeller, histogram: Tensor, images: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Count the predictions for this process's images, in step with the others."""
+    for _, logits in filter(None, in_step(images, histogram.device)):
+        labeller.count(histogram, logits.float().softmax(dim=1))
+
+
+def _chosen(
+    labeller: Labeller,
+    threshold: Tensor | None,
+    images: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Numbers and labels of the images of all processes; all pixels get one without a threshold."""
+
+    def own() -> Iterator[tuple[Tensor, Tensor]]:
+        for index, logits in images:
+            if threshold is None:
+                yield index, logits.argmax(dim=1).to(torch.uint8)
+            else:
+                yield index, labeller.labels(logits.float().softmax(dim=1), threshold)
+
+    for index, label in dealt(own(), (1, torch.long), (3, torch.uint8), device=device):
+        yield from zip(index.tolist(), label.cpu().numpy(), strict=True)
 
 
 def _reported(batches: Iterable[Batch], purpose: str, images: int) -> Iterator[Batch]:
-    """The batches; now and then the log says how many have been dealt with."""
+    """The batches; now and then the log of the process that writes says how many are done."""
     shown = time.monotonic()
     for done, batch in enumerate(batches):
         yield batch
-        if time.monotonic() - shown > REPORT_SECONDS:
+        if images and time.monotonic() - shown > REPORT_SECONDS:
             shown = time.monotonic()
-            log.info("%s: %d of %d images", purpose, done + 1, images)
-
-
-def _leave_out(store: PseudoLabelStore, identity: Identity, images: Collection[int]) -> None:
-    for index in images:
-        store.write(Patch(index, np.full(identity.sizes[index], IGNORE, np.uint8)))
+            together = min((done + 1) * how_many(), images)
+            log.info("%s: %d of %d images", purpose, together, images)

@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader
 
 from sfseg.checks import require_at_least, require_weights
 from sfseg.methods.base import Method, Shared
-from sfseg.methods.labelling import Selection, relabel
+from sfseg.methods.evaluation import Evaluation
+from sfseg.methods.labelling import Labeller, Relabelled, Selection, relabel
 from sfseg.networks.segmenter import Segmenter
 from sfseg.pseudo.reader import PseudoLabels
-from sfseg.pseudo.store import PseudoLabelStore
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,37 @@ class Labelled(Protocol):
     pseudo_labels: PseudoLabels | None
 
     def labelling_dataloader(self) -> DataLoader[Any]: ...
+
+
+def label_anew(method: Evaluation, labeller: Labeller) -> Relabelled | None:
+    """Have a network, as it is now, label every training image of the target.
+
+    All processes of a run call it between two batches, each with its share of the images; the next
+    batch is the first to be served the new labels, and a checkpoint between both belongs to them.
+
+    Args:
+        method: in training; predicts by its own protocol, or as the labeller says.
+        labeller: chooses the pixels that get a label.
+
+    Returns:
+        What they were made by, the same on all processes; None for a trainer without a DataModule,
+        which has no labels that could be replaced.
+
+    Raises:
+        DataError: an image cannot be read, or the disk is full.
+    """
+    trainer = method.trainer
+    data = cast("Labelled | None", getattr(trainer, "datamodule", None))
+    if data is None:
+        log.warning("pseudo-labels: there is no DataModule, whose labels would be replaced")
+        return None
+    context = trainer.precision_plugin.forward_context()
+    made = relabel(
+        method, data.labelling_dataloader, data.pseudo_labels, labeller, context=context
+    )
+    # The next step of any process reads what was written.
+    trainer.strategy.barrier("pseudo-labels")
+    return made
 
 
 class Rounds(Shared):
@@ -47,8 +78,7 @@ class SelfTraining(Method):
     At the end of a round, after the step of its last batch, the network as it is then labels every
     training image of the target; the next batch is the first to be served these labels, and a
     checkpoint between both belongs to them. Nothing is kept of a round but its number, which
-    follows from the iteration. A run with fewer steps than rounds leaves some out. A trainer
-    without a DataModule has no labels that could be replaced.
+    follows from the iteration. A run with fewer steps than rounds leaves some out.
 
     An auxiliary head, which these methods do not need, is frozen.
 
@@ -91,18 +121,8 @@ class SelfTraining(Method):
         return after if rest == 0 and before < after < self.rounds else None
 
     def _relabel(self, number: int) -> None:
-        data = cast("Labelled | None", getattr(self.trainer, "datamodule", None))
-        if data is None:
-            log.warning("pseudo-labels: there is no DataModule, whose labels would be replaced")
-            return
-        if self.trainer.is_global_zero:
-            assert isinstance(data.pseudo_labels, PseudoLabelStore), "the writing process"
-            selection = self.selection.grown(number * self.portion_step, largest=self.portion_max)
-            context = self.trainer.precision_plugin.forward_context()
-            share = relabel(
-                self, data.labelling_dataloader, data.pseudo_labels, selection, context=context
-            )
+        grown = self.selection.grown(number * self.portion_step, largest=self.portion_max)
+        made = label_anew(self, grown)
+        if made is not None and self.trainer.is_global_zero:
             log.info("pseudo-labels: round %d of %d, %.1f %% of the pixels have one",
-                     number + 1, self.rounds, 100 * share)  # fmt: skip
-        # The next step of any process reads what was written.
-        self.trainer.strategy.barrier("pseudo-labels")
+                     number + 1, self.rounds, 100 * made.share)  # fmt: skip

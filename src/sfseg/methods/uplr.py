@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Unpack, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sfseg.checks import require_at_least, require_weights
-from sfseg.methods.adaptsegnet import AdaptSegNet, Adversarial
+from sfseg.methods.adaptsegnet import AdaptSegNet
 from sfseg.methods.certainty import TwoModes
-from sfseg.methods.labelling import Labeller, label_anew
+from sfseg.methods.labelling import Labeller
+from sfseg.methods.rounds import label_anew
 from sfseg.methods.supervised import Look
 from sfseg.modes import evaluating
 from sfseg.ops.class_entropy import (
@@ -87,7 +88,7 @@ class UPLR(AdaptSegNet):
         k: int | None = 5,
         pseudo_label: Labeller | None = None,
         target_weight: float = 1.0,
-        **adversarial: Unpack[Adversarial],
+        **adversarial: Any,
     ) -> None:
         super().__init__(**adversarial)
         require_at_least(0, stages=stages, rounds=rounds)
@@ -138,16 +139,19 @@ class UPLR(AdaptSegNet):
             chosen = most_uncertain(entropy, self.k)
             data.focus(chosen)
             named = (f"{self.labels.classes[c]} {entropy[c]:.3f}" for c in chosen)
-            log.info("uncertain classes before part %d of %d: %s",
-                     part + 1, self.parts, ", ".join(named))  # fmt: skip
+            self._say("uncertain classes before part %d of %d: %s",
+                      part + 1, self.parts, ", ".join(named))  # fmt: skip
         if part >= self.stages:
             self._label(part - self.stages + 1)
 
     def _label(self, number: int) -> None:
         made = label_anew(self, self.pseudo_label)
-        log.info("pseudo-labels: round %d of %d, %.1f %% of the pixels have one",
-                 number, self.parts - self.stages, 100 * made.share)  # fmt: skip
+        if made is None:
+            return
+        self._say("pseudo-labels: round %d of %d, %.1f %% of the pixels have one",
+                  number, self.parts - self.stages, 100 * made.share)  # fmt: skip
         if isinstance(self.pseudo_label, TwoModes):
+            assert made.histogram is not None and made.threshold is not None, "it leaves some out"
             modes = self.pseudo_label.modes(made.histogram)
             self.labelling = Certain(number, made.histogram, modes, made.threshold)
 
@@ -164,3 +168,8 @@ class UPLR(AdaptSegNet):
                 logits = self.inference(self, batch["image"].to(self.device))
                 add_class_entropy(sums, normalized_entropy(logits), logits.argmax(dim=1))
         return mean_class_entropy(sum_of_processes(sums)).cpu()
+
+    def _say(self, text: str, *values: object) -> None:
+        """One line in the log of a run, however many processes it has."""
+        if self.trainer.is_global_zero:
+            log.info(text, *values)

@@ -1,16 +1,30 @@
 """Tensors of several processes, whose batches may differ in size."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+Item = TypeVar("Item")
+Tensors = tuple[Tensor, ...]
+
+
+def how_many() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
 
 def are_several() -> bool:
     """Whether there are other processes than this one."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return how_many() > 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what all share."""
+    return not are_several() or dist.get_rank() == 0
 
 
 def of_each_process(value: Shaped[Tensor, "..."]) -> list[Tensor]:
@@ -33,10 +47,41 @@ def of_each_process(value: Shaped[Tensor, "..."]) -> list[Tensor]:
 
 def is_so_in_any(claim: bool, device: torch.device) -> bool:
     """Whether a claim is true in some process. Every process asks at the same time."""
+    if not are_several():
+        return claim
     found = torch.tensor(float(claim), device=device)
-    if are_several():
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return bool(found)
+
+
+def in_step(items: Iterable[Item], device: torch.device) -> Iterator[Item | None]:
+    """The items of this process, then None for as long as another one has more.
+
+    All come for their next item at the same time, and speak to each other once an item: nobody
+    waits for longer than the slowest needs for one, however many there are. An error on one process
+    ends it, which the others notice when they next speak to it.
+    """
+    own = iter(items)
+    while is_so_in_any((item := next(own, None)) is not None, device):
+        yield item
+
+
+def dealt(
+    items: Iterable[Tensors], *kinds: tuple[int, torch.dtype], device: torch.device
+) -> Iterator[Tensors]:
+    """What every process has found, one process after the other, as all come to their next items.
+
+    Where items are dealt to the processes in turn, they come in the order that they had before.
+
+    Args:
+        items: of this process, tensors whose sides may differ from item to item.
+        *kinds: sides and type of each of these tensors; where a process has no item left, of no
+            entries.
+        device: of the tensors.
+    """
+    nothing = tuple(torch.zeros([0] * sides, dtype=kind, device=device) for sides, kind in kinds)
+    for own in in_step(items, device):
+        yield from zip(*map(of_each_process, nothing if own is None else own), strict=True)
 
 
 def sum_of_processes(value: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

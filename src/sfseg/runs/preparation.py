@@ -1,10 +1,10 @@
-"""What a source-free run needs before it adapts: the source model, its scores and its labels."""
+"""What a run needs before it adapts: the source model's scores, and pseudo-labels."""
 
 import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FOLDER = "pseudo_labels"
 PLACES = {"_target_", "_partial_", "root"}
+NO_MODEL = "none"
+"""In place of a source model's digest, of labels that a method makes all by itself."""
 
 
 def network_of(cfg: DictConfig, labels: "LabelSpace", source: Path | None) -> "Segmenter":
@@ -81,7 +83,7 @@ def strategy_of(cfg: DictConfig, method: "Method") -> dict[str, str]:
 
 def prepare(
     cfg: DictConfig,
-    source: Path,
+    source: Path | None,
     *,
     model: str,
     trainer: "Trainer",
@@ -89,13 +91,16 @@ def prepare(
     data: "AdaptationData",
     folder: Path,
 ) -> None:
-    """Score the source model, and have it label the training images of the target.
+    """Score the source model, and serve the pseudo-labels that a method begins with.
+
+    All processes of a run call it.
 
     Args:
         cfg: of the run.
-        source: checkpoint of the source model.
-        model: its digest, see :func:`described`.
-        trainer: evaluates; its first process makes the labels.
+        source: checkpoint of the source model, which labels the training images of the target;
+            without one, none has a label until the method gives it one.
+        model: its digest, see :func:`described`, or :data:`NO_MODEL`.
+        trainer: evaluates.
         method: gets the scores.
         data: will serve the labels, if the method needs any.
         folder: of the run; labels are kept in its ``pseudo_labels``.
@@ -104,11 +109,47 @@ def prepare(
         ConfigError: given labels are of other images, classes or another source model.
         DataError: the labels cannot be read or written.
     """
-    from sfseg.methods.evaluation import Evaluation
-    from sfseg.metrics import Scores
     from sfseg.pseudo.identity import Identity
     from sfseg.pseudo.reader import PseudoLabels
     from sfseg.pseudo.store import PseudoLabelStore
+
+    evaluation = None
+    if source is not None:
+        evaluation = evaluated(cfg, source, model=model, trainer=trainer, method=method, data=data)
+    if "pseudo_labels" not in data.needs:
+        return
+    images = data.target_images()
+    identity = Identity(
+        images.names, images.sizes, data.labels.classes, model, image_content(cfg, data)
+    )
+    place = folder / FOLDER
+    if (given := given_labels(cfg)) is not None:
+        if trainer.is_global_zero:
+            go_on_with(given, place, identity)
+    else:
+        make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
+    trainer.strategy.barrier(FOLDER)
+    if not trainer.is_global_zero:
+        data.serve_pseudo_labels(PseudoLabels(place, identity))
+        return
+    store = PseudoLabelStore(place, identity)
+    # A disk may have changed, since they were written, what given labels say.
+    store.verify()
+    data.serve_pseudo_labels(store)
+
+
+def evaluated(
+    cfg: DictConfig,
+    source: Path,
+    *,
+    model: str,
+    trainer: "Trainer",
+    method: "Method",
+    data: "AdaptationData",
+) -> "Evaluation":
+    """The source model, whose scores the method gets; arguments are those of :func:`prepare`."""
+    from sfseg.methods.evaluation import Evaluation
+    from sfseg.metrics import Scores
 
     network = network_of(cfg, data.labels, source)
     # What a run has measured and logged before its checkpoint is in that.
@@ -124,33 +165,17 @@ def prepare(
     method.source_scores_of = scores_of(cfg, model, data, method.protocol)
     if state.get("source_scores_of") == method.source_scores_of:
         method.source_scores = {d: Scores(**s) for d, s in state["source_scores"].items()}
-    else:
-        if "source_scores" in state:
-            before = state.get("source_scores_of", {}).get("protocol", "of an earlier version")
-            log.info(
-                "source model: evaluated again, since the checkpoint's scores are by another "
-                "protocol, model or set (%s)",
-                before,
-            )
-        trainer.validate(evaluation, datamodule=data, verbose=False)
-        method.source_scores = evaluation.scores
-    if "pseudo_labels" not in data.needs:
-        return
-    images = data.target_images()
-    identity = Identity(
-        images.names, images.sizes, data.labels.classes, model, image_content(cfg, data)
-    )
-    place = folder / FOLDER
-    if trainer.is_global_zero:
-        make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
-    trainer.strategy.barrier(FOLDER)
-    if not trainer.is_global_zero:
-        data.serve_pseudo_labels(PseudoLabels(place, identity))
-        return
-    store = PseudoLabelStore(place, identity)
-    # A disk may have changed, since they were written, what given labels say.
-    store.verify()
-    data.serve_pseudo_labels(store)
+        return evaluation
+    if "source_scores" in state:
+        before = state.get("source_scores_of", {}).get("protocol", "of an earlier version")
+        log.info(
+            "source model: evaluated again, since the checkpoint's scores are by another "
+            "protocol, model or set (%s)",
+            before,
+        )
+    trainer.validate(evaluation, datamodule=data, verbose=False)
+    method.source_scores = evaluation.scores
+    return evaluation
 
 
 def scores_of(cfg: DictConfig, model: str, data: "AdaptationData", protocol: str) -> dict[str, str]:
@@ -163,42 +188,51 @@ def scores_of(cfg: DictConfig, model: str, data: "AdaptationData", protocol: str
     return {"protocol": protocol, "model": model, **sets}
 
 
+def go_on_with(given: Path, place: Path, identity: "Identity") -> None:
+    """A store of pseudo-labels as another run, or this one, has left it.
+
+    Raises:
+        ConfigError: they are of other images, classes or another source model.
+        DataError: they cannot be read, or the disk is full.
+    """
+    from sfseg.pseudo.making import copy_store
+    from sfseg.pseudo.reader import PseudoLabels
+
+    PseudoLabels(given, identity)
+    if given.absolute() == place.absolute():
+        log.info("pseudo-labels: %s, as this run left them", place)
+        return
+    copy_store(given, place)
+    log.info("pseudo-labels: %s, continued from %s", place, given)
+
+
 def make_labels(
     cfg: DictConfig,
     place: Path,
     identity: "Identity",
-    evaluation: "Evaluation",
+    evaluation: "Evaluation | None",
     *,
     trainer: "Trainer",
     data: "AdaptationData",
 ) -> None:
-    """A store of pseudo-labels: as another run left it, or of the source model."""
-    from sfseg.methods.labelling import label_images, select_labels
-    from sfseg.pseudo.making import copy_store
-    from sfseg.pseudo.reader import PseudoLabels
+    """A new store of pseudo-labels, by all processes; without a source model no image has one."""
+    from sfseg.methods.first_labels import empty_labels, select_labels
 
-    given = given_labels(cfg)
-    if given is not None:
-        PseudoLabels(given, identity)
-        if given.absolute() == place.absolute():
-            log.info("pseudo-labels: %s, as this run left them", place)
-            return
-        copy_store(given, place)
-        log.info("pseudo-labels: %s, continued from %s", place, given)
+    if evaluation is None:
+        empty_labels(place, identity)
         return
-    selection = label_selection_of(cfg)
-    common: dict[str, Any] = {
-        "device": trainer.strategy.root_device,
-        "context": trainer.precision_plugin.forward_context(),
-        "left_out": data.left_out["target_train"].indices,
-    }
-    if selection.keeps_all:
-        evaluation.inference = selection.protocol(evaluation.inference)
-        label_images(evaluation, data.labelling_dataloader(), place, identity, **common)
-    else:
-        load = data.labelling_dataloader
-        select_labels(evaluation, load, place, identity, selection, **common)
-    log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
+    select_labels(
+        evaluation,
+        data.labelling_dataloader,
+        place,
+        identity,
+        label_selection_of(cfg),
+        device=trainer.strategy.root_device,
+        context=trainer.precision_plugin.forward_context(),
+        left_out=data.left_out["target_train"].indices,
+    )
+    if trainer.is_global_zero:
+        log.info("pseudo-labels: %s, of %d images by the source model", place, len(identity.names))
 
 
 def image_content(cfg: DictConfig, data: "AdaptationData") -> "NDArray[np.uint64]":

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import build, plain
 from sfseg.data.fingerprint import fingerprint
 from sfseg.data.opening import opened as open_set
 from sfseg.errors import ConfigError
+from sfseg.networks.batch_norm import tracking_norms
+from sfseg.runs.checkpoints import empty_backbone
 from sfseg.runs.crops import fit_crops
 from sfseg.storage.checkpoint_files import digest
 
@@ -31,7 +35,10 @@ TRAINER = {
     "enable_model_summary": False,
 }
 """Its trainer, but for what :data:`MACHINE` says and the number of steps."""
-MACHINE = ("accelerator", "devices", "precision", "deterministic", "benchmark")
+MACHINE = (
+    "accelerator", "strategy", "devices", "num_nodes", "sync_batchnorm", "precision",
+    "deterministic", "benchmark",
+)  # fmt: skip
 """Settings of the run's trainer that are also its source model's."""
 SPEED = {"compile", "channels_last"}
 """Settings of a network that change the order of sums and nothing else."""
@@ -46,7 +53,8 @@ class Recipe:
     """How a source model is trained.
 
     Two runs share a model if, and only if, ``settings`` and ``content`` agree. What changes the
-    order of sums alone (device, threads, compiled code) is no part of them.
+    order of sums alone (device, threads, compiled code) is no part of them, nor is how the images
+    of a step are dealt to processes, but where batch normalisation sees those of one alone.
 
     Args:
         method: name of the method that trains it.
@@ -109,9 +117,11 @@ def recipe_of(cfg: DictConfig, *, steps: int | None = None, is_there: bool = Tru
         _values(OmegaConf.select(config, key))
         for key in ("method", "data.module", "backbone.network")
     )
+    own, processes = int(module["batch_size"]), _processes(config)
+    apart = {} if _sees_all(config, processes) else {"normalised": own}
     settings = {
         "version": VERSION,
-        "data": {key: _at(module, key) for key in DATA},
+        "data": {**{key: _at(module, key) for key in DATA}, "batch_size": own * processes, **apart},
         "classes": list(build(config.data.module.labels).classes),
         "network": {key: value for key, value in network.items() if key not in SPEED},
         "method": {key: value for key, value in method.items() if key not in OBSERVING},
@@ -152,6 +162,26 @@ def _own_run(cfg: DictConfig, steps: int) -> DictConfig:
     config = OmegaConf.create(own)
     OmegaConf.set_struct(config, True)
     return config
+
+
+def _processes(config: DictConfig) -> int:
+    """How many processes a run has, or its trainer will start.
+
+    Raises:
+        ConfigError: Lightning refuses a setting.
+    """
+    trainer: Trainer = build(config.trainer, logger=False, enable_checkpointing=False)
+    return trainer.world_size
+
+
+def _sees_all(config: DictConfig, processes: int) -> bool:
+    """Whether all layers of the network see all images of a step, whoever has them."""
+    if processes == 1 or config.trainer.get("sync_batchnorm"):
+        return True
+    classes = len(build(config.data.module.labels).classes)
+    with torch.random.fork_rng(devices=[]):
+        network = build(empty_backbone(config), num_classes=classes)
+    return not any(norm.training for norm in tracking_norms(network.train()))
 
 
 def _values(node: Any, *, resolve: bool = True) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sfseg.storage.lock import WriterLock
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.strategies import Strategy
 
     from sfseg.methods.base import Method
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 MODEL, RECORD = "last.ckpt", "recipe.json"
 WAIT = 1.0
-"""Seconds between two looks at a folder in which another process trains."""
+"""Seconds between two looks at a folder in which another run trains."""
 
 
 def find(cfg: DictConfig) -> Path | None:
@@ -92,15 +93,28 @@ def _record(path: Path) -> Any:
         return None
 
 
-def train(cfg: DictConfig) -> Path:
-    """Supervised training on the source; the file appears when all is done.
+def shared(cfg: DictConfig, found: Path | None, strategy: "Strategy") -> tuple[Path, bool]:
+    """The source model of all processes of a run, and whether it is another than this one's.
+
+    All processes call it. What the first one has found counts for all; if that is none, all train.
+
+    Args:
+        cfg: of the run.
+        found: see :func:`find`.
+        strategy: of a trainer whose processes have met.
+    """
+    first = strategy.broadcast(found)
+    if first is not None:
+        return first, first != found
+    return train(cfg, strategy), True
+
+
+def train(cfg: DictConfig, strategy: "Strategy") -> Path:
+    """Supervised training on the source by all processes of a run; the file appears at the end.
 
     Runs of one :class:`sfseg.runs.recipe.Recipe` share it, and wait for the one that trains it.
     One that was interrupted goes on where it was. A trial run (``trainer.fast_dev_run``) trains as
     many steps as it has itself, into its own folder, where no other run finds it.
-
-    Raises:
-        ConfigError: the run has several processes, of which one would have to train for all.
     """
     trial = int(cfg.trainer.get("fast_dev_run") or 0)
     recipe = recipe_of(cfg, steps=trial or None)
@@ -108,26 +122,22 @@ def train(cfg: DictConfig) -> Path:
     if trial:
         path = Path(cfg.output_dir) / "source_model" / MODEL
         log.warning("source model: of %d steps, for this trial alone", trial)
-    if several_processes(cfg):
-        raise ConfigError(
-            f"source_checkpoint must be given to a run of several processes, got null and no "
-            f"{path}; train it with sfseg-train method={recipe.method} and the same data and "
-            "backbone, then give its checkpoints/last.ckpt"
-        )
-    with waiting_lock(path.parent):
-        if path.is_file():
-            log.info("source model: %s, trained by another process meanwhile", path)
+    path = strategy.broadcast(path)
+    with waiting_lock(path.parent, strategy):
+        say = log.info if strategy.is_global_zero else log.debug
+        if strategy.broadcast(path.is_file()):
+            say("source model: %s, trained by another process meanwhile", path)
             return path
-        log.info(
+        say(
             "source model: none yet for these settings; training %s first, %d steps",
             path, recipe.steps,
         )  # fmt: skip
-        _train(recipe, path)
+        _train(recipe, path, strategy)
     return path
 
 
-def _train(recipe: Recipe, path: Path) -> None:
-    """:func:`train` in a folder that no other process uses.
+def _train(recipe: Recipe, path: Path, strategy: "Strategy") -> None:
+    """:func:`train` in a folder that no other run uses.
 
     Raises:
         ConfigError: training has ended before its last step.
@@ -165,12 +175,14 @@ def _train(recipe: Recipe, path: Path) -> None:
         plugins=[CheckpointFiles()],
         default_root_dir=str(path.parent),
     )
-    remove_partial(path.parent)
-    text = json.dumps(recipe.record(), indent=2)
-    write_whole(path.with_name(RECORD), lambda file: file.write(text.encode()))
-    start = newest(unfinished)
+    if strategy.is_global_zero:
+        remove_partial(path.parent)
+        text = json.dumps(recipe.record(), indent=2)
+        write_whole(path.with_name(RECORD), lambda file: file.write(text.encode()))
+    start = strategy.broadcast(newest(unfinished))
     if start is not None:
-        log.info("source model: going on from step %d", check_resumable(start, method))
+        done = check_resumable(start, method)
+        log.info("source model: going on from step %d", done)
     trainer.fit(method, datamodule=data, ckpt_path=start, weights_only=True)
     if trainer.global_step != recipe.steps:
         raise ConfigError(
@@ -179,36 +191,34 @@ def _train(recipe: Recipe, path: Path) -> None:
         )
     # Complete or not there: a process may be killed while it writes.
     trainer.save_checkpoint(path)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    log.info("source model: %s, trained now", path)
-
-
-def several_processes(cfg: DictConfig) -> bool:
-    """Whether a run has, or its trainer will start, more than one process."""
-    from lightning.pytorch import Trainer
-
-    settings = {key: cfg.trainer.get(key) for key in ("accelerator", "strategy", "devices")}
-    settings["num_nodes"] = cfg.trainer.get("num_nodes", 1)
-    given = {key: value for key, value in settings.items() if value is not None}
-    return Trainer(**given, logger=False, enable_checkpointing=False).world_size > 1
+    if strategy.is_global_zero:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        log.info("source model: %s, trained now", path)
 
 
 @contextmanager
-def waiting_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; while another process does, wait and say so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, said = None, ""
-    while lock is None:
-        try:
-            lock = WriterLock(folder / ".lock")
-        except ConfigError as error:
-            if str(error) != said:
-                log.info("source model: %s; waiting", said := str(error))
+def waiting_lock(folder: Path, strategy: "Strategy") -> Iterator[None]:
+    """Hold a folder's lock; while another run does, wait and say so.
+
+    The first process holds it for all, which hear of it at each try: none waits for long.
+    """
+    lock, said, is_held = None, "", False
+    while not is_held:
+        if strategy.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = WriterLock(folder / ".lock")
+            except ConfigError as error:
+                if str(error) != said:
+                    log.info("source model: %s; waiting", said := str(error))
+        is_held = strategy.broadcast(lock is not None)
+        if not is_held:
             time.sleep(WAIT)
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def folder(cfg: DictConfig) -> Path:

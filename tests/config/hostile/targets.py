@@ -87,7 +87,7 @@ TARGETS = (
     {"_target_": "sfseg.runs.folder.git_state", "folder": "."},
     {"_target_": "sfseg.storage.atomic.write_whole", "path": str(MARKER)},
     {"_target_": "sfseg.pseudo.making.copy_store", "source": "a", "target": "b"},
-    {"_target_": "sfseg.methods.labelling.label_images"},
+    {"_target_": "sfseg.methods.first_labels.select_labels"},
     {"_target_": "sfseg.methods.gta.torch.load", "f": "gift.pt", "weights_only": False},
     {"_target_": "sfseg.methods.gta.GtA.load_from_checkpoint", "checkpoint_path": "gift.pt"},
     {

@@ -20,6 +20,15 @@ from sfseg.ops.patches import prediction_map
 from sfseg.types import StepOutput, TrainingBatch
 
 
+class Adversarial(SharedSupervised, total=False):
+    """Constructor arguments of :class:`AdaptSegNet`."""
+
+    adversarial_loss: DomainLoss
+    adversarial_weight: float
+    aux_adversarial_weight: float
+    discriminator_lr: float
+
+
 class AdaptSegNet(Supervised):
     """The segmenter learns the source's labels, and that its predictions on the target look alike.
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, Unpack, cast
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sfseg.checks import require_at_least, require_weights
-from sfseg.methods.adaptsegnet import AdaptSegNet
+from sfseg.methods.adaptsegnet import AdaptSegNet, Adversarial
 from sfseg.methods.certainty import TwoModes
 from sfseg.methods.labelling import Labeller
 from sfseg.methods.rounds import label_anew
@@ -88,7 +88,7 @@ class UPLR(AdaptSegNet):
         k: int | None = 5,
         pseudo_label: Labeller | None = None,
         target_weight: float = 1.0,
-        **adversarial: Any,
+        **adversarial: Unpack[Adversarial],
     ) -> None:
         super().__init__(**adversarial)
         require_at_least(0, stages=stages, rounds=rounds)

@@ -103,7 +103,8 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
         if node is None or (cfg.get("with_source") is False and not is_target(name)):
             continue
         try:
-            sets[name] = opened(name, build(cfg.data.scenes[name]), labels)
+            factory = build(cfg.data.scenes[name])
+            sets[name] = opened(name, factory, labels, cfg.data.get("translated"))
         except DataError as error:
             sets[name] = error
     return labels, sets

@@ -61,7 +61,7 @@ def test_weights_are_those_of_the_formula(normalise, lambda_, chosen):
 def test_images_come_as_often_as_they_weigh():
     sampler, count = SoftBalance(), 5000
     expected = naive_soft_balance(COUNTS, range(4), 0.5, 10, 0.2, "max")
-    found = Counter(ticket.index for ticket in drawn(sampler, count))
+    found = Counter(ticket.scene for ticket in drawn(sampler, count))
     for index, weight in enumerate(expected):
         chance = weight / sum(expected)
         deviation = math.sqrt(chance * (1 - chance) / count)
@@ -122,7 +122,7 @@ def test_scenes_that_are_left_out_are_not_drawn(sampler):
     counts = COUNTS.copy()
     counts[3] = 0
     contents = Contents(len(counts), NAMES, counts, frozenset([3]))
-    assert 3 not in {ticket.index for ticket in drawn(sampler, 500, contents=contents)}
+    assert 3 not in {ticket.scene for ticket in drawn(sampler, 500, contents=contents)}
 
 
 def test_rare_classes_come_by_a_softmax_of_their_shares():
@@ -133,7 +133,7 @@ def test_rare_classes_come_by_a_softmax_of_their_shares():
     for c in range(3):
         chance = powers[c] / sum(powers)
         images = [k for k, row in enumerate(COUNTS) if row[c] > 30]
-        mine = Counter(ticket.index for ticket in found if ticket.wanted.class_id == c)
+        mine = Counter(ticket.scene for ticket in found if ticket.wanted.class_id == c)
         deviation = math.sqrt(chance * (1 - chance) / count)
         assert abs(mine.total() / count - chance) < 5 * deviation
         assert set(mine) <= set(images)

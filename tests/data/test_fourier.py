@@ -44,13 +44,21 @@ def test_the_swap_is_that_of_all_frequencies(size, beta):
 
 
 def test_it_leaves_the_range_and_is_cut_off():
-    dark = np.zeros((16, 16, 3), np.uint8)
-    dark[4:8, 4:8] = 255
-    raw = naive(dark, picture(3, (16, 16)), 4).real
+    source = np.random.default_rng(0).choice([0, 255], (16, 16, 3)).astype(np.uint8)
+    target = picture(3, (16, 16))
+    raw = naive(source, target, 4).real
     assert raw.min() < 0 and raw.max() > 255
-    np.testing.assert_allclose(
-        fourier_swap(dark, picture(3, (16, 16)), 0.25), raw.clip(0, 255), atol=1e-9
-    )
+    np.testing.assert_allclose(fourier_swap(source, target, 0.25), raw.clip(0, 255), atol=1e-9)
+
+
+@pytest.mark.parametrize("grey", [0, 100])
+def test_what_has_no_phase_gets_that_of_zero(grey):
+    flat, target = np.full((16, 24, 3), grey, np.uint8), picture(3, (16, 24))
+    spectrum = np.zeros((16, 24, 3), complex)
+    for u, v in np.ndindex(5, 5):
+        spectrum[u - 2, v - 2] = np.abs(np.fft.fft2(target, axes=(0, 1)))[u - 2, v - 2]
+    expected = np.fft.ifft2(spectrum, axes=(0, 1)).real
+    np.testing.assert_allclose(fourier_swap(flat, target, 0.125), expected.clip(0, 255), atol=1e-9)
 
 
 def test_an_image_in_its_own_style_is_itself():
@@ -74,9 +82,14 @@ def test_it_is_the_style_that_source_models_see():
 
 @pytest.mark.parametrize(
     ("beta", "size", "reach"),
-    [(0.01, (512, 1024), 5), (0.05, (720, 1280), 36), (0.09, (720, 1280), 64), (1 / 49, (49, 99), 1),
-     (0.0099, (100, 100), 0)],
-)  # fmt: skip
+    [
+        (0.01, (512, 1024), 5),
+        (0.05, (720, 1280), 36),
+        (0.09, (720, 1280), 64),
+        (1 / 49, (49, 99), 1),
+        (0.0099, (100, 100), 0),
+    ],
+)
 def test_how_far_it_reaches(beta, size, reach):
     rows, columns = low_frequencies(beta, size)
     assert rows.tolist() == list(range(-reach, reach + 1))
@@ -85,7 +98,7 @@ def test_how_far_it_reaches(beta, size, reach):
 
 @pytest.mark.parametrize("beta", [0, -0.1, 0.5, float("nan")])
 def test_impossible_shares_are_refused(beta):
-    with pytest.raises(ValueError, match="beta must be above 0 and below 0.5, got"):
+    with pytest.raises(ValueError, match=r"beta must be above 0 and below 0\.5, got"):
         fourier_swap(picture(0), picture(1), beta)
 
 

@@ -28,15 +28,15 @@ def test_every_pass_shows_every_sample_once(length, batch_size):
     for number in range(passes):
         part = found[number * length : (number + 1) * length]
         assert {ticket.pass_number for ticket in part} == {number}
-        assert sorted(ticket.index for ticket in part) == list(range(length))
+        assert sorted(ticket.scene for ticket in part) == list(range(length))
         assert {ticket.wanted for ticket in part} == {None}
 
 
 def test_passes_and_domains_and_seeds_are_shuffled_apart():
     def first_pass(**options):
-        return [ticket.index for ticket in tickets(50, 50, **options)]
+        return [ticket.scene for ticket in tickets(50, 50, **options)]
 
-    second = [ticket.index for ticket in tickets(50, 100)[50:]]
+    second = [ticket.scene for ticket in tickets(50, 100)[50:]]
     orders = [first_pass(), second, first_pass(seed=4), first_pass(purpose="source")]
     orders.append(list(range(50)))
     assert len({tuple(order) for order in orders}) == len(orders)
@@ -100,7 +100,9 @@ def test_an_iteration_ends_where_it_is_told_and_the_next_asks_anew():
         assert batch == [made(2 * number), made(2 * number + 1)]
 
 
-@pytest.mark.parametrize(("parts", "steps", "adds_up"), [(1, 5, 1), (3, 10, 1), (4, 3, 1), (3, 7, 4)])
+@pytest.mark.parametrize(
+    ("parts", "steps", "adds_up"), [(1, 5, 1), (3, 10, 1), (4, 3, 1), (3, 7, 4)]
+)
 def test_parts_end_where_their_shares_of_the_steps_do(parts, steps, adds_up):
     bounds = sorted({k * steps // parts * adds_up for k in range(1, parts)} - {0})
     for start in range(steps * adds_up + 2):

@@ -90,7 +90,7 @@ def test_a_sampler_chooses_of_the_source_alone(tree, sampler, num_workers):
     chosen = [batch["source"]["index"].tolist() for batch in found]
     order = Training(sampler=sampler, seed=5)
     again = ready(tree, sampler=sampler).training.order("source", 6)
-    assert chosen == [[again(2 * k).index, again(2 * k + 1).index] for k in range(4)]
+    assert chosen == [[again(2 * k).scene, again(2 * k + 1).scene] for k in range(4)]
     assert order.parts == 1
     for one, other in zip(plain, found, strict=True):
         assert same({"target": one["target"]}, {"target": other["target"]})
@@ -199,7 +199,7 @@ def expected(tree, bounds):
         if focus:
             training.focus(focus)
         order = training.order("source", 6)
-        found += [[order(2 * k).index, order(2 * k + 1).index] for k in range(first, last)]
+        found += [[order(2 * k).scene, order(2 * k + 1).scene] for k in range(first, last)]
     return found
 
 

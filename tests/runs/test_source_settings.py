@@ -42,9 +42,7 @@ def composed(*words: str) -> DictConfig:
         (["data/translation=fda"], Uniform(), FourierTranslation(0.01)),
     ],
 )
-def test_groups_build_what_they_say(
-    words: list[str], sampler: object, translation: object
-) -> None:
+def test_groups_build_what_they_say(words: list[str], sampler: object, translation: object) -> None:
     module = composed(*words).data.module
     assert build(module.sampler) == sampler and build(module.translation) == translation
     assert module.translated is None and module.parts == [1]

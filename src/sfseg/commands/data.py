@@ -247,6 +247,8 @@ def _occurrences(report: "Report") -> list[str]:
 def preview(cfg: DictConfig) -> None:
     """Draw a few scenes of each set with their labels; source and target are side by side.
 
+    Training images of the source are shown as training would show them: translated, where they are.
+
     Raises:
         ConfigError: a setting that cannot work.
         DataError: there is no scene that can be drawn.
@@ -264,7 +266,21 @@ def preview(cfg: DictConfig) -> None:
             chosen[name] = spread(len(scenes), cfg.images)
     if not any(chosen.values()):
         raise DataError("no scene could be drawn; sfseg-data check says what is wrong")
-    draw(taken(cfg) / "preview.png", labels, sets, chosen, cfg.opacity)
+    draw(taken(cfg) / "preview.png", labels, in_style(sets, cfg), chosen, cfg.opacity)
+
+
+def in_style(sets: "Sets", cfg: DictConfig) -> "Sets":
+    """The sets, of which the source's training images are shown as ``data/translation`` says."""
+    from sfseg.data.translation import FourierStyle, StyledScenes
+
+    translation = build(cfg.data.get("translation"))
+    source, target = sets.get("source_train"), sets.get("target_train")
+    if translation is None or isinstance(source, DataError | None):
+        return sets
+    if isinstance(target, DataError | None):
+        return sets
+    style = FourierStyle(translation, target, build(cfg.data.target_view), seed=cfg.seed)
+    return {**sets, "source_train": StyledScenes(source, style)}
 
 
 TASKS: dict[str, Callable[[DictConfig], None]] = {"check": check, "preview": preview}

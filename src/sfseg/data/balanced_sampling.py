@@ -81,7 +81,7 @@ class RareClass:
                 "draw: the most pixels that one has of a class are "
                 f"{contents.counts.max(initial=0)}; lower it"
             )
-        if few := [k for k in np.flatnonzero(total) if k not in known]:
+        if few := np.setdiff1d(np.flatnonzero(total), known).tolist():
             log.warning(
                 "%s: no image has more than data.sampler.min_pixels=%s pixels of %s, which are "
                 "not looked for; lower it", purpose, self.min_pixels, _named(few, contents),
@@ -125,8 +125,9 @@ class RareClassOrder:
 def class_chances(shares: Shares, temperature: float) -> Shares:
     """softmax((1 - share) / temperature), (K,), of classes with these shares of all pixels."""
     exponents = (shares.min(initial=1.0) - shares) / temperature
-    chances = np.exp(exponents)
-    return chances / chances.sum()
+    powers: Shares = np.exp(exponents)
+    chances: Shares = powers / powers.sum()
+    return chances
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,12 @@ class Ticket(NamedTuple):
     """Which sample, and which of its random views.
 
     pass_number: number of the pass over the set, or another one that no two views share.
-    index: of the scene.
+    scene: its position in the set.
     wanted: what its crop should show; None takes the first.
     """
 
     pass_number: int
-    index: int
+    scene: int
     wanted: Wanted | None = None
 
 

@@ -8,6 +8,8 @@ from sfseg.data.geometry import Image, Size
 Pixels = NDArray[np.float64]
 ROUNDING = 1e-9
 """By which a product may fall short of the whole number that it means."""
+FAINT = 1e-12
+"""Amplitudes below this share of the largest are 0."""
 
 
 def fourier_swap(source: Image, target: Image, beta: float) -> Pixels:
@@ -34,13 +36,17 @@ def fourier_swap(source: Image, target: Image, beta: float) -> Pixels:
         ValueError: sizes differ, or ``beta`` is out of its range.
     """
     if source.shape != target.shape:
-        raise ValueError(f"source and target must be equal in size, got {source.shape} and "
-                         f"{target.shape}")  # fmt: skip
+        raise ValueError(
+            f"source and target must be equal in size, got {source.shape} and {target.shape}"
+        )
     height, width = source.shape[:2]
     rows, columns = low_frequencies(beta, (height, width))
     own, other = (_spectrum(image, len(columns))[rows] for image in (source, target))
+    amplitude = np.abs(own)
+    # What the source has nothing of has no phase either; that of rounding errors says nothing.
+    phase = np.where(amplitude > FAINT * amplitude.max(), np.angle(own), 0.0)
     change = np.zeros((height, len(columns), 3), np.complex128)
-    change[rows] = (np.abs(other) - np.abs(own)) * np.exp(1j * np.angle(own))
+    change[rows] = (np.abs(other) - amplitude) * np.exp(1j * phase)
     back = np.fft.irfft(np.fft.ifft(change, axis=0), n=width, axis=1)
     return np.clip(source + back, 0, 255)
 

@@ -112,6 +112,27 @@ class FourierStyle:
         return resize_image(image, self.view.fixed_size(full) or full)
 
 
+class StyledScenes:
+    """Whole images of a set in another style, for people to look at.
+
+    Args:
+        scenes: the set.
+        style: of its images.
+    """
+
+    def __init__(self, scenes: Scenes, style: FourierStyle) -> None:
+        self.scenes = scenes
+        self.style = style
+        self.labels, self.has_labels = scenes.labels, scenes.has_labels
+        self.name, self.size, self.label = scenes.name, scenes.size, scenes.label
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def image(self, index: int) -> Image:
+        return self.style(self.scenes.image(index), 0, index)
+
+
 class TranslatedFiles(Files):
     """A set whose images are read from a folder of translated ones, with the original labels.
 
@@ -182,18 +203,19 @@ def _paired(files: Files, place: Path, setting: str) -> PathList:
         if (other := stems.setdefault(name.rpartition(".")[0], name)) != name:
             raise DataError(f"{setting} holds both {other} and {name}; remove one of them")
     taken: dict[str, int] = {}
-    names, missing = [], []
+    names: list[str] = []
+    missing: list[str] = []
     for index in range(len(files)):
-        name = _translation(files.name(index), stems)
-        if name is None:
+        found = _translation(files.name(index), stems)
+        if found is None:
             missing.append(files.name(index))
-        elif (other_index := taken.setdefault(name, index)) != index:
+        elif (other_index := taken.setdefault(found, index)) != index:
             raise DataError(
-                f"{setting}: {name} would stand for {files.name(other_index)} and for "
+                f"{setting}: {found} would stand for {files.name(other_index)} and for "
                 f"{files.name(index)}; keep the sub-folders of the data set"
             )
         else:
-            names.append(name)
+            names.append(found)
     if missing:
         examples = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise DataError(

@@ -103,7 +103,8 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
         if node is None or (cfg.get("with_source") is False and not is_target(name)):
             continue
         try:
-            sets[name] = opened(name, build(cfg.data.scenes[name]), labels)
+            factory = build(cfg.data.scenes[name])
+            sets[name] = opened(name, factory, labels, cfg.data.get("translated"))
         except DataError as error:
             sets[name] = error
     return labels, sets
@@ -246,6 +247,8 @@ def _occurrences(report: "Report") -> list[str]:
 def preview(cfg: DictConfig) -> None:
     """Draw a few scenes of each set with their labels; source and target are side by side.
 
+    Training images of the source are shown as training would show them: translated, where they are.
+
     Raises:
         ConfigError: a setting that cannot work.
         DataError: there is no scene that can be drawn.
@@ -263,7 +266,21 @@ def preview(cfg: DictConfig) -> None:
             chosen[name] = spread(len(scenes), cfg.images)
     if not any(chosen.values()):
         raise DataError("no scene could be drawn; sfseg-data check says what is wrong")
-    draw(taken(cfg) / "preview.png", labels, sets, chosen, cfg.opacity)
+    draw(taken(cfg) / "preview.png", labels, in_style(sets, cfg), chosen, cfg.opacity)
+
+
+def in_style(sets: "Sets", cfg: DictConfig) -> "Sets":
+    """The sets, of which the source's training images are shown as ``data/translation`` says."""
+    from sfseg.data.translation import FourierStyle, StyledScenes
+
+    translation = build(cfg.data.get("translation"))
+    source, target = sets.get("source_train"), sets.get("target_train")
+    if translation is None or isinstance(source, DataError | None):
+        return sets
+    if isinstance(target, DataError | None):
+        return sets
+    style = FourierStyle(translation, target, build(cfg.data.target_view), seed=cfg.seed)
+    return {**sets, "source_train": StyledScenes(source, style)}
 
 
 TASKS: dict[str, Callable[[DictConfig], None]] = {"check": check, "preview": preview}

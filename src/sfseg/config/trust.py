@@ -29,8 +29,9 @@ from sfseg.errors import ConfigError
 TARGET = "_target_"
 
 CLASSES = (
-    "sfseg.callbacks.", "sfseg.methods.", "sfseg.report.loggers", "sfseg.data.cache",
-    "sfseg.data.check", "sfseg.data.module", "sfseg.data.paths", "sfseg.networks.",
+    "sfseg.callbacks.", "sfseg.methods.", "sfseg.report.loggers", "sfseg.data.balanced_sampling",
+    "sfseg.data.cache", "sfseg.data.check", "sfseg.data.module", "sfseg.data.paths",
+    "sfseg.data.sampling", "sfseg.networks.",
     "torch.optim.", "torch.nn", "torch.nn.modules.",
     "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers.",
     "lightning.pytorch.strategies.", "lightning.pytorch.plugins.", "lightning.fabric.plugins.",
@@ -42,6 +43,7 @@ FUNCTIONS = (
     "sfseg.networks.adapters.", "sfseg.networks.build", "sfseg.networks.heads.", "sfseg.ops.",
     "sfseg.optim", "sfseg.data.classes_file", "sfseg.data.colour", "sfseg.data.geometry",
     "sfseg.data.layouts", "sfseg.data.street_layouts", "sfseg.data.toyscapes.scenes",
+    "sfseg.data.translation",
 )  # fmt: skip
 """Those whose functions may be named too; functions that read files of weights may not."""
 

@@ -78,6 +78,11 @@ class Files:
         return self.masks is not None
 
     @property
+    def stored(self) -> Sequence[tuple[Path, Paths]]:
+        """Images and labels that are read, each below a folder that names are relative to."""
+        return [(self.root, self.images), (self.root, self.masks or ())]
+
+    @property
     def meaning(self) -> str:
         """All that the ids of a label depend on besides its file and the names of the classes."""
         decoding = self.decoding

@@ -28,9 +28,9 @@ def fingerprint(scenes: Scenes) -> str | None:
         return None
     said = f"{READING} {scenes.value_range} {scenes.labels.classes} {scenes.meaning}\n"
     digest = hashlib.sha256(said.encode())
-    for paths in (scenes.images, scenes.masks or ()):
+    for root, paths in scenes.stored:
         for path in paths:
-            digest.update(_stamp(path, scenes.root))
+            digest.update(_stamp(path, root))
         digest.update(b"\n")
     return digest.hexdigest()
 

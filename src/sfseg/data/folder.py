@@ -32,8 +32,35 @@ from sfseg.types import IGNORE, Batch, size_text
 WHOLE = EvalView()
 """Whole images and labels at their own size."""
 
-Ticket = tuple[int, int]
-"""(pass, index): which sample, and which of its random views."""
+
+class Wanted(NamedTuple):
+    """What a crop should show.
+
+    class_id: of the class.
+    pixels: a crop with more of it is taken at once.
+    redraws: how often another one is drawn.
+    """
+
+    class_id: int
+    pixels: float
+    redraws: int
+
+
+class Ticket(NamedTuple):
+    """Which sample, and which of its random views.
+
+    pass_number: number of the pass over the set, or another one that no two views share.
+    scene: its position in the set.
+    wanted: what its crop should show; None takes the first.
+    """
+
+    pass_number: int
+    scene: int
+    wanted: Wanted | None = None
+
+
+Restyle = Callable[[Image, int, int], Image]
+"""A crop (H, W, 3), its pass and its index to the crop in another style."""
 
 
 class Scenes(Protocol):
@@ -105,6 +132,7 @@ class FolderDataset(Dataset[Sample]):
         on_error: whether a scene that cannot be used raises its :class:`DataError`, or is replaced
             by the next one that can, in the same pass. All other samples stay as they are.
         left_out: scenes that are known to be unusable.
+        restyle: changes the style of a training crop, before its colours are distorted.
     """
 
     def __init__(
@@ -119,6 +147,7 @@ class FolderDataset(Dataset[Sample]):
         read: Read | None = None,
         on_error: OnError = "raise",
         left_out: Collection[int] = (),
+        restyle: Restyle | None = None,
     ) -> None:
         self.scenes = scenes
         self.view = view
@@ -129,14 +158,15 @@ class FolderDataset(Dataset[Sample]):
         self.read: Read = read or self._decode
         self.on_error = on_error
         self.left_out = frozenset(left_out)
+        self.restyle = restyle
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, ticket: Ticket) -> Sample:
+    def __getitem__(self, ticket: Ticket | tuple[int, int]) -> Sample:
+        pass_number, first, wanted = ticket = Ticket(*ticket)
         if self.on_error != "skip":
-            return self._sample(*ticket)
-        pass_number, first = ticket
+            return self._sample(ticket)
         found: list[tuple[int, str]] = []
         # Nothing is remembered here: which samples there are must not depend on what a loader
         # process has seen before.
@@ -144,17 +174,20 @@ class FolderDataset(Dataset[Sample]):
             if index in self.left_out:
                 continue
             try:
-                sample = self._sample(pass_number, index)
+                sample = self._sample(Ticket(pass_number, index, wanted))
             except DataError as error:
                 found.append((index, str(error)))
                 continue
             return {**sample, "left_out": found} if found else sample
         raise DataError(f"none of {len(self)} scenes can be used; {found[-1][1] if found else ''}")
 
-    def _sample(self, pass_number: int, index: int) -> Sample:
+    def _sample(self, ticket: Ticket) -> Sample:
+        pass_number, index, _ = ticket
         picture = self.read(index)
-        geometry = self._geometry(picture, pass_number, index)
+        geometry = self._geometry(picture, ticket)
         image = crop_image(picture.image, geometry)
+        if self.restyle is not None:
+            image = self.restyle(image, pass_number, index)
         if self.colour is not None:
             image = self.colour(
                 image, seed32(self.seed, pass_number, index, f"{self.purpose}/colour")
@@ -171,11 +204,20 @@ class FolderDataset(Dataset[Sample]):
         label = label_of(self.scenes, index, image) if self.use_labels else None
         return Picture(image, label, (image.shape[0], image.shape[1]))
 
-    def _geometry(self, picture: Picture, pass_number: int, index: int) -> Geometry:
+    def _geometry(self, picture: Picture, ticket: Ticket) -> Geometry:
         if isinstance(self.view, EvalView):
             return Geometry.whole(picture.full, size_by(self.view.size, picture.full))
+        pass_number, index, wanted = ticket
         rng = generator(self.seed, pass_number, index, f"{self.purpose}/geometry")
-        return self.view.draw(picture.label, rng, picture.full)
+        geometry = self.view.draw(picture.label, rng, picture.full)
+        if wanted is None or picture.label is None:
+            return geometry
+        for _ in range(wanted.redraws):
+            shown = crop_label(picture.label, geometry) == wanted.class_id
+            if np.count_nonzero(shown) > wanted.pixels:
+                break
+            geometry = self.view.draw(picture.label, rng, picture.full)
+        return geometry
 
     def _label(self, picture: Picture, geometry: Geometry) -> Image:
         """The label as torch may own it: in evaluation of the size it is scored at."""

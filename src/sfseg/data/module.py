@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sfseg.checks import require_at_least
 from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
@@ -19,9 +21,11 @@ from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactor
 from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
+from sfseg.data.needs import served_domains, wanted_sets
 from sfseg.data.opening import opened
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
+from sfseg.data.training import Training
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.pseudo.journal import Commit
@@ -32,9 +36,6 @@ from sfseg.storage.lightning_state import processed_batches
 log = logging.getLogger(__name__)
 
 DEFAULT_CHECKS = Checks()
-NEEDS = (
-    "source", "source_eval", "target", "target_labels", "pseudo_labels", "source_model"
-)  # fmt: skip
 
 
 class TargetImages(NamedTuple):
@@ -70,6 +71,8 @@ class AdaptationData(LightningDataModule):
         num_workers: loader processes per domain.
         checks: what is read before training, and whether scenes may be left out.
         seed: run seed.
+        **training: how the source is shown and what training is divided into, see
+            :class:`sfseg.data.training.Training`.
     """
 
     def __init__(
@@ -87,29 +90,16 @@ class AdaptationData(LightningDataModule):
         num_workers: int = 2,
         checks: Checks = DEFAULT_CHECKS,
         seed: int = 0,
+        **training: Any,
     ) -> None:
         super().__init__()
-        unknown = set(needs) - set(NEEDS)
-        if unknown or not needs:
-            raise ValueError(f"needs must name some of {NEEDS}, got {list(needs)}")
-        for name, number, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if number < least:
-                raise ValueError(f"{name} must be at least {least}, got {number}")
-        wanted = ["target_eval"]
-        wanted += ["source_train"] if "source" in needs else []
-        wanted += ["source_eval"] if {"source", "source_eval"} & set(needs) else []
-        wanted += ["target_train"] if {"target", "target_labels"} & set(needs) else []
-        self.factories: dict[str, ScenesFactory] = {}
-        for name in wanted:
-            factory = scenes.get(name)
-            if factory is not None:
-                self.factories[name] = factory
-            elif name.endswith("train"):
-                raise ConfigError(f"the method needs data.scenes.{name}, got null; set it")
+        require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        require_at_least(0, num_workers=num_workers)
+        self.training = Training(seed=seed, **training)
+        shows_style = self.training.translation is not None
+        self.factories = wanted_sets(needs, scenes, shows_style=shows_style)
+        self.domains = served_domains(needs)
+        """Of a training batch."""
         self.labels = labels
         self.needs = tuple(needs)
         self.views = dict(views)
@@ -133,7 +123,7 @@ class AdaptationData(LightningDataModule):
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
             title = name.replace("_", " ")
-            scenes = opened(name, factory, self.labels)
+            scenes = opened(name, factory, self.labels, self.training.translated)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
                 if name.endswith("train"):
@@ -142,10 +132,13 @@ class AdaptationData(LightningDataModule):
             self.left_out[name] = self.checks.passed(scenes, title, with_labels=with_labels)
             self.scenes[name] = scenes
             domain, part = name.split("_")
-            if part == "train":
+            if part == "train" and domain in self.domains:
                 indices = self.left_out[name].indices
                 self.views[domain] = fitted_view(self.views[domain], scenes, domain, indices)
             self._open_cache(name, with_labels)
+        if "source_train" in self.scenes and not self.training.is_open:
+            folder = None if self.cache is None else self.cache.folder
+            self.training.open(self.scenes, self.left_out, self.views, self.caches, folder)
 
     def _open_cache(self, name: str, with_labels: bool) -> None:
         if self.cache is None:
@@ -172,11 +165,6 @@ class AdaptationData(LightningDataModule):
         return ", ".join(parts)
 
     @property
-    def domains(self) -> tuple[str, ...]:
-        """Domains of a training batch."""
-        return tuple(d for d in ("source", "target") if f"{d}_train" in self.factories)
-
-    @property
     def eval_domains(self) -> tuple[str, ...]:
         """Domains of the evaluation loaders, in their order; the target comes first."""
         return tuple(d for d in ("target", "source") if f"{d}_eval" in self.factories)
@@ -186,28 +174,41 @@ class AdaptationData(LightningDataModule):
         begun = self._trained_batches()
         loaders: dict[str, DataLoader[Sample]] = {}
         for domain in self.domains:
+            name = f"{domain}_train"
             dataset = FolderDataset(
-                self.scenes[f"{domain}_train"],
+                self.scenes[name],
                 view=self.views[domain],
                 colour=self.colour,
                 seed=self.seed,
                 purpose=domain,
-                use_labels=self._reads_labels(f"{domain}_train"),
-                read=self.caches.get(f"{domain}_train"),
+                use_labels=self._reads_labels(name),
+                read=self.caches.get(name),
                 on_error=self.checks.on_error,
-                left_out=self.left_out[f"{domain}_train"].indices,
+                left_out=self.left_out[name].indices,
+                restyle=self.training.restyle if domain == "source" else None,
             )
             batches = EndlessBatches(
-                len(dataset),
+                partial(self.training.order, domain, len(dataset)),
                 self.batch_size,
-                seed=self.seed,
-                purpose=domain,
                 rank=rank,
                 world_size=world_size,
                 start=lambda: self._position + self._trained_batches() - begun,
+                end=partial(self.training.end_of_part, self.trainer),
             )
             loaders[domain] = self._loader(dataset, batch_sampler=batches)
         return CombinedLoader(loaders, mode="min_size")
+
+    def focus(self, classes: Sequence[int]) -> None:
+        """Prefer source images of some classes from the next part of the training on.
+
+        Args:
+            classes: ids, the most wanted first, of which the sampler takes its ``k``; those that
+                no source image contains do not count.
+
+        Raises:
+            ConfigError: ``data/sampler`` cannot do that.
+        """
+        self.training.focus(classes)
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:
         loaders = []
@@ -301,6 +302,8 @@ class AdaptationData(LightningDataModule):
             "position": self._trained_batches(),
             "global_batch": self._global_batch(),
         }
+        if self.training.focused is not None:
+            state["focus"] = list(self.training.focused)
         if isinstance(self.pseudo_labels, PseudoLabelStore):
             commit = self.pseudo_labels.commit()
             state["pseudo_labels"] = {"folder": str(self.pseudo_labels.folder), **asdict(commit)}
@@ -314,6 +317,8 @@ class AdaptationData(LightningDataModule):
                 "that both agree, or the order of the data would be another"
             )
         self._position = int(state_dict["position"])
+        if "focus" in state_dict:
+            self.focus(state_dict["focus"])
         if isinstance(self.pseudo_labels, PseudoLabelStore):
             kept = state_dict["pseudo_labels"]
             self.pseudo_labels.restore(Commit(int(kept["generation"]), str(kept["digest"])))

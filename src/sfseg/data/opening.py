@@ -5,17 +5,28 @@ from functools import partial
 from pathlib import Path
 
 from sfseg.data.folder import Scenes, ScenesFactory
+from sfseg.data.translation import translated
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 
+TRANSLATED = "source_train"
+"""The set of which there may be translated images."""
 
-def opened(name: str, factory: ScenesFactory, labels: LabelSpace | None = None) -> Scenes:
+
+def opened(
+    name: str,
+    factory: ScenesFactory,
+    labels: LabelSpace | None = None,
+    translations: str | None = None,
+) -> Scenes:
     """The scenes of a set.
 
     Args:
         name: of the set, such as ``source_train``.
         factory: opens it.
         labels: of the task, whose classes the set must have; None does not compare.
+        translations: folder of images that stand for those of :data:`TRANSLATED`, of which others
+            know nothing.
 
     Raises:
         ConfigError: an argument that the reader has not, lacks or refuses, or other classes.
@@ -32,6 +43,8 @@ def opened(name: str, factory: ScenesFactory, labels: LabelSpace | None = None) 
             f"{setting} has {scenes.labels.num_classes} classes ({scenes.labels.name}), the task "
             f"{labels.num_classes} ({labels.name}); point data.classes at the right label space"
         )
+    if translations is not None and name == TRANSLATED:
+        return translated(scenes, translations)
     return scenes
 
 

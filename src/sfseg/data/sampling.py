@@ -1,6 +1,8 @@
 """Which sample comes when: pure functions of (seed, position), with any number of ranks."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,67 +12,158 @@ from sfseg.data.folder import Ticket
 from sfseg.randomness import generator
 
 
-class EndlessBatches(Sampler[list[Ticket]]):
-    """Batches of shuffled passes over a dataset, without end.
+@dataclass(frozen=True)
+class Contents:
+    """What a set of images holds.
 
-    The sequence of samples depends on the seed alone: ranks take turns of ``batch_size``, so
+    length: number of images.
+    classes: names of the classes.
+    counts: (N, K) labelled pixels of each class in each image; without rows where nobody asks.
+    left_out: images that cannot be used.
+    """
+
+    length: int
+    classes: Sequence[str] = ()
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    left_out: Collection[int] = ()
+
+
+class Order(Protocol):
+    """Which sample stands where in an endless sequence: a pure function of the position."""
+
+    def __call__(self, position: int) -> Ticket: ...
+
+
+class ImageSampler(Protocol):
+    """Settings by which training images are chosen."""
+
+    counts_classes: ClassVar[bool]
+    """Whether it asks for the pixels of each class in every image."""
+    follows_focus: ClassVar[bool]
+    """Whether it can give some of the classes more room than others during training."""
+
+    def order(
+        self, contents: Contents, *, seed: int, purpose: str, focus: Sequence[int] | None = None
+    ) -> Order:
+        """The sequence of a set.
+
+        Args:
+            contents: of the set.
+            seed: run seed.
+            purpose: name of the domain.
+            focus: ids of the classes to look for, the most wanted first; None says nothing.
+
+        Raises:
+            ConfigError: no image of the set could be chosen.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every image once in each pass, see :class:`Passes`."""
+
+    counts_classes: ClassVar[bool] = False
+    follows_focus: ClassVar[bool] = False
+
+    def order(
+        self, contents: Contents, *, seed: int, purpose: str, focus: Sequence[int] | None = None
+    ) -> "Passes":
+        """See :class:`ImageSampler`."""
+        return Passes(contents.length, seed=seed, purpose=purpose)
+
+
+class Passes:
+    """Shuffled passes over a dataset, each of which shows every sample once.
+
+    Args:
+        length: number of samples of the dataset.
+        seed: run seed.
+        purpose: name of the domain.
+    """
+
+    def __init__(self, length: int, *, seed: int, purpose: str) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1 sample, got {length}")
+        self.length = length
+        self.seed = seed
+        self.purpose = purpose
+        self._known: tuple[int, NDArray[np.int64]] = -1, np.empty(0, np.int64)
+
+    def __call__(self, position: int) -> Ticket:
+        pass_number, place = divmod(position, self.length)
+        if self._known[0] != pass_number:
+            self._known = pass_number, self.of_pass(pass_number)
+        return Ticket(pass_number, int(self._known[1][place]))
+
+    def of_pass(self, pass_number: int) -> NDArray[np.int64]:
+        """The permutation of one pass."""
+        rng = generator(self.seed, pass_number, 0, f"{self.purpose}/order")
+        return rng.permutation(self.length)
+
+
+class EndlessBatches(Sampler[list[Ticket]]):
+    """Batches of an endless sequence of samples.
+
+    The sequence does not depend on the number of ranks: they take turns of ``batch_size``, so
     two ranks with batch 4 train on what one rank with batch 8 does. A batch may span two
     passes; nothing is dropped or padded.
 
     Args:
-        length: number of samples of the dataset.
+        order: the sequence, asked for whenever an iteration begins.
         batch_size: samples of a batch on this rank.
-        seed: run seed.
-        purpose: name of the domain.
         rank: this process; 0 <= rank < world_size.
         world_size: number of processes.
         start: batches already consumed on each rank, asked for whenever an iteration begins;
             resuming needs nothing else, and neither does an epoch that follows another.
+        end: the number of consumed batches at which an iteration ends that begins at a given
+            one; None: it does not.
     """
 
     def __init__(
         self,
-        length: int,
+        order: Callable[[], Order],
         batch_size: int,
         *,
-        seed: int,
-        purpose: str,
         rank: int = 0,
         world_size: int = 1,
         start: Callable[[], int] = int,
+        end: Callable[[int], int | None] = lambda start: None,
     ) -> None:
-        if length < 1:
-            raise ValueError(f"length must be at least 1 sample, got {length}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, {world_size}), got {rank}")
-        self.length = length
+        self.order = order
         self.batch_size = batch_size
-        self.seed = seed
-        self.purpose = purpose
         self.rank = rank
         self.world_size = world_size
         self.start = start
+        self.end = end
 
     def __iter__(self) -> Iterator[list[Ticket]]:
-        order_of, order = -1, np.empty(0, np.int64)
-        number = self.start()
-        while True:
+        order, number = self.order(), self.start()
+        end = self.end(number)
+        while end is None or number < end:
             first = (number * self.world_size + self.rank) * self.batch_size
-            batch = []
-            for position in range(first, first + self.batch_size):
-                pass_number, place = divmod(position, self.length)
-                if pass_number != order_of:
-                    order_of, order = pass_number, self.order(pass_number)
-                batch.append((pass_number, int(order[place])))
-            yield batch
+            yield [order(position) for position in range(first, first + self.batch_size)]
             number += 1
 
-    def order(self, pass_number: int) -> NDArray[np.int64]:
-        """The permutation of one pass."""
-        rng = generator(self.seed, pass_number, 0, f"{self.purpose}/order")
-        return rng.permutation(self.length)
+
+def end_of_part(start: int, *, parts: int, steps: int, adds_up: int = 1) -> int | None:
+    """The batch before which the next of several equal parts of a training begins.
+
+    Args:
+        start: batches that are over.
+        parts: number of parts.
+        steps: of the whole training; part k, from 0, begins after ``k * steps // parts`` of them.
+        adds_up: batches of a step, of which no part begins in the middle.
+
+    Returns:
+        A number of batches above ``start``; None in the last part.
+    """
+    begins = (k * steps // parts * adds_up for k in range(1, parts))
+    return next((begin for begin in begins if begin > start), None)
 
 
 class EvalSampler(Sampler[Ticket]):
@@ -101,7 +194,7 @@ class EvalSampler(Sampler[Ticket]):
         self.indices = self.every[rank::world_size]
 
     def __iter__(self) -> Iterator[Ticket]:
-        return ((0, index) for index in self.indices)
+        return (Ticket(0, index) for index in self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,15 @@ log = logging.getLogger(__name__)
 FORMAT = "1"
 
 
-def class_counts(scenes: Scenes, folder: str | Path) -> NDArray[np.int64]:
+def class_counts(
+    scenes: Scenes, folder: str | Path | None, left_out: Collection[int] = ()
+) -> NDArray[np.int64]:
     """Labelled pixels of each class in each image, (N, K).
 
     Args:
         scenes: a set with labels; one that is not stored in files is counted each time.
-        folder: where counts are kept, ``data.cache_dir``.
+        folder: where counts are kept, ``data.cache_dir``; None keeps none.
+        left_out: images that cannot be used; they have no pixels.
 
     Raises:
         DataError: a label cannot be read.
@@ -31,19 +35,19 @@ def class_counts(scenes: Scenes, folder: str | Path) -> NDArray[np.int64]:
     if not scenes.has_labels:
         raise ValueError("class_counts needs a set with labels, got one without")
     classes = scenes.labels.num_classes
-    path = counts_file(scenes, folder)
+    path = None if folder is None else counts_file(scenes, folder, left_out)
     counts = None if path is None else _load(path, (len(scenes), classes))
     if counts is None:
-        found = on_all_processors(
-            lambda index: count_classes(scenes.label(index), classes), range(len(scenes))
-        )
-        counts = np.array(list(found), np.int64).reshape(-1, classes)
+        usable = [index for index in range(len(scenes)) if index not in left_out]
+        found = on_all_processors(lambda index: count_classes(scenes.label(index), classes), usable)
+        counts = np.zeros((len(scenes), classes), np.int64)
+        counts[usable] = np.array(list(found), np.int64).reshape(-1, classes)
         if path is not None:
             store(counts, path)
     return counts
 
 
-def counts_file(scenes: Scenes, folder: str | Path) -> Path | None:
+def counts_file(scenes: Scenes, folder: str | Path, left_out: Collection[int] = ()) -> Path | None:
     """Where the counts of a set are kept: a name that changes with anything they depend on.
 
     None for a set that is not stored in files.
@@ -51,7 +55,8 @@ def counts_file(scenes: Scenes, folder: str | Path) -> Path | None:
     content = fingerprint(scenes)
     if content is None or not scenes.has_labels:
         return None
-    name = hashlib.sha256(f"{FORMAT} {content}".encode()).hexdigest()
+    without = f" without {sorted(left_out)}" if left_out else ""
+    name = hashlib.sha256(f"{FORMAT} {content}{without}".encode()).hexdigest()
     return Path(folder).expanduser() / "statistics" / f"{name}.npz"
 
 

@@ -44,6 +44,8 @@ SPEED = {"compile", "channels_last"}
 """Settings of a network that change the order of sums and nothing else."""
 DATA = ("_target_", "views.source", "colour", "batch_size", "checks.on_error")
 """Settings of the DataModule that training on the source depends on, beside scenes and classes."""
+ADDED = {"sampler": {"_target_": "sfseg.data.sampling.Uniform"}}
+"""Later ones, and the value that does what was done before: then the name stays what it was."""
 OBSERVING = {"needs", "plan", "log_every", "seed"}
 """Arguments of a method that change no weight, or that the recipe names by itself."""
 
@@ -121,7 +123,12 @@ def recipe_of(cfg: DictConfig, *, steps: int | None = None, is_there: bool = Tru
     apart = {} if _sees_all(config, processes) else {"normalised": own}
     settings = {
         "version": VERSION,
-        "data": {**{key: _at(module, key) for key in DATA}, "batch_size": own * processes, **apart},
+        "data": {
+            **{key: _at(module, key) for key in DATA},
+            **_added(module),
+            "batch_size": own * processes,
+            **apart,
+        },
         "classes": list(build(config.data.module.labels).classes),
         "network": {key: value for key, value in network.items() if key not in SPEED},
         "method": {key: value for key, value in method.items() if key not in OBSERVING},
@@ -208,6 +215,11 @@ def _at(settings: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found
+
+
+def _added(module: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of :data:`ADDED` that are not as before."""
+    return {k: module[k] for k, before in ADDED.items() if module.get(k, before) != before}
 
 
 def _by_content(value: Any) -> Any:

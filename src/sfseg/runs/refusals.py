@@ -15,6 +15,7 @@ from sfseg.optim import pairs_of
 from sfseg.runs.checkpoints import check_resumable, read_checkpoint, record_of
 from sfseg.runs.plan import check_plan
 from sfseg.runs.preparation import label_selection_of, strategy_of
+from sfseg.runs.source_settings import check_source
 from sfseg.runs.trainer_settings import check_trainer
 
 if TYPE_CHECKING:
@@ -39,11 +40,12 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
 
     Raises:
         ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out, the callbacks, the trainer or a setting that would reach
-            nothing.
+            pseudo-labels to leave out, the callbacks, the trainer, a setting that would reach
+            nothing, or the target's style for a model that must not see the target.
     """
     check_trainer(cfg, steps_itself=not method.automatic_optimization)
     check_plan(cfg, typed)
+    check_source(cfg)
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())

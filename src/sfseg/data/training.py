@@ -1,0 +1,142 @@
+"""What training on the source adds to views and colours: which image comes when, in which style."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from sfseg.data.crops import sampled_sizes
+from sfseg.data.folder import Read, Restyle, Scenes
+from sfseg.data.geometry import View
+from sfseg.data.left_out import LeftOut
+from sfseg.data.sampling import Contents, ImageSampler, Order, Passes, Uniform, end_of_part
+from sfseg.data.statistics import class_counts
+from sfseg.data.translation import FourierStyle, FourierTranslation
+from sfseg.errors import ConfigError
+
+UNIFORM = Uniform()
+Focus = tuple[int, ...]
+
+
+class Training:
+    """How source images are chosen and shown, and what a training is divided into.
+
+    Args:
+        sampler: chooses the images.
+        translation: shows them in the style of the target's; None does not.
+        translated: folder of translated images that stand for the source's own; None: there is
+            none.
+        parts: of the training, as several numbers to be added up; all are of equal length, and
+            what is decided at the end of one holds for exactly the next batch.
+        seed: run seed.
+
+    Raises:
+        ConfigError: both kinds of translation.
+        ValueError: no part, or a number of them that is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampler: ImageSampler = UNIFORM,
+        translation: FourierTranslation | None = None,
+        translated: str | None = None,
+        parts: Sequence[int] = (1,),
+        seed: int = 0,
+    ) -> None:
+        if translation is not None and translated is not None:
+            raise ConfigError(
+                f"data.translated={translated} and data/translation=fda would translate images "
+                "twice; set data.translated=null or data/translation=none"
+            )
+        if not parts or any(not isinstance(number, int) or number < 1 for number in parts):
+            raise ValueError(f"parts must be whole numbers from 1, got {list(parts)}")
+        self.sampler = sampler
+        self.translation = translation
+        self.translated = translated
+        self.parts = sum(parts)
+        self.seed = seed
+        self.focused: Focus | None = None
+        """Ids of the classes to look for, the most wanted first; None: nothing is said."""
+        self.restyle: Restyle | None = None
+        """Shows the source in the style of the target."""
+        self.is_open = False
+        self._contents = Contents(0)
+        self._orders: dict[Focus | None, Order] = {}
+
+    def open(
+        self,
+        scenes: Mapping[str, Scenes],
+        left_out: Mapping[str, LeftOut],
+        views: Mapping[str, View],
+        reads: Mapping[str, Read],
+        folder: str | Path | None,
+    ) -> None:
+        """Look at the source, and at the target where its style is asked for.
+
+        Args:
+            scenes: sets by name, among them ``source_train``.
+            left_out: of each.
+            views: how training crops of each domain are drawn.
+            reads: sets that are not to be decoded each time.
+            folder: where counts of classes are kept.
+
+        Raises:
+            ConfigError: no image could be chosen, or a translation that changes next to nothing.
+            DataError: a label cannot be read.
+        """
+        source, unusable = scenes["source_train"], left_out["source_train"].indices
+        contents = Contents(len(source), source.labels.classes, left_out=frozenset(unusable))
+        if self.sampler.counts_classes:
+            counts = class_counts(source, folder, contents.left_out)
+            contents = Contents(len(source), contents.classes, counts, contents.left_out)
+        self._contents, self.is_open = contents, True
+        self.order("source", contents.length)
+        if self.translation is not None:
+            sizes = sampled_sizes(source, unusable)
+            self.translation.require_change(views["source"], sizes)
+            name = "target_train"
+            self.restyle = FourierStyle(
+                self.translation,
+                scenes[name],
+                views["target"],
+                seed=self.seed,
+                read=reads.get(name),
+                left_out=left_out[name].indices,
+            )
+
+    def order(self, domain: str, length: int) -> Order:
+        """The sequence of a domain's training images as it is to be now.
+
+        Args:
+            domain: the source, which the sampler is for, or the target.
+            length: number of its images.
+        """
+        if domain != "source":
+            return Passes(length, seed=self.seed, purpose=domain)
+        if self.focused not in self._orders:
+            self._orders[self.focused] = self.sampler.order(
+                self._contents, seed=self.seed, purpose=domain, focus=self.focused
+            )
+        return self._orders[self.focused]
+
+    def focus(self, classes: Sequence[int]) -> None:
+        """See :meth:`sfseg.data.module.AdaptationData.focus`."""
+        if not self.sampler.follows_focus:
+            raise ConfigError(
+                f"{type(self.sampler).__name__} prefers no classes that a method names; choose "
+                "data/sampler=soft_balance"
+            )
+        self.focused = tuple(int(k) for k in classes)
+
+    def end_of_part(self, trainer: Trainer | None, start: int) -> int | None:
+        """The batch before which the next part begins; None in the last one.
+
+        Args:
+            trainer: of the run; None knows of no parts.
+            start: batches that are over.
+        """
+        if trainer is None or self.parts == 1:
+            return None
+        adds_up = trainer.accumulate_grad_batches
+        return end_of_part(start, parts=self.parts, steps=trainer.max_steps, adds_up=adds_up)

@@ -1,0 +1,41 @@
+"""How the source is chosen and shown, where a method would not see it or must not see it so."""
+
+from omegaconf import DictConfig
+
+from sfseg.config.composition import build
+from sfseg.data.sampling import Uniform
+from sfseg.errors import ConfigError
+
+
+def check_source(cfg: DictConfig) -> None:
+    """Refuse settings of the source that reach nothing, or show the target to a source model.
+
+    Args:
+        cfg: of the run.
+
+    Raises:
+        ConfigError: names the setting and its way out.
+    """
+    needs, data = cfg.method.needs, cfg.data
+    if "source" in needs:
+        return
+    sampler, translation, folder = map(data.get, ("sampler", "translation", "translated"))
+    if "source_model" not in needs and not isinstance(build(sampler), Uniform | None):
+        raise ConfigError(
+            "data/sampler chooses images of the source, which this method does not train on; set "
+            "data/sampler=uniform"
+        )
+    if folder is not None:
+        given, off = f"data.translated={folder}", "data.translated=null"
+    elif build(translation) is not None:
+        given, off = "data/translation", "data/translation=none"
+    else:
+        return
+    if "source_model" not in needs:
+        raise ConfigError(
+            f"{given} is for images of the source, which this method does not train on; set {off}"
+        )
+    raise ConfigError(
+        f"{given} shows the source in the style of the target, which the source model of a "
+        f"source-free method must not know; set {off}, or choose a method that needs the source"
+    )

@@ -6,7 +6,7 @@ import pytest
 import small
 import torch
 
-from sfseg.ops.class_entropy import most_uncertain
+from sfseg.errors import ConfigError
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.types import IGNORE
 
@@ -70,7 +70,7 @@ def test_parts_begin_where_the_loaders_begin_anew(monkeypatch):
         ["classes"], ["classes"], ["classes", "labels 1"], ["classes", "labels 2"]
     ]  # fmt: skip
     focused = method.trainer.datamodule.focused
-    assert focused == [most_uncertain(torch.ones(19), 4)] * 4
+    assert focused == [list(range(19))] * 4
 
 
 def test_without_k_no_class_is_singled_out_and_without_rounds_nothing_is_labelled(monkeypatch):
@@ -78,6 +78,14 @@ def test_without_k_no_class_is_singled_out_and_without_rounds_nothing_is_labelle
     method.trainer = SimpleNamespace(datamodule=Data())
     assert begun(method, monkeypatch) == {}
     assert method.trainer.datamodule.focused == []
+
+
+def test_uncertain_classes_need_a_sampler_that_prefers_some():
+    method = made()
+    method.require_data(SimpleNamespace(follows_focus=True))
+    with pytest.raises(ConfigError, match=r"method.k=5 needs .* data/sampler=soft_balance"):
+        method.require_data(SimpleNamespace(follows_focus=False))
+    made("method.k=null").require_data(SimpleNamespace(follows_focus=False))
 
 
 def test_steps_that_parts_do_not_divide_leave_no_batch_out():
@@ -97,7 +105,9 @@ def test_pseudo_labels_train_in_rounds_alone(part):
     if part == "round":
         logits, label = looks[1].levels[0].double(), data["target"]["pseudo_label"]
         expected = torch.nn.functional.cross_entropy(logits, label.long(), ignore_index=IGNORE)
-        torch.testing.assert_close(terms["target_cross_entropy"].double(), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            terms["target_cross_entropy"].double(), expected, atol=1e-5, rtol=0
+        )
 
 
 def test_without_labels_yet_a_round_learns_nothing_of_the_target():

@@ -7,9 +7,9 @@ import torch
 
 from sfseg.ops.class_entropy import (
     add_class_entropy,
+    by_uncertainty,
     empty_class_entropy,
     mean_class_entropy,
-    most_uncertain,
 )
 from sfseg.ops.entropy import normalized_entropy, probability_entropy
 
@@ -47,17 +47,11 @@ def test_a_class_that_is_never_predicted_is_the_most_uncertain():
     probability = maps()
     probability[:, 3] = 0
     entropy = mean_class_entropy(summed(probability))
-    assert entropy[3] == 1 and 3 in most_uncertain(entropy, 1)
+    assert entropy[3] == 1 and by_uncertainty(entropy)[0] == 3
 
 
-def test_the_k_classes_of_the_largest_entropy():
-    entropy = torch.tensor([0.2, 0.9, 0.1, 0.9, 0.5])
-    assert [most_uncertain(entropy, k) for k in (1, 2, 3, 5)] == [
-        [1], [1, 3], [1, 3, 4], [0, 1, 2, 3, 4]
-    ]  # fmt: skip
-    for k in (0, 6):
-        with pytest.raises(ValueError, match=f"from 1 to the 5 classes, got {k}"):
-            most_uncertain(entropy, k)
+def test_the_first_of_equally_uncertain_classes_comes_first():
+    assert by_uncertainty(torch.tensor([0.2, 0.9, 0.1, 0.9, 0.5])) == [1, 3, 4, 0, 2]
 
 
 def test_entropy_of_probabilities_is_that_of_their_logits():

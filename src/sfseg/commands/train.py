@@ -81,6 +81,7 @@ def train(cfg: DictConfig) -> float | None:
     trial = check(cfg, method, overrides())
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
+    method.require_data(data)
     protocol = protocol_of(data, method.inference, trial)
     with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
         meet(trial)

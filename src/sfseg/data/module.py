@@ -198,16 +198,13 @@ class AdaptationData(LightningDataModule):
             loaders[domain] = self._loader(dataset, batch_sampler=batches)
         return CombinedLoader(loaders, mode="min_size")
 
+    @property
+    def follows_focus(self) -> bool:
+        """Whether the sampler of the source prefers the classes that :meth:`focus` names."""
+        return self.training.sampler.follows_focus
+
     def focus(self, classes: Sequence[int]) -> None:
-        """Prefer source images of some classes from the next part of the training on.
-
-        Args:
-            classes: ids, the most wanted first, of which the sampler takes its ``k``; those that
-                no source image contains do not count.
-
-        Raises:
-            ConfigError: ``data/sampler`` cannot do that.
-        """
+        """Prefer source images of these classes, the most wanted first, from the next part on."""
         self.training.focus(classes)
 
     def val_dataloader(self) -> list[DataLoader[Sample]]:

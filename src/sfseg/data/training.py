@@ -49,8 +49,8 @@ class Training:
                 f"data.translated={translated} and data/translation=fda would translate images "
                 "twice; set data.translated=null or data/translation=none"
             )
-        if not parts or any(not isinstance(number, int) or number < 1 for number in parts):
-            raise ValueError(f"parts must be whole numbers from 1, got {list(parts)}")
+        if not parts or any(not isinstance(n, int) or n < 0 for n in parts) or not sum(parts):
+            raise ValueError(f"parts must be whole numbers, not all 0, got {list(parts)}")
         self.sampler = sampler
         self.translation = translation
         self.translated = translated
@@ -121,7 +121,15 @@ class Training:
         return self._orders[self.focused]
 
     def focus(self, classes: Sequence[int]) -> None:
-        """See :meth:`sfseg.data.module.AdaptationData.focus`."""
+        """Prefer images of some classes from the next part of the training on.
+
+        Args:
+            classes: ids, the most wanted first, of which the sampler takes its ``k``; those that
+                no image contains do not count.
+
+        Raises:
+            ConfigError: the sampler cannot do that.
+        """
         if not self.sampler.follows_focus:
             raise ConfigError(
                 f"{type(self.sampler).__name__} prefers no classes that a method names; choose "

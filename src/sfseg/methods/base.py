@@ -175,6 +175,9 @@ class Method(Evaluation):
         super()._apply(without_narrowing(fn), recurse=False)  # type: ignore[no-untyped-call]
         return self
 
+    def require_data(self, data: Any) -> None:
+        """Raise a ConfigError, before anything is trained, for a DataModule that does not fit."""
+
     def undo_step(self) -> Callable[[], None]:
         """What takes back all that the coming step will change, should it be skipped.
 

@@ -46,9 +46,7 @@ def label_anew(method: Evaluation, labeller: Labeller) -> Relabelled | None:
         log.warning("pseudo-labels: there is no DataModule, whose labels would be replaced")
         return None
     context = trainer.precision_plugin.forward_context()
-    made = relabel(
-        method, data.labelling_dataloader, data.pseudo_labels, labeller, context=context
-    )
+    made = relabel(method, data.labelling_dataloader, data.pseudo_labels, labeller, context=context)
     # The next step of any process reads what was written.
     trainer.strategy.barrier("pseudo-labels")
     return made

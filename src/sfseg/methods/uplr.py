@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sfseg.checks import require_at_least, require_weights
+from sfseg.errors import ConfigError
 from sfseg.methods.adaptsegnet import AdaptSegNet, Adversarial
 from sfseg.methods.certainty import TwoModes
 from sfseg.methods.labelling import Labeller
@@ -18,9 +19,9 @@ from sfseg.methods.supervised import Look
 from sfseg.modes import evaluating
 from sfseg.ops.class_entropy import (
     add_class_entropy,
+    by_uncertainty,
     empty_class_entropy,
     mean_class_entropy,
-    most_uncertain,
 )
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.processes import in_step, sum_of_processes
@@ -31,7 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class Focusing(Protocol):
-    """What the method asks of the DataModule."""
+    """What the method asks of the DataModule, which takes the first ``k`` classes that are there."""
+
+    follows_focus: bool
 
     def labelling_dataloader(self) -> DataLoader[Any]: ...
 
@@ -69,7 +72,7 @@ class UPLR(AdaptSegNet):
     Args:
         stages: of alignment; 0 begins with a round, from the weights of a network aligned before.
         rounds: of self-training; 0 is the paper's "Ours (AA)".
-        k: uncertain classes; None: all classes count, always.
+        k: uncertain classes that count, as ``data.sampler.k`` says too; None: all, always.
         steps: of all parts together.
         pseudo_label: chooses the pixels, by default :class:`TwoModes`.
         target_weight: of the cross-entropy on them.
@@ -112,6 +115,14 @@ class UPLR(AdaptSegNet):
             terms |= {f"target_{name}": self.target_weight * t for name, t in labelled.items()}
         return terms
 
+    def require_data(self, data: Any) -> None:
+        """See :meth:`Method.require_data`: ``k`` needs a sampler that prefers classes."""
+        if self.k is not None and not cast(Focusing, data).follows_focus:
+            raise ConfigError(
+                f"method.k={self.k} needs a sampler of the source that prefers classes; choose "
+                "data/sampler=soft_balance, or set method.k=null"
+            )
+
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.iteration == 0 and self.stages == 0:
@@ -136,11 +147,11 @@ class UPLR(AdaptSegNet):
             return
         if self.k is not None:
             entropy = self.class_entropy(data)
-            chosen = most_uncertain(entropy, self.k)
-            data.focus(chosen)
-            named = (f"{self.labels.classes[c]} {entropy[c]:.3f}" for c in chosen)
-            self._say("uncertain classes before part %d of %d: %s",
+            ranked = by_uncertainty(entropy)
+            named = (f"{self.labels.classes[c]} {entropy[c]:.3f}" for c in ranked)
+            self._say("entropy of each class before part %d of %d: %s",
                       part + 1, self.parts, ", ".join(named))  # fmt: skip
+            data.focus(ranked)
         if part >= self.stages:
             self._label(part - self.stages + 1)
 

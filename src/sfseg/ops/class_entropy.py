@@ -42,12 +42,7 @@ def mean_class_entropy(sums: Integer[Tensor, "2 K"]) -> Float[Tensor, " K"]:
     return torch.where(sums[1] > 0, mean, 1.0)
 
 
-def most_uncertain(entropy: Float[Tensor, " K"], k: int) -> list[int]:
-    """S_k: the ids of the k classes of the largest entropy, the first of equal ones first.
-
-    Raises:
-        ValueError: k is not between 1 and the number of classes.
-    """
-    if not 1 <= k <= len(entropy):
-        raise ValueError(f"k must be from 1 to the {len(entropy)} classes, got {k}")
-    return sorted(entropy.argsort(descending=True, stable=True)[:k].tolist())
+def by_uncertainty(entropy: Float[Tensor, " K"]) -> list[int]:
+    """Ids of the classes, that of the largest entropy first; the first k of them are S_k."""
+    ranked: list[int] = entropy.argsort(descending=True, stable=True).tolist()
+    return ranked

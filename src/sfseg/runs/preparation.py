@@ -215,10 +215,14 @@ def make_labels(
     trainer: "Trainer",
     data: "AdaptationData",
 ) -> None:
-    """A new store of pseudo-labels, by all processes; without a source model no image has one."""
+    """A new store of pseudo-labels, by all processes.
+
+    No image has one where there is no source model, or where the method sees the source: it makes
+    them when it has learnt more than that model.
+    """
     from sfseg.methods.first_labels import empty_labels, select_labels
 
-    if evaluation is None:
+    if evaluation is None or "source" in data.needs:
         empty_labels(place, identity)
         return
     select_labels(

@@ -161,6 +161,9 @@ def _own_run(cfg: DictConfig, steps: int) -> DictConfig:
     own["method"] = given["source_model"]["method"]
     # What the command line says of the adaptation's crops is not the source model's.
     own["method"]["plan"]["target_view"] = None
+    if "source" in cfg.method.needs:
+        # How the method itself chooses and shows the source is no part of the model it starts from.
+        own["data"] |= {"sampler": ADDED["sampler"], "translation": None, "translated": None}
     machine = {key: cfg.trainer[key] for key in MACHINE if key in cfg.trainer}
     own["trainer"] = {**TRAINER, **_values(OmegaConf.create(machine)), "max_steps": steps}
     # A user's own keys, which those may refer to.

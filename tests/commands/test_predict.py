@@ -244,22 +244,6 @@ def test_one_picture_too_large_for_the_memory_does_not_lose_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("error", "is_memory"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("enforce fail: DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried 9 bytes."), True),
-        (cv2.error("OpenCV: error: (-4:Insufficient memory) Failed to allocate 9 bytes"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_errors_of_memory_are_told_from_others(error: Exception, is_memory: bool) -> None:
-    assert predict.is_out_of_memory(error) == is_memory
-
-
-@pytest.mark.parametrize(
     ("labels", "choice", "expected"),
     [
         (CITYSCAPES, "ids", [7, 8, *range(11, 14), 17, *range(19, 29), 31, 32, 33]),

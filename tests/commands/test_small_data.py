@@ -6,8 +6,13 @@ from pathlib import Path
 
 import make
 import pytest
+import torch
 import yaml
 from conftest import Cli, command
+from torch import Tensor
+
+from sfseg.networks.segmenter import Segmenter
+from sfseg.runs import memory
 
 RUN = [
     "trainer=debug", "trainer.precision=32-true", "trainer.max_steps=1", "eval_every=9",
@@ -117,3 +122,36 @@ def test_one_sentence_says_what_is_wrong(
     done = cli("sfseg-train", *RUN, *(word.replace("ROOT", str(root)) for word in words))
     assert done.code == 2 and message in done.output, done.output
     assert "Traceback" not in done.output and "full_key" not in done.output
+
+
+def test_training_tries_the_largest_evaluation_picture_first_and_is_not_changed_by_it(
+    cli: Cli, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*RUN, "data=folder", f"data.root={root}", "data.source_view.crop=[16,16]"]
+    words += ["trainer.max_steps=2", "seed=3"]
+    tried = cli("sfseg-train", *words, "hydra.run.dir=tried")
+    assert tried.code == 0, tried.output
+    said = "evaluation: trying images/val/0.png, the largest picture of the target eval set, at"
+    assert tried.output.count(said) == 1
+    monkeypatch.setattr(memory, "check_largest", lambda *arguments: None)
+    assert cli("sfseg-train", *words, "hydra.run.dir=untried").code == 0
+    first, second = (
+        torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in ("tried", "untried")
+    )
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert Path("tried/results.json").read_text() == Path("untried/results.json").read_text()
+
+
+def test_an_evaluation_that_does_not_fit_ends_a_run_before_its_folder_is_taken(
+    cli: Cli, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: Segmenter, image: Tensor) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(Segmenter, "forward", forward)
+    words = [*RUN, "data=folder", f"data.root={root}", "data.target_crop=[16,16]", "method=tent"]
+    done = cli("sfseg-train", *words, "data.source_view.crop=[16,16]", "hydra.run.dir=run")
+    assert done.code == 2, done.output
+    assert "cannot be evaluated" in done.output and "evaluation=slide" in done.output
+    assert "training source_only first" not in done.output and not Path("run/run.json").exists()

@@ -51,6 +51,7 @@ def train(cfg: DictConfig) -> float | None:
 
     from sfseg.runs import source_model
     from sfseg.runs.crops import fit_crops
+    from sfseg.runs.memory import check_largest
     from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
     from sfseg.runs.refusals import check
@@ -81,6 +82,7 @@ def train(cfg: DictConfig) -> float | None:
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
     protocol = protocol_of(data, method.inference, trial)
+    check_largest(method, data, trial)
     with claimed(folder, config, resolved, resume=record is not None):
         if is_source_free(cfg) and source is None:
             source = source_model.train(cfg)

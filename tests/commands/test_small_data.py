@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import Cli, command
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from sfseg.networks.segmenter import Segmenter
@@ -74,6 +75,31 @@ def test_a_source_model_is_made_with_the_crops_of_its_pictures(root: Path) -> No
     assert cfg.data.source_view.crop == [8, 8]
 
 
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["data.size=[48,96]", "data.adaptation.target_view.crop=null"], "data.adaptation"),
+        (["data=folder", "data.root=ROOT", "data.target_view.crop=null"], "data"),
+    ],
+)
+def test_a_crop_that_is_set_to_null_follows_the_pictures(
+    root: Path, words: list[str], key: str
+) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from sfseg.config.composition import CONF
+    from sfseg.runs.crops import fit_crops
+
+    given = [word.replace("ROOT", str(root)) for word in words]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["method=sfda", "output_dir=x", *given])
+    fit_crops(cfg, cfg.method.needs)
+    size = [48, 96] if key == "data.adaptation" else [32, 64]
+    views = cfg.method.plan.target_view, cfg.data.module.views.target
+    assert [view.crop for view in views] == [size, size]
+    assert OmegaConf.select(cfg, f"{key}.target_view.crop") == size
+
+
 def test_a_checkpoint_is_scored_where_its_source_is_not(cli: Cli, root: Path) -> None:
     shutil.copytree(root / "target", Path("alone") / "target")
     shutil.copy(root / "classes.yaml", "alone")
@@ -112,6 +138,14 @@ def test_frames_of_a_game_and_a_street_of_ones_own(cli: Cli, root: Path, tmp_pat
         (
             ["data=folder", "data.root=ROOT", "+data.scenes.source_train.foo=1"],
             "data.scenes.source_train.foo is no setting of folder, which has root, split, classes",
+        ),
+        (
+            ["data=folder", "data.root=ROOT", "+data.scenes.source_train.images=2024"],
+            "data.scenes.source_train.images must be a name, got 2024, which YAML reads as",
+        ),
+        (
+            ["data=folder", "data.root=ROOT", "data.classes=2024"],
+            "a YAML file with a list 'classes', got '2024', which does not exist",
         ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -19,7 +19,7 @@ from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactor
 from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
-from sfseg.data.opening import opened
+from sfseg.data.opening import opened, require_labels
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.errors import ConfigError
@@ -136,9 +136,7 @@ class AdaptationData(LightningDataModule):
             scenes = opened(name, factory, self.labels)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
-                if name.endswith("train"):
-                    raise ConfigError(f"the {title} set has no labels, but training needs them")
-                log.warning("the %s set has no labels: predictions are drawn, not scored", title)
+                require_labels(scenes, name)
             self.left_out[name] = self.checks.passed(scenes, title, with_labels=with_labels)
             self.scenes[name] = scenes
             domain, part = name.split("_")

@@ -78,7 +78,7 @@ def test_a_source_model_is_made_with_the_crops_of_its_pictures(root: Path) -> No
 @pytest.mark.parametrize(
     ("words", "key"),
     [
-        (["data.size=[48,96]", "data.adaptation.target_view.crop=null"], "data.adaptation"),
+        (["data.size=[64,160]", "data.adaptation.target_view.crop=null"], "data.adaptation"),
         (["data=folder", "data.root=ROOT", "data.target_view.crop=null"], "data"),
     ],
 )
@@ -94,7 +94,7 @@ def test_a_crop_that_is_set_to_null_follows_the_pictures(
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["method=sfda", "output_dir=x", *given])
     fit_crops(cfg, cfg.method.needs)
-    size = [48, 96] if key == "data.adaptation" else [32, 64]
+    size = [64, 160] if key == "data.adaptation" else [32, 64]
     views = cfg.method.plan.target_view, cfg.data.module.views.target
     assert [view.crop for view in views] == [size, size]
     assert OmegaConf.select(cfg, f"{key}.target_view.crop") == size

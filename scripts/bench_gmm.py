@@ -86,9 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.values:,} values: histogram {fast:.3f} s, scikit-learn {slow:.1f} s")
     print(f"scikit-learn / histogram: {slow / fast:.0f}")
     print(f"largest difference of a weight, mean or deviation: {apart:.1e}")
-    print(
-        f"room of the histogram: {histogram.numel() * 8:,} bytes a class, for any number of values"
-    )
+    print(f"room of the histogram: {histogram.nbytes:,} bytes a class, for any number of values")
     if apart > TOLERANCE:
         raise SystemExit(f"the fits differ by {apart:.1e}, more than {TOLERANCE:g}")
 

@@ -4,6 +4,7 @@ import csv
 import logging
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import sinking
@@ -113,6 +114,17 @@ def test_each_class_that_goes_is_told_once_and_again_when_it_goes_again(tmp_path
         "False", "False", "True", "True", "False", "True",
     ]  # fmt: skip
     assert [row["vanished"] for row in found] == ["", "sky", "car;sky", "car;sky", "", "car;sky"]
+
+
+def test_names_of_classes_are_told_apart_in_their_cell(tmp_path):
+    score, model = (
+        LabelFreeScore(str(tmp_path)),
+        method([4.0, 7.0, 8.0], ("target", "source_model")),
+    )
+    model.labels = replace(model.labels, classes=("road", 'the "car"', "sky; clouds, sun"))
+    trainer([score], 3).fit(model, datamodule=Images())
+    cell = rows(tmp_path)[2]["vanished"]
+    assert next(csv.reader([cell], delimiter=";")) == ['the "car"', "sky; clouds, sun"]
 
 
 def test_training_is_not_disturbed(tmp_path):

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ import torch
 from conftest import DEBUG, Cli, command
 from make import write
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from sfseg.commands import predict
+from sfseg.data.geometry import resize_image, resize_label
 from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.errors import ConfigError
 from sfseg.labels import CAMVID, CITYSCAPES, CROSS_CITY, LabelSpace
+from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.inference import resize
 from sfseg.runs.checkpoints import restore
+from sfseg.types import IGNORE
 
 
 @pytest.fixture(scope="module")
@@ -244,22 +250,6 @@ def test_one_picture_too_large_for_the_memory_does_not_lose_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("error", "is_memory"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("enforce fail: DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried 9 bytes."), True),
-        (cv2.error("OpenCV: error: (-4:Insufficient memory) Failed to allocate 9 bytes"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_errors_of_memory_are_told_from_others(error: Exception, is_memory: bool) -> None:
-    assert predict.is_out_of_memory(error) == is_memory
-
-
-@pytest.mark.parametrize(
     ("labels", "choice", "expected"),
     [
         (CITYSCAPES, "ids", [7, 8, *range(11, 14), 17, *range(19, 29), 31, 32, 33]),
@@ -331,12 +321,32 @@ Ious = dict[str, float]
 """Of each class, in [0, 1]."""
 
 
+SEEN = (96, 192)
+"""Size of the pictures that the network sees, height and width."""
+
+
+def knowing(scenes: Toyscapes, size: tuple[int, int]) -> Callable[[Segmenter, Tensor], Tensor]:
+    """A network that finds each scene's classes, three pixels beside where they are."""
+    truths = {}
+    for k in range(len(scenes)):
+        seen = resize_image(scenes.image(k), size).transpose(2, 0, 1)
+        truths[seen.tobytes()] = np.roll(resize_label(scenes.label(k), size), 3, axis=(0, 1))
+
+    def forward(self: Segmenter, image: Tensor) -> Tensor:
+        label = torch.from_numpy(truths[image[0].numpy().tobytes()]).long()
+        found = torch.where(label == IGNORE, 0, label)
+        return 9 * one_hot(found, 19).permute(2, 0, 1)[None].float()
+
+    return forward
+
+
 @pytest.fixture
-def scored(cli: Cli, checkpoint: Path, tmp_path: Path) -> Ious:
+def scored(cli: Cli, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ious:
     """By ``sfseg-eval``, of drawn streets in Cityscapes' tree; ``out`` has the predictions."""
     ids = np.zeros(256, np.uint8)
     ids[:19] = predict.stored_ids("ids", CITYSCAPES)
-    scenes = Toyscapes("city", "test", length=4)
+    scenes = Toyscapes("city", "test", length=8)
+    monkeypatch.setattr(Segmenter, "forward", knowing(scenes, SEEN))
     for k in range(len(scenes)):
         city = ("aachen", "bochum")[k % 2]
         stem = f"val/{city}/{city}_{k:06d}_000019"
@@ -369,7 +379,7 @@ def test_ids_are_those_by_which_cityscapes_scores(scored: Ious, tmp_path: Path) 
     ids = np.array(predict.stored_ids("ids", CITYSCAPES))
     hits, kept = np.diag(counts)[ids], counts[ids]
     iou = hits / np.maximum(1, kept.sum(1) + kept.sum(0)[ids] - hits)
-    assert hits.sum() > 0 and len(scored) > 3
+    assert len(scored) == 18 and min(scored.values()) > 0.05, scored
     for name, value in zip(CITYSCAPES.classes, iou, strict=True):
         assert scored.get(name, 0) == pytest.approx(value, abs=1e-4)
 

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import make
 import pytest
+import torch
 import yaml
 from conftest import Cli, command
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from sfseg.networks.segmenter import Segmenter
+from sfseg.runs import memory
 
 RUN = [
     "trainer=debug", "trainer.precision=32-true", "trainer.max_steps=1", "eval_every=9",
@@ -69,6 +75,31 @@ def test_a_source_model_is_made_with_the_crops_of_its_pictures(root: Path) -> No
     assert cfg.data.source_view.crop == [8, 8]
 
 
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["data.size=[64,160]", "data.adaptation.target_view.crop=null"], "data.adaptation"),
+        (["data=folder", "data.root=ROOT", "data.target_view.crop=null"], "data"),
+    ],
+)
+def test_a_crop_that_is_set_to_null_follows_the_pictures(
+    root: Path, words: list[str], key: str
+) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from sfseg.config.composition import CONF
+    from sfseg.runs.crops import fit_crops
+
+    given = [word.replace("ROOT", str(root)) for word in words]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["method=sfda", "output_dir=x", *given])
+    fit_crops(cfg, cfg.method.needs)
+    size = [64, 160] if key == "data.adaptation" else [32, 64]
+    views = cfg.method.plan.target_view, cfg.data.module.views.target
+    assert [view.crop for view in views] == [size, size]
+    assert OmegaConf.select(cfg, f"{key}.target_view.crop") == size
+
+
 def test_a_checkpoint_is_scored_where_its_source_is_not(cli: Cli, root: Path) -> None:
     shutil.copytree(root / "target", Path("alone") / "target")
     shutil.copy(root / "classes.yaml", "alone")
@@ -108,6 +139,14 @@ def test_frames_of_a_game_and_a_street_of_ones_own(cli: Cli, root: Path, tmp_pat
             ["data=folder", "data.root=ROOT", "+data.scenes.source_train.foo=1"],
             "data.scenes.source_train.foo is no setting of folder, which has root, split, classes",
         ),
+        (
+            ["data=folder", "data.root=ROOT", "+data.scenes.source_train.images=2024"],
+            "data.scenes.source_train.images must be a name, got 2024, which YAML reads as",
+        ),
+        (
+            ["data=folder", "data.root=ROOT", "data.classes=2024"],
+            "a YAML file with a list 'classes', got '2024', which does not exist",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -117,3 +156,36 @@ def test_one_sentence_says_what_is_wrong(
     done = cli("sfseg-train", *RUN, *(word.replace("ROOT", str(root)) for word in words))
     assert done.code == 2 and message in done.output, done.output
     assert "Traceback" not in done.output and "full_key" not in done.output
+
+
+def test_training_tries_the_largest_evaluation_picture_first_and_is_not_changed_by_it(
+    cli: Cli, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*RUN, "data=folder", f"data.root={root}", "data.source_view.crop=[16,16]"]
+    words += ["trainer.max_steps=2", "seed=3"]
+    tried = cli("sfseg-train", *words, "hydra.run.dir=tried")
+    assert tried.code == 0, tried.output
+    said = "evaluation: trying images/val/0.png, the largest picture of the target eval set, at"
+    assert tried.output.count(said) == 1
+    monkeypatch.setattr(memory, "check_largest", lambda *arguments: None)
+    assert cli("sfseg-train", *words, "hydra.run.dir=untried").code == 0
+    first, second = (
+        torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in ("tried", "untried")
+    )
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert Path("tried/results.json").read_text() == Path("untried/results.json").read_text()
+
+
+def test_an_evaluation_that_does_not_fit_ends_a_run_before_its_folder_is_taken(
+    cli: Cli, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: Segmenter, image: Tensor) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(Segmenter, "forward", forward)
+    words = [*RUN, "data=folder", f"data.root={root}", "data.target_crop=[16,16]", "method=tent"]
+    done = cli("sfseg-train", *words, "data.source_view.crop=[16,16]", "hydra.run.dir=run")
+    assert done.code == 2, done.output
+    assert "cannot be evaluated" in done.output and "evaluation=slide" in done.output
+    assert "training source_only first" not in done.output and not Path("run/run.json").exists()

@@ -3,9 +3,10 @@
 import pytest
 from conftest import SMALL
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config.composition import CONF, build, detached
+from sfseg.config.composition import CONF, build, detached, quoted
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("[!_]*.yaml"))
 
@@ -48,3 +49,28 @@ def test_text_that_looks_like_a_link_stays_text(text: str) -> None:
         assert copy == {"name": text, "names": [text]}
     finally:
         OmegaConf.clear_resolver("as_it_is")
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("data.root=2024_05", "2024_05"),
+        ("data.source_root=007", "007"),
+        ("++data.target_list=1e3", "1e3"),
+        ("data.source_list={split}.txt", "{split}.txt"),
+        ("data.classes=20.5", "20.5"),
+        ("data.mask_suffix=-1", "-1"),
+        ("+data.scenes.source_train.root=+1", "+1"),
+        ("data.cache_dir=5", "5"),
+        ("source_checkpoint=2024", "2024"),
+        ("ckpt_path=3.ckpt", "3.ckpt"),
+        ("data.source_list=null", None),
+        ("data.root=a/2024", "a/2024"),
+        ("data.batch_size=5", 5),
+        ("images=4", 4),
+    ],
+)
+def test_names_that_look_like_numbers_are_names(word: str, value: object) -> None:
+    (parsed,) = OverridesParser.create().parse_overrides(quoted([word]))
+    found = OmegaConf.create({"name": parsed.value()}).name
+    assert found == value and type(found) is type(value)

@@ -24,6 +24,21 @@ def test_close_settings_are_named(key: str, others: list[str], way_out: str) -> 
     assert said is not None and said.startswith(f"{key} is no setting; {way_out}")
 
 
+def test_a_setting_of_other_data_is_said_to_be_theirs(cli: Cli) -> None:
+    done = cli("sfseg-train", "data=gta5_to_cityscapes", "data.value_range=percentile")
+    said = "data.value_range is no setting here, but of data=folder and data=gta5_to_folder"
+    assert done.code == 2 and said in done.output
+
+
+@pytest.mark.parametrize("name", ["sfseg-train", "sfseg-data check"])
+def test_what_is_added_and_not_read_is_refused(cli: Cli, name: str) -> None:
+    done = cli(*name.split(), "data=gta5_to_cityscapes", "+data.value_range=percentile")
+    said = (
+        "data.value_range=percentile has no effect: nothing refers to it; it is a setting of data=f"
+    )
+    assert done.code == 2 and said in done.output
+
+
 def test_other_errors_are_left_to_hydra() -> None:
     error = ValueError("Could not find 'method/sdfa'")
     assert explain(error, str(CONF), "train", ["method=sdfa"]) is None

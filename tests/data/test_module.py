@@ -172,9 +172,12 @@ def test_unlabelled_sets(tree, caplog):
         (tree / "target" / "masks" / split).rmdir()
     with caplog.at_level(logging.WARNING):
         data = ready(tree, ["source", "target"])
-    assert "the target eval set has no labels: predictions are drawn, not scored" in caplog.text
+    said = (
+        "the target eval set has no labels: predictions are drawn, not scored; images/val has no "
+    )
+    assert f"{said}partner masks/val; masks has no sub-folders" in caplog.text
     assert all((batch["label"] == IGNORE).all() for batch in data.val_dataloader()[0])
-    with pytest.raises(ConfigError, match="the target train set has no labels, but training needs"):
+    with pytest.raises(ConfigError, match=r"target train set has no labels, .*partner masks/train"):
         ready(tree, ["target_labels"])
 
 

@@ -1,9 +1,10 @@
 from functools import partial
 
+import make
 import pytest
 from make import Memory, own_folder, picture, space
 
-from sfseg.data.layouts import folder
+from sfseg.data.layouts import camvid, folder
 from sfseg.data.opening import missing_folder, opened
 from sfseg.errors import ConfigError
 
@@ -47,6 +48,31 @@ def test_what_a_reader_refuses_is_said_with_its_set():
 
     with pytest.raises(ConfigError, match=r"data\.scenes\.source_train: split must be one of"):
         opened("source_train", refusing)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"root": 2024}, r"^data\.scenes\.target_eval\.root must be a name, got 2024, which YAML"),
+        (
+            {"root": 2024.5, "argument": "data.target_root"},
+            r"^data\.target_root must be a name, got 2024\.5, .*: put it in quotes, '2024\.5'$",
+        ),
+        ({"root": "a", "classes": 3}, r"target_eval\.classes must be a name, got 3,"),
+        ({"root": "a", "classes": "b", "file_list": 1}, r"target_eval\.file_list must be a name"),
+        ({"root": "a", "classes": "b", "mask_suffix": False}, r"mask_suffix must .*got False"),
+    ],
+)
+def test_numbers_are_no_names(settings, message):
+    reader = partial(folder, **{"classes": "b", **settings})
+    with pytest.raises(ConfigError, match=message):
+        opened("target_eval", reader)
+    assert missing_folder(reader) is None or settings["root"] == "a"
+
+
+def test_an_argument_that_holds_names_is_not_taken_for_one(tmp_path):
+    reader = partial(camvid, make.camvid(tmp_path), "test", sequences=["0001TP"])
+    assert len(opened("target_eval", reader)) == 2
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

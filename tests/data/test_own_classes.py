@@ -13,6 +13,7 @@ from PIL import Image
 from sfseg.data import layouts
 from sfseg.data.check import check_scenes, look
 from sfseg.data.decoding import Palette
+from sfseg.data.files import pairing_hint
 from sfseg.data.fingerprint import fingerprint
 from sfseg.errors import DataError
 from sfseg.labels import CITYSCAPES
@@ -279,8 +280,8 @@ def test_masks_of_no_rule_are_named_and_a_lone_one_is_not_guessed(tmp_path):
     classes = own_folder(tmp_path, splits=["train"])
     masks = tmp_path / "masks" / "train"
     (masks / "1.png").unlink()
-    assert layouts.folder(tmp_path, "train", classes=classes).pairing_hint() == ""
+    assert pairing_hint(layouts.folder(tmp_path, "train", classes=classes)) == ""
     for k, path in enumerate(sorted(masks.iterdir())):
         path.rename(masks / f"label{k}.png")
-    hint = layouts.folder(tmp_path, "train", classes=classes).pairing_hint()
+    hint = pairing_hint(layouts.folder(tmp_path, "train", classes=classes))
     assert hint == f"masks{os.sep}train has label0.png, label1.png".replace(os.sep, "/")

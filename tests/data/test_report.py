@@ -88,6 +88,21 @@ def test_a_source_without_labels_is_odd_a_target_is_not():
     assert found.to_dict()["classes"] == {}
 
 
+def test_a_sub_folder_of_images_without_one_of_masks_is_named(tmp_path):
+    classes = own_folder(tmp_path, masks=False)
+    bare = folder(tmp_path, "val", classes=classes)
+    assert not report(bare, "target eval").suspicions
+    for name in ("b", "a", "validation", "x"):
+        (tmp_path / "masks" / name).mkdir(parents=True)
+    said = "images/val has no partner masks/val; masks has a, b, validation, ..."
+    val, train = (folder(tmp_path, split, classes=classes) for split in ("val", "train"))
+    assert [s.message for s in report(val, "target eval").suspicions] == [said]
+    (source,) = report(val, "source eval").suspicions
+    assert source.message == f"no labels, but training on the source needs them; {said}"
+    # What adapts needs none.
+    assert "no labels" not in [s.kind for s in report(train, "target train").suspicions]
+
+
 def test_an_empty_set_is_a_fault():
     found = report(memory(0))
     assert kinds(found.faults) == [("empty set", "")]

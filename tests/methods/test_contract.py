@@ -207,6 +207,17 @@ def test_reads_only_what_it_needs(method: Method, request: pytest.FixtureRequest
         assert torch.equal(*losses)
 
 
+def test_a_copy_can_evaluate_and_nothing_of_the_method_changes(method: Method) -> None:
+    """As before every training, see :mod:`sfseg.runs.memory`."""
+    before = deepcopy(method.state_dict())
+    with torch.no_grad():
+        deepcopy(method).eval().validation_step(batch(1), 0)
+    after = method.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert method.training
+
+
 def equal(one: nn.Module, other: nn.Module) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(*pair) for pair in pairs)

@@ -16,7 +16,7 @@ from sfseg.config.composition import CONF
 from sfseg.data.left_out import LeftOut
 from sfseg.errors import ConfigError
 from sfseg.ops.inference import Inference
-from sfseg.runs.plan import check_plan
+from sfseg.runs.plan import check_added, check_plan
 from sfseg.runs.protocol import protocol_of
 from sfseg.runs.refusals import built_trainer, check_digits
 from sfseg.runs.trainer_settings import HONOURED, REFUSED, check_trainer
@@ -170,6 +170,24 @@ def test_data_settings_that_the_adaptation_does_not_follow(words: list[str], fol
 )
 def test_data_settings_that_say_what_is_meant(words: list[str]) -> None:
     check_plan(composed(*words), words)
+
+
+def test_what_is_added_to_the_data_must_be_read() -> None:
+    for word in ("+data.folder=x", "++data.folder=x"):
+        with pytest.raises(
+            ConfigError, match=r"data\.folder=x has no effect: nothing .*; remove it"
+        ):
+            check_added(composed(word), [word])
+    # Here something refers to it, or another part of the program judges it.
+    for words in (
+        ["+data.flip=1", "data.source_view.flip=${data.flip}"],
+        ["+data.source_view.cap=8"],
+        ["+data.cap=8", "data.source_view.flip=${first:${data.cap},8}"],
+        ["++data.size=[8,8]"],
+        ["+data.scenes.source_train.foo=1"],
+        ["+trainer.foo=1"],
+    ):
+        check_added(composed(*words), words)
 
 
 def test_half_precision_needs_an_optimiser_that_it_does_not_break() -> None:

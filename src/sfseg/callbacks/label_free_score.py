@@ -308,7 +308,7 @@ def target_miou(method: Scored, scores: dict[str, Scores]) -> float:
 
 
 def _row(m: Measurement, labels: LabelSpace) -> list[str]:
-    names = ";".join(labels.classes[k] for k in m.vanished)
+    names = to_csv([labels.classes[k] for k in m.vanished], [], delimiter=";").rstrip("\n")
     scores = [f"{m.scores[name]:.6g}" for name in SCORES]
     miou = "" if math.isnan(m.miou) else f"{m.miou:.6g}"
     return [

@@ -95,7 +95,9 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
         ConfigError: a setting of a set is refused, or its classes are not the task's.
     """
     from sfseg.data.opening import opened
+    from sfseg.runs.plan import check_added
 
+    check_added(cfg, overrides())
     nodes = plain(cfg.data.scenes, resolve=True)
     labels: LabelSpace = build(cfg.data.module.labels)
     sets: Sets = {}
@@ -162,7 +164,7 @@ def examined(scenes: "Scenes", name: str, seen: "Pictures", cfg: DictConfig) -> 
 
     title = _title(name)
     # Named before the files are read: one that changes meanwhile must not keep its old counts.
-    kept = counts_file(scenes, cfg.data.cache_dir)
+    kept = counts_file(scenes, str(cfg.data.cache_dir))
     indices = spread(len(scenes), cfg.samples)
     looks = look_at(scenes, indices, with_labels=scenes.has_labels)
     found = list(track(looks, total=len(indices), description=f"reading {title}"))

@@ -159,6 +159,8 @@ def attempt(
     """
     import torch
 
+    from sfseg.runs.memory import is_out_of_memory
+
     size = ""
     try:
         try:
@@ -177,22 +179,6 @@ def attempt(
             f"tile_pixels (now {infer.tile_pixels}), or input_size=<length of the shorter side>"
         )
     return ""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was asked for that there is not, on whatever device."""
-    import cv2
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    is_known = isinstance(error, RuntimeError | cv2.error)
-    return is_known and any(
-        words in text
-        for words in ("out of memory", "alloc_failed", "can't allocate", "failed to allocate",
-                      "not enough memory", "insufficient memory")
-    )  # fmt: skip
 
 
 class Predictor:

@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> float | None:
     from lightning.pytorch import seed_everything
 
     from sfseg.runs import source_model
-    from sfseg.runs.crops import fit_crops
+    from sfseg.runs.memory import check_largest
     from sfseg.runs.processes import lost_processes, meet
     from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
@@ -71,8 +71,7 @@ def train(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
-    data = build(cfg.data.module)
-    fit_crops(cfg, cfg.method.needs)
+    data = data_of(cfg)
     resolved = plain(cfg, resolve=True)
     if record is not None:
         cfg.ckpt_path = where_it_stopped(cfg, folder, config)
@@ -83,6 +82,7 @@ def train(cfg: DictConfig) -> float | None:
     data.setup("fit")
     method.require_data(data)
     protocol = protocol_of(data, method.inference, trial)
+    check_largest(method, data, trial)
     with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
         meet(trial)
         if is_source_free(cfg):
@@ -91,6 +91,22 @@ def train(cfg: DictConfig) -> float | None:
         method.protocol = protocol
         report_plan(cfg, data, trial.world_size)
         return run(cfg, config, method, data, source)
+
+
+def data_of(cfg: DictConfig) -> "AdaptationData":
+    """The data of a run, not opened yet; in its settings, crops that follow the pictures are set.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+        DataError: files are not there that crops follow.
+    """
+    from sfseg.runs.crops import fit_crops
+    from sfseg.runs.plan import check_added
+
+    check_added(cfg, overrides())
+    data: AdaptationData = build(cfg.data.module)
+    fit_crops(cfg, cfg.method.needs)
+    return data
 
 
 def is_source_free(cfg: DictConfig) -> bool:

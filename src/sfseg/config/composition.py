@@ -68,6 +68,12 @@ SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
 MASKED = "masked"
 LIST = re.compile(r"""^(\+{0,2}data\.\w+_list=)([^'"]*\{split\}[^'"]*)$""")
 """The setting of a file list whose name has a place for the split."""
+NAME = re.compile(
+    r"^(\+{0,2}(?:data\.(?:[\w.]+\.)?(?:\w+_)?(?:root|list|dir|suffix)|data\.(?:\w+_)?classes"
+    r"|ckpt_path|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
+    r"([+-]?\.?\d[\w.+-]*)$"
+)
+"""The setting of a path, or of a part of one, that begins like a number."""
 
 
 def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -117,11 +123,12 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
 
 def quoted(words: Sequence[str]) -> list[str]:
-    """A command line in which names of file lists stand in quotes, which shells take away.
+    """A command line in which names stand in quotes, which shells take away.
 
-    Hydra would read the braces of ``data.source_list={split}.txt`` as a dictionary.
+    Hydra would read the braces of ``data.source_list={split}.txt`` as a dictionary, and
+    ``data.root=2024_05`` as the number 202405.
     """
-    return [LIST.sub(r'\1"\2"', word) for word in words]
+    return [NAME.sub(r'\1"\2"', LIST.sub(r'\1"\2"', word)) for word in words]
 
 
 class _Ended(BaseException):

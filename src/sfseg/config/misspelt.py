@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -33,6 +34,19 @@ def missing(error: Exception) -> str | None:
     return f"{key} must be given, it has no default; add {key}={WANTED.get(key, '<value>')}"
 
 
+def elsewhere(folder: str, key: str) -> list[str]:
+    """Options of a group that have a setting of the group, such as ``data.value_range``.
+
+    Args:
+        folder: of the configuration.
+        key: of the setting.
+    """
+    group, _, name = key.partition(".")
+    first = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    files = sorted(p for p in Path(folder, group).glob("*.yaml") if not p.stem.startswith("_"))
+    return [f"{group}={p.stem}" for p in files if first.search(p.read_text(encoding="utf-8"))]
+
+
 def explain(error: Exception, folder: str, config_name: str, words: Sequence[str]) -> str | None:
     """What may have been meant by a setting that does not exist; None for other errors.
 
@@ -48,6 +62,8 @@ def explain(error: Exception, folder: str, config_name: str, words: Sequence[str
     if found is None:
         return None
     key = found[1]
+    if places := elsewhere(folder, key):
+        return f"{key} is no setting here, but of {' and '.join(places)}"
     others = [word for word in words if "=" in word and word.partition("=")[0] != key]
     keys = list(_keys(folder, config_name, others))
     meant = sorted((k for k in keys if k.rpartition(".")[2] == key), key=len)

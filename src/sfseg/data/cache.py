@@ -67,7 +67,7 @@ class CacheSettings:
                 f"data.cache=memmap needs images in files, got {type(scenes).__name__}; "
                 "set data.cache=none"
             )
-        return Cache(scenes, Path(self.folder).expanduser() / "pictures", view, with_labels)
+        return Cache(scenes, Path(str(self.folder)).expanduser() / "pictures", view, with_labels)
 
 
 class Cache:

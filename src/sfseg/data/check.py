@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfseg.data.class_check import warn_of_classes
-from sfseg.data.files import Files
+from sfseg.data.files import Files, pairing_hint
 from sfseg.data.folder import Scenes, require_equal_sizes
 from sfseg.data.geometry import Image, Size
 from sfseg.data.left_out import LeftOut, OnError
@@ -285,7 +285,7 @@ def _require_pairs(scenes: Scenes, what: str) -> None:
     missing = unpaired(scenes)
     if missing:
         names = [scenes.name(k) for k in missing]
-        found = scenes.pairing_hint() if isinstance(scenes, Files) else ""
+        found = pairing_hint(scenes)
         hint = f"; {found}" if found else ""
         raise DataError(
             f"{what}: {len(missing)} of {len(scenes)} images have no label file; add them or "

@@ -136,7 +136,8 @@ def described(source: str | Path) -> ClassesFile:
     """
     if str(source) in BUILT_IN:
         return ClassesFile.of(_settings_of(str(source)), str(source))
-    path = Path(source)
+    # YAML reads a file called 2024 as a number.
+    path = Path(str(source))
     if not path.is_file():
         is_lost = path.parent != Path() and not path.parent.is_dir()
         hint = f"; nor does the folder {path.parent}, check data.root" if is_lost else ""

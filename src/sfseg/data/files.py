@@ -155,13 +155,6 @@ class Files:
             ids = resize_label(ids, size)
         return ids, stored
 
-    def pairing_hint(self) -> str:
-        """What is there instead of label files that do not exist; empty where that is not known."""
-        if self.mask_names is None or not self.unpaired:
-            return ""
-        missing = [self.name(k) for k in self.unpaired]
-        return self.mask_names.hint(missing, is_all=len(missing) == len(self))
-
     def stored_ids(self, index: int) -> Stored | None:
         """The ids (H, W) in a label file as stored; None where it holds colours."""
         path = self.label_file(index)
@@ -181,3 +174,13 @@ class Files:
     def _checked(self, path: Path) -> Path:
         self._inside.check(path)
         return path
+
+
+def pairing_hint(scenes: object) -> str:
+    """What is there instead of label files that do not exist; empty where that is not known."""
+    if not isinstance(scenes, Files) or scenes.mask_names is None or not len(scenes):
+        return ""
+    if not scenes.has_labels:
+        return scenes.mask_names.folder_hint(scenes.name(0))
+    missing = [scenes.name(k) for k in scenes.unpaired]
+    return scenes.mask_names.hint(missing, is_all=len(missing) == len(scenes)) if missing else ""

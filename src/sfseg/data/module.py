@@ -22,7 +22,7 @@ from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_la
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
 from sfseg.data.needs import served_domains, wanted_sets
-from sfseg.data.opening import opened
+from sfseg.data.opening import opened, require_labels
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.data.training import Training
@@ -126,9 +126,7 @@ class AdaptationData(LightningDataModule):
             scenes = opened(name, factory, self.labels, self.training.translated)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
-                if name.endswith("train"):
-                    raise ConfigError(f"the {title} set has no labels, but training needs them")
-                log.warning("the %s set has no labels: predictions are drawn, not scored", title)
+                require_labels(scenes, name)
             self.left_out[name] = self.checks.passed(scenes, title, with_labels=with_labels)
             self.scenes[name] = scenes
             domain, part = name.split("_")

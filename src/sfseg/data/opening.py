@@ -1,16 +1,24 @@
 """Open a set: the one place where a reader's arguments are looked at before it is called."""
 
 import inspect
+import logging
 from functools import partial
 from pathlib import Path
+from types import UnionType
+from typing import get_args
 
+from sfseg.data.files import pairing_hint
 from sfseg.data.folder import Scenes, ScenesFactory
 from sfseg.data.translation import translated
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 
+log = logging.getLogger(__name__)
+
 TRANSLATED = "source_train"
 """The set of which there may be translated images."""
+NAMES = {str, Path, type(None)}
+"""Types of arguments that are paths or names."""
 
 
 def opened(
@@ -51,7 +59,21 @@ def opened(
 def missing_folder(factory: ScenesFactory) -> Path | None:
     """The folder that a reader is to read, if that does not exist."""
     root = factory.keywords.get("root") if isinstance(factory, partial) else None
-    return None if root is None or Path(root).is_dir() else Path(root)
+    # Of another type it is refused where the set is opened.
+    return Path(root) if isinstance(root, str | Path) and not Path(root).is_dir() else None
+
+
+def require_labels(scenes: Scenes, name: str) -> None:
+    """Say that a set that should have labels has none, with what is known of the reason.
+
+    Raises:
+        ConfigError: training would need them.
+    """
+    title, hint = name.replace("_", " "), pairing_hint(scenes)
+    why = f"; {hint}" if hint else ""
+    if name.endswith("train"):
+        raise ConfigError(f"the {title} set has no labels, but training needs them{why}")
+    log.warning("the %s set has no labels: predictions are drawn, not scored%s", title, why)
 
 
 def _require_known(setting: str, factory: ScenesFactory) -> None:
@@ -68,3 +90,18 @@ def _require_known(setting: str, factory: ScenesFactory) -> None:
         inspect.signature(reader).bind(*factory.args, **factory.keywords)
     except TypeError as error:
         raise ConfigError(f"{setting}: {reader.__name__} is {error}") from error
+    _require_names(setting, factory)
+
+
+def _require_names(setting: str, factory: "partial[Scenes]") -> None:
+    """Refuse numbers where paths or names are meant, as YAML reads a folder called 2024."""
+    for name, parameter in inspect.signature(factory.func).parameters.items():
+        kind = parameter.annotation
+        kinds = set(get_args(kind)) if isinstance(kind, UnionType) else {kind}
+        value = factory.keywords.get(name)
+        if kinds <= NAMES and not isinstance(value, str | Path | None):
+            place = factory.keywords.get("argument") if name == "root" else None
+            raise ConfigError(
+                f"{place or f'{setting}.{name}'} must be a name, got {value!r}, which YAML reads "
+                f"as another value: put it in quotes, '{value}'"
+            )

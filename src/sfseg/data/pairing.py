@@ -51,6 +51,20 @@ class MaskNames:
 
         return mask_of
 
+    def folder_hint(self, image: str) -> str:
+        """Which sub-folder of masks is not there where others are; empty where none is.
+
+        Args:
+            image: any of those without a mask, relative to the base.
+        """
+        place = self.base / self.masks
+        part = image.removeprefix(f"{self.images}/").partition("/")[0]
+        if not place.is_dir():
+            return ""
+        names = sorted(p.name for p in place.iterdir() if p.is_dir())
+        listed = ", ".join(names[:SHOWN]) + (", ..." if names[SHOWN:] else "") or "no sub-folders"
+        return f"{self.images}/{part} has no partner {self.masks}/{part}; {self.masks} has {listed}"
+
     def hint(self, images: Sequence[str], *, is_all: bool) -> str:
         """What is there instead of masks that were not found; empty where that says nothing.
 

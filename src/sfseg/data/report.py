@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sfseg.data.check import Finding, Look, is_void, label_name, labelled, unpaired
 from sfseg.data.class_check import odd_classes
-from sfseg.data.files import Files
+from sfseg.data.files import pairing_hint
 from sfseg.data.folder import Scenes
 from sfseg.data.geometry import Size
 from sfseg.data.odd_pictures import remarks
@@ -145,15 +145,23 @@ def _of_the_set(scenes: Scenes, title: str, looks: Sequence[Look]) -> Iterator[F
     if official is not None and count < official:
         message = f"{count} of {official} images as published; the download may be incomplete"
         yield Finding("fewer images than published", "", message, is_fault=False)
-    if title.startswith("source") and not scenes.has_labels:
-        message = "no labels, but training on the source needs them"
-        yield Finding("no labels", "", message, is_fault=False)
+    if not scenes.has_labels:
+        yield from _unlabelled(scenes, title)
     for kind, message in remarks([look.facts for look in looks]):
         yield Finding(kind, "", message, is_fault=False)
 
 
+def _unlabelled(scenes: Scenes, title: str) -> Iterator[Finding]:
+    """A source is there for its labels; a target may have none, or has them elsewhere."""
+    hint = pairing_hint(scenes) if not title.startswith("target train") else ""
+    if title.startswith("source"):
+        hint = "no labels, but training on the source needs them" + (f"; {hint}" if hint else "")
+    if hint:
+        yield Finding("no labels", "", hint, is_fault=False)
+
+
 def _without_labels(scenes: Scenes) -> Iterator[Finding]:
-    hint = scenes.pairing_hint() if isinstance(scenes, Files) else ""
+    hint = pairing_hint(scenes)
     for index in unpaired(scenes):
         name = label_name(scenes, index)
         message = f"{name} does not exist: {scenes.name(index)} lacks it"

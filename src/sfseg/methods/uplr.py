@@ -1,4 +1,4 @@
-"""UPLR (Wang, Peng and Zhang, ICCV 2021): what is uncertain is trained more, what is certain labels."""
+"""UPLR (Wang, Peng and Zhang, ICCV 2021): more of uncertain classes, labels of certain pixels."""
 
 import logging
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Focusing(Protocol):
-    """What the method asks of the DataModule, which takes the first ``k`` classes that are there."""
+    """What the method asks of the DataModule, which takes the first ``k`` classes of a ranking."""
 
     follows_focus: bool
 

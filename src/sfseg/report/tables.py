@@ -66,10 +66,10 @@ def mean_spread(shares: Sequence[float], *, signed: bool = False) -> str:
     return mean if len(shares) < 2 else f"{mean} +- {percent(statistics.stdev(shares))}"
 
 
-def to_csv(header: Sequence[str], rows: Rows) -> str:
-    """The table as CSV text."""
+def to_csv(header: Sequence[str], rows: Rows, *, delimiter: str = ",") -> str:
+    """The table as CSV text; cells that hold the delimiter, quotes or line breaks are quoted."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", delimiter=delimiter)
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()

@@ -36,3 +36,7 @@ def fit_crops(cfg: DictConfig, needs: Sequence[str]) -> None:
         resize = view.get("resize")
         crop = fitted_crop(opened(name, build(factory)), None if resize is None else tuple(resize))
         OmegaConf.update(cfg, setting, list(crop))
+        # A crop that was set to null follows no other setting.
+        view = OmegaConf.select(cfg, f"data.module.views.{domain}")
+        if view.get("crop") is None:
+            view.crop = list(crop)

@@ -1,10 +1,13 @@
 """Settings of the data that do not reach what a run does with them."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sfseg.config.composition import CONF
+from sfseg.config.misspelt import elsewhere
 from sfseg.errors import ConfigError
 
 ENDS = {
@@ -53,6 +56,28 @@ def check_plan(cfg: DictConfig, typed: Sequence[str]) -> None:
             f"{key}={value} {does}: the {'adaptation' if _adapts(cfg) else 'run'} follows "
             f"{follows}={_value(cfg, follows)}; set that{', or both' if is_of_source else ''}"
         )
+
+
+def check_added(cfg: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse settings that a command line adds to the data and that nothing there refers to.
+
+    Args:
+        cfg: of the command.
+        typed: settings of the command line.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    for word in typed:
+        key, _, value = word.lstrip("+").partition("=")
+        name = key.removeprefix("data.")
+        if not word.startswith("+") or name == key or "." in name:
+            continue
+        # Also `${.name}`, beside it, and inside of resolvers.
+        if not re.search(rf"\{{(?:data)?\.+{re.escape(name)}\b", OmegaConf.to_yaml(cfg)):
+            places = " and ".join(elsewhere(str(CONF), key))
+            way_out = f"it is a setting of {places}" if places else "remove it"
+            raise ConfigError(f"{key}={value} has no effect: nothing refers to it; {way_out}")
 
 
 def _adapts(cfg: DictConfig) -> bool:

@@ -35,12 +35,7 @@ def protocol_of(data: "AdaptationData", inference: "Inference", trainer: "Traine
                 "which take turns; set trainer.devices to no more than that"
             )
         limit = trainer.limit_val_batches
-        seen = evaluated(
-            usable,
-            batch_size=data.eval_batch_size,
-            limit=limit,
-            world_size=trainer.world_size,
-        )
+        seen = len(evaluated_scenes(data, domain, trainer))
         if limit and not seen:
             raise ConfigError(
                 f"trainer.limit_val_batches={limit} must be 0 or leave some of the {usable} images "
@@ -49,3 +44,19 @@ def protocol_of(data: "AdaptationData", inference: "Inference", trainer: "Traine
         if seen < usable:
             parts.append(f"{domain}: {seen} of {every} images")
     return ", ".join([*parts, str(inference), f"precision {trainer.precision}"])
+
+
+def evaluated_scenes(data: "AdaptationData", domain: str, trainer: "Trainer") -> list[int]:
+    """Positions of the scenes of a domain that evaluations by a trainer see, on all processes."""
+    name = f"{domain}_eval"
+    left_out = data.left_out[name].indices
+    usable = [k for k in range(len(data.scenes[name])) if k not in left_out]
+    # Processes take turns: together they see the first ones.
+    return usable[
+        : evaluated(
+            len(usable),
+            batch_size=data.eval_batch_size,
+            limit=trainer.limit_val_batches,
+            world_size=trainer.world_size,
+        )
+    ]

@@ -41,7 +41,8 @@ def probability_entropy(probability: Float[Tensor, "B K H W"]) -> Float[Tensor, 
     num_classes = probability.shape[1]
     if num_classes < 2:
         raise ValueError(f"probability must be of at least 2 classes, got {num_classes}")
-    return (torch.special.entr(probability).sum(dim=1) / math.log(num_classes)).clamp(0, 1)
+    nats: Tensor = torch.special.entr(probability).sum(dim=1)
+    return (nats / math.log(num_classes)).clamp(0, 1)
 
 
 def robust_entropy(logits: Float[Tensor, "B K H W"], *, exponent: float = 2.0) -> Float[Tensor, ""]:

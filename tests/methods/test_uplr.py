@@ -62,7 +62,7 @@ def begun(method, monkeypatch, steps=10):
 
 def test_parts_begin_where_the_loaders_begin_anew(monkeypatch):
     method = made("method.stages=3", "method.rounds=2", "method.k=4")
-    method.trainer = SimpleNamespace(datamodule=Data())
+    method.trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True)
     starts = [k * 10 // 5 + 1 for k in range(1, 5)]
     found = begun(method, monkeypatch)
     assert list(found) == starts == [3, 5, 7, 9]
@@ -75,7 +75,7 @@ def test_parts_begin_where_the_loaders_begin_anew(monkeypatch):
 
 def test_without_k_no_class_is_singled_out_and_without_rounds_nothing_is_labelled(monkeypatch):
     method = made("method.k=null", "method.rounds=0", "method.stages=2")
-    method.trainer = SimpleNamespace(datamodule=Data())
+    method.trainer = SimpleNamespace(datamodule=Data(), is_global_zero=True)
     assert begun(method, monkeypatch) == {}
     assert method.trainer.datamodule.focused == []
 

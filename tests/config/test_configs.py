@@ -63,7 +63,7 @@ def test_every_backbone_builds(backbone: str) -> None:
 
 GROUPS = [
     "trainer", "logger", "callbacks", "evaluation", "backbone/head", "method/optimizer",
-    "source_model", "recipe",
+    "method/pseudo_label", "source_model", "recipe", "data/sampler", "data/translation",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from sfseg.data import colour
 from sfseg.data.colour import Albumentations, ColourJitter, scale_colours, shift_hue
 from sfseg.data.folder import FolderDataset, collate
 from sfseg.data.geometry import View
-from sfseg.data.sampling import EndlessBatches
+from sfseg.data.sampling import EndlessBatches, Passes
 from sfseg.errors import ConfigError
 
 LENGTH, BATCH = 6, 2
@@ -41,10 +41,11 @@ def two_passes(distortion, num_workers=0, seed=0, purpose="target"):
         Memory([picture(0)] * LENGTH), view=View((32, 64), flip=0), colour=distortion(), seed=seed,
         purpose=purpose,
     )  # fmt: skip
-    batches = EndlessBatches(LENGTH, BATCH, seed=seed, purpose=purpose)
+    passes = Passes(LENGTH, seed=seed, purpose=purpose)
+    batches = EndlessBatches(lambda: passes, BATCH)
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate)
     count = 2 * LENGTH // BATCH
-    tickets = [ticket for batch in islice(iter(batches), count) for ticket in batch]
+    tickets = [ticket[:2] for batch in islice(iter(batches), count) for ticket in batch]
     images = torch.cat([batch["image"] for batch in islice(iter(loader), count)])
     return dict(zip(tickets, images, strict=True))
 

@@ -97,6 +97,21 @@ def test_any_change_leads_to_another_file(tree, cache, change):
     assert counts_file(opened(tree), cache) != before
 
 
+def test_images_that_are_left_out_have_no_pixels_and_another_file(tree, cache):
+    write(tree.parent / "masks" / "2.png", np.full((32, 64), 77, np.uint8))
+    scenes = opened(tree)
+    counts = class_counts(scenes, cache, {2})
+    assert not counts[2].any() and counts[[0, 1, 3]].all()
+    np.testing.assert_array_equal(class_counts(opened(tree), cache, [2]), counts)
+    assert counts_file(scenes, cache, [2]) != counts_file(scenes, cache)
+    assert len(list((cache / "statistics").iterdir())) == 1
+
+
+def test_without_a_folder_nothing_is_kept(tree):
+    scenes = opened(tree)
+    np.testing.assert_array_equal(class_counts(scenes, None), counted(scenes))
+
+
 def test_a_moved_tree_keeps_its_counts(tree, cache):
     before = counts_file(opened(tree), cache)
     moved = tree.parent.rename(tree.parents[1] / "moved") / tree.name

@@ -23,6 +23,7 @@ from sfseg.data.module import AdaptationData
 from sfseg.data.training import Training
 from sfseg.data.translation import FourierTranslation
 from sfseg.errors import ConfigError
+from sfseg.storage.lightning_state import between_batches
 from sfseg.types import IGNORE
 
 CLASSES = 3
@@ -152,6 +153,7 @@ class Watching(LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["done"] = self.done
+        between_batches(checkpoint, is_evaluating=False)
 
     def on_load_checkpoint(self, checkpoint):
         self.done = checkpoint["done"]
@@ -166,14 +168,16 @@ class Watching(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(tree, folder, *, workers=0, steps=7, adds_up=1, save=None, ckpt_path=None, parts=(2, 1)):
+def fit(
+    tree, folder, *, workers=0, steps=7, adds_up=1, every=3, save=None, ckpt_path=None, parts=(2, 1)
+):
     data = module(
         tree, ["source"], sampler=SoftBalance(alpha=50, mu=0.9), num_workers=workers, parts=parts
     )
     ends = [k * steps // 3 * adds_up for k in (1, 2)]
     network = Watching(ends, [[2], [1]], save)
     trainer = Trainer(
-        max_steps=steps, val_check_interval=3, check_val_every_n_epoch=None, accelerator="cpu",
+        max_steps=steps, val_check_interval=every, check_val_every_n_epoch=None, accelerator="cpu",
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accumulate_grad_batches=adds_up, default_root_dir=folder,
         num_sanity_val_steps=0,
@@ -215,12 +219,14 @@ def test_loader_processes_do_not_run_ahead_of_a_part(tree, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stop", "workers"), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (2, 2), (3, 2)]
+    ("stop", "workers", "every"),
+    [(1, 0, 3), (2, 0, 3), (2, 0, 2), (3, 0, 3), (4, 0, 1), (5, 0, 3), (2, 2, 2), (3, 2, 3)],
 )
-def test_a_run_that_goes_on_sees_the_same_images(tree, whole, tmp_path, stop, workers):
+def test_a_run_that_goes_on_sees_the_same_images(tree, whole, tmp_path, stop, workers, every):
+    """Also where an evaluation stands at the end of a part."""
     path = tmp_path / "stopped.ckpt"
-    fit(tree, tmp_path, save=(stop, path))
-    network, _ = fit(tree, tmp_path, ckpt_path=path, workers=workers)
+    fit(tree, tmp_path, save=(stop, path), every=every)
+    network, _ = fit(tree, tmp_path, ckpt_path=path, workers=workers, every=every)
     assert network.seen == whole[stop:]
 
 

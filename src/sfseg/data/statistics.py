@@ -38,6 +38,7 @@ def class_counts(
     path = None if folder is None else counts_file(scenes, folder, left_out)
     counts = None if path is None else _load(path, (len(scenes), classes))
     if counts is None:
+        log.info("class counts: reading %d labels%s", len(scenes), "" if path is None else ", once")
         usable = [index for index in range(len(scenes)) if index not in left_out]
         found = on_all_processors(lambda index: count_classes(scenes.label(index), classes), usable)
         counts = np.zeros((len(scenes), classes), np.int64)

@@ -19,6 +19,20 @@ def same_draws() -> None:
     source_gta.generator = lambda *key: np.random.default_rng(7)  # type: ignore[assignment]
 
 
+def serve_as(rank: int) -> None:
+    """Serve the training batches of one of two; all else, such as labelling, is one process's."""
+    serve = AdaptationData.train_dataloader
+
+    def acting(data: AdaptationData) -> Any:
+        data._ranks = lambda: (rank, 2)  # type: ignore[method-assign]
+        try:
+            return serve(data)
+        finally:
+            del data._ranks
+
+    AdaptationData.train_dataloader = acting  # type: ignore[method-assign]
+
+
 class Gradients(Callback):
     """Writes losses and gradients of the first optimiser's first step to ``<folder>/rank<n>.pt``.
 
@@ -32,7 +46,7 @@ class Gradients(Callback):
         self.folder, self.acts = Path(folder), acts
         self.kept: dict[str, Any] = {"loss": [], "gradients": {}}
         if acts is not None:
-            AdaptationData._ranks = lambda self: (acts, 2)  # type: ignore[method-assign]
+            serve_as(acts)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor

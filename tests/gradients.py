@@ -11,6 +11,9 @@ from torch import Tensor
 from sfseg.data.module import AdaptationData
 from sfseg.methods import base, source_gta
 
+SERVE = AdaptationData.train_dataloader
+"""As it is before any callback is built: a command builds them twice."""
+
 
 def same_draws() -> None:
     """Let all ranks draw the same, which differ otherwise, so that only the data tells them."""
@@ -21,12 +24,11 @@ def same_draws() -> None:
 
 def serve_as(rank: int) -> None:
     """Serve the training batches of one of two; all else, such as labelling, is one process's."""
-    serve = AdaptationData.train_dataloader
 
     def acting(data: AdaptationData) -> Any:
         data._ranks = lambda: (rank, 2)  # type: ignore[method-assign]
         try:
-            return serve(data)
+            return SERVE(data)
         finally:
             del data._ranks
 

@@ -11,12 +11,28 @@ from torch import Tensor
 from sfseg.data.module import AdaptationData
 from sfseg.methods import base, source_gta
 
+SERVE = AdaptationData.train_dataloader
+"""As it is before any callback is built: a command builds them twice."""
+
 
 def same_draws() -> None:
     """Let all ranks draw the same, which differ otherwise, so that only the data tells them."""
     base.seed32 = lambda *key: 7  # type: ignore[assignment]
     source_gta.seed32 = lambda *key: 7  # type: ignore[assignment]
     source_gta.generator = lambda *key: np.random.default_rng(7)  # type: ignore[assignment]
+
+
+def serve_as(rank: int) -> None:
+    """Serve the training batches of one of two; all else, such as labelling, is one process's."""
+
+    def acting(data: AdaptationData) -> Any:
+        data._ranks = lambda: (rank, 2)  # type: ignore[method-assign]
+        try:
+            return SERVE(data)
+        finally:
+            del data._ranks
+
+    AdaptationData.train_dataloader = acting  # type: ignore[method-assign]
 
 
 class Gradients(Callback):
@@ -32,7 +48,7 @@ class Gradients(Callback):
         self.folder, self.acts = Path(folder), acts
         self.kept: dict[str, Any] = {"loss": [], "gradients": {}}
         if acts is not None:
-            AdaptationData._ranks = lambda self: (acts, 2)  # type: ignore[method-assign]
+            serve_as(acts)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor

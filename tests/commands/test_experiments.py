@@ -46,7 +46,7 @@ def composed_once(name: str) -> DictConfig:
         return compose("train", overrides=[f"experiment={name}"])
 
 
-WITH_SOURCE = ("source_only/", "adaptsegnet/", "advent/", "fda/")
+WITH_SOURCE = ("source_only/", "adaptsegnet/", "advent/", "fda/", "uplr/")
 SOURCE_FREE = [name for name in NAMES if not name.startswith(WITH_SOURCE)]
 STEPPED: set[Hashable] = set()
 """What has trained its step: fifty experiments share fourteen source models."""

@@ -53,7 +53,7 @@ def test_a_run_on_translated_images(cli: Cli, root: Path) -> None:
     ("words", "message"),
     [
         (
-            ["data/translation=fda"],
+            ["data/translation=fda", "data.translation.beta=0.01"],
             "beta=0.01 changes nothing but the mean colour of crops of 128x",
         ),
         (["data/sampler=soft_balance", "data.sampler.k=20"], "k=20 is more than the 19 classes"),

@@ -279,9 +279,9 @@ def test_counts_are_kept_with_the_cache(tree, tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("parts", [[], [0], [1, 0.5], ["a"]])
+@pytest.mark.parametrize("parts", [[], [0], [2, -1], [1, 0.5], ["a"]])
 def test_impossible_parts_are_refused(tree, parts):
-    with pytest.raises(ValueError, match="parts must be whole numbers from 1"):
+    with pytest.raises(ValueError, match="parts must be whole numbers, not all 0"):
         module(tree, parts=parts)
 
 
@@ -374,7 +374,7 @@ def test_a_share_that_moves_the_mean_alone_is_refused(tree):
         r"pixels \(width x height\): set it to 0\.0625 or more"
     )
     with pytest.raises(ConfigError, match=message):
-        ready(tree, ["source"], translation=FourierTranslation())
+        ready(tree, ["source"], translation=FourierTranslation(0.01))
     ready(tree, ["source"], translation=FourierTranslation(0.0625))
     # Images that are smaller than the crop, or shown smaller, decide.
     views = {"source": View((100, 100), ratio=(0.5, 1)), "target": View((8, 8))}

@@ -452,7 +452,9 @@ def seen(case: Case, data: Recorder) -> dict[str, Tensor]:
 def require_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-7, msg=name)
+        # Of the tensor's size: the first steps of Adam turn rounding into signs.
+        atol = 1e-7 + 1e-3 * float(value.abs().max())
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("case", EVERY, ids=str)

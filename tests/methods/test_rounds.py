@@ -9,6 +9,7 @@ from self_training import IMAGES, Data, attached, batch, make, residual
 from small import built, configured, fit, head, transformer
 
 from sfseg.labels import CITYSCAPES
+from sfseg.methods.labeller import Relabelled
 from sfseg.methods.labelling import Selection
 from sfseg.methods.rounds import SelfTraining, label_anew
 from sfseg.pseudo.reader import PseudoLabels
@@ -117,7 +118,7 @@ def test_portions_grow_up_to_the_largest(tmp_path, monkeypatch):
     def remembered(model, batches, store, selection, *, context):
         assert len(list(batches())) == len(store) == IMAGES
         seen.append(selection)
-        return 0.0
+        return Relabelled(0.0, None, None)
 
     monkeypatch.setattr("sfseg.methods.rounds.relabel", remembered)
     method = make("cbst", rounds=4, steps=4, portion_step=0.1, portion_max=0.35)

@@ -12,9 +12,9 @@ from sfseg.config.composition import CONF, build
 from sfseg.data.balanced_sampling import RareClass, SoftBalance
 from sfseg.data.sampling import Uniform
 from sfseg.data.translation import FourierTranslation
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, DataError
 from sfseg.runs.recipe import recipe_of
-from sfseg.runs.source_settings import check_source
+from sfseg.runs.source_settings import check_source, require_source
 
 
 @cache
@@ -39,7 +39,7 @@ def composed(*words: str) -> DictConfig:
         ([], Uniform(), None),
         (["data/sampler=rare_class"], RareClass(), None),
         (["data=gta5_to_cityscapes", "data/sampler=soft_balance"], SoftBalance(), None),
-        (["data/translation=fda"], Uniform(), FourierTranslation(0.01)),
+        (["data/translation=fda"], Uniform(), FourierTranslation(0.05)),
     ],
 )
 def test_groups_build_what_they_say(words: list[str], sampler: object, translation: object) -> None:
@@ -117,3 +117,16 @@ def test_a_source_model_is_another_under_another_sampler() -> None:
     # Those trained before there were samplers are found again.
     settings = recipe_of(composed("method=tent")).settings["data"]
     assert "sampler" not in settings
+
+
+@pytest.mark.parametrize("method", ["adaptsegnet", "source_only"])
+def test_a_method_that_sees_the_source_says_so_where_there_is_none(method: str) -> None:
+    cfg = composed(f"method={method}", "data=gta5_to_cityscapes", "data.root=/nowhere")
+    words = "data.gta5_root=/nowhere/gta5 is not there, .* or choose a source-free method"
+    with pytest.raises(DataError, match=words):
+        require_source(cfg, build(cfg.data.module))
+
+
+def test_a_source_free_method_asks_for_no_source() -> None:
+    cfg = composed("method=tent", "data=gta5_to_cityscapes", "data.root=/nowhere")
+    require_source(cfg, build(cfg.data.module))

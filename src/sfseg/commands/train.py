@@ -75,7 +75,7 @@ def train(cfg: DictConfig) -> float | None:
     resolved = plain(cfg, resolve=True)
     if record is not None:
         cfg.ckpt_path = where_it_stopped(cfg, folder, config)
-    source = source_model.find(cfg) if is_source_free(cfg) else None
+    source = source_model.find(cfg) if starts_from_source_model(cfg) else None
     method = build_method(cfg, data, source)
     trial = check(cfg, method, overrides())
     # Now, not in `fit`: broken data must end the run before its folder is taken.
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> float | None:
     check_largest(method, data, trial)
     with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
         meet(trial)
-        if is_source_free(cfg):
+        if starts_from_source_model(cfg):
             source, is_other = source_model.shared(cfg, source, trial.strategy)
             method = rebuilt(cfg, data, source) if is_other else method
         method.protocol = protocol
@@ -102,14 +102,16 @@ def data_of(cfg: DictConfig) -> "AdaptationData":
     """
     from sfseg.runs.crops import fit_crops
     from sfseg.runs.plan import check_added
+    from sfseg.runs.source_settings import require_source
 
     check_added(cfg, overrides())
     data: AdaptationData = build(cfg.data.module)
+    require_source(cfg, data)
     fit_crops(cfg, cfg.method.needs)
     return data
 
 
-def is_source_free(cfg: DictConfig) -> bool:
+def starts_from_source_model(cfg: DictConfig) -> bool:
     """Whether the method starts from a model that has been trained on the source."""
     return "source_model" in cfg.method.needs
 

@@ -38,7 +38,7 @@ class FourierTranslation:
         ValueError: it is not above 0 and below 0.5.
     """
 
-    beta: float = 0.01
+    beta: float = 0.05
 
     def __post_init__(self) -> None:
         require_beta(self.beta)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from sfseg.methods.evaluation import Evaluation
-from sfseg.methods.labelling import Labeller, relabel
+from sfseg.methods.labeller import Labeller
+from sfseg.methods.labelling import relabel
 from sfseg.ops.processes import is_first
 from sfseg.pseudo.identity import Identity
 from sfseg.pseudo.patch import Patch

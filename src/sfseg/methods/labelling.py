@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfseg.checks import require_options
 from sfseg.methods.evaluation import Evaluation
+from sfseg.methods.labeller import Labeller, Relabelled
 from sfseg.modes import evaluating
 from sfseg.ops.inference import Inference
 from sfseg.ops.processes import dealt, how_many, in_step, sum_of_processes
@@ -33,33 +34,6 @@ from sfseg.types import IGNORE, Batch
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 10.0
 Rule = Literal["confident", "cbst", "ld"]
-
-
-class Labeller(Protocol):
-    """Which pixels of a model's predictions become labels, given the predictions of all images.
-
-    Predictions are counted in a histogram of whole numbers, to which every process adds those of
-    its images: so thresholds do not depend on how many processes there are.
-    """
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether every pixel gets the most likely class, which needs no thresholds."""
-
-    def protocol(self, inference: Inference) -> Inference:
-        """How images are predicted, given how they are in evaluation."""
-
-    def empty(self, classes: int, device: torch.device) -> Tensor:
-        """A histogram of integers in which nothing is counted yet."""
-
-    def count(self, histogram: Tensor, probability: Tensor) -> None:
-        """Add pixels of probabilities (1, K, H, W) to a histogram, in place."""
-
-    def thresholds(self, histogram: Tensor) -> Tensor:
-        """What :meth:`labels` needs to know of all images."""
-
-    def labels(self, probability: Tensor, threshold: Tensor) -> Tensor:
-        """Labels (1, H, W), uint8, of probabilities (1, K, H, W); IGNORE for none."""
 
 
 @dataclass(frozen=True)
@@ -128,19 +102,6 @@ class Selection:
         if self.rule == "ld":
             return united_label(probability, threshold, self.portion)
         return confident_label(probability, threshold)
-
-
-class Relabelled(NamedTuple):
-    """What labels of all images were made by.
-
-    share: of the pixels that have a label.
-    histogram: of the predictions for all images; None where all pixels get a label.
-    threshold: what the labeller found from it; likewise.
-    """
-
-    share: float
-    histogram: Tensor | None
-    threshold: Tensor | None
 
 
 @torch.no_grad()

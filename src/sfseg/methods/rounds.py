@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from sfseg.checks import require_at_least, require_weights
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.evaluation import Evaluation
-from sfseg.methods.labelling import Labeller, Relabelled, Selection, relabel
+from sfseg.methods.labeller import Labeller, Relabelled
+from sfseg.methods.labelling import Selection, relabel
 from sfseg.networks.segmenter import Segmenter
 from sfseg.pseudo.reader import PseudoLabels
 

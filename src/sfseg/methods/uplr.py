@@ -13,7 +13,7 @@ from sfseg.checks import require_at_least, require_weights
 from sfseg.errors import ConfigError
 from sfseg.methods.adaptsegnet import AdaptSegNet, Adversarial
 from sfseg.methods.certainty import TwoModes
-from sfseg.methods.labelling import Labeller
+from sfseg.methods.labeller import Labeller
 from sfseg.methods.rounds import label_anew
 from sfseg.methods.supervised import Look
 from sfseg.modes import evaluating
@@ -73,36 +73,35 @@ class UPLR(AdaptSegNet):
         stages: of alignment; 0 begins with a round, from the weights of a network aligned before.
         rounds: of self-training; 0 is the paper's "Ours (AA)".
         k: uncertain classes that count, as ``data.sampler.k`` says too; None: all, always.
-        steps: of all parts together.
-        pseudo_label: chooses the pixels, by default :class:`TwoModes`.
+        steps: of all parts together; fewer than there are parts leave some out.
+        pseudo_label: chooses the pixels that get a label, such as :class:`TwoModes`.
         target_weight: of the cross-entropy on them.
         **adversarial: see :class:`AdaptSegNet`.
 
     Raises:
-        ValueError: no part, fewer steps than parts, or k beyond the classes.
+        ValueError: no part, no step, or k beyond the classes.
     """
 
     def __init__(
         self,
         *,
         steps: int,
+        pseudo_label: Labeller,
         stages: int = 3,
         rounds: int = 2,
         k: int | None = 5,
-        pseudo_label: Labeller | None = None,
         target_weight: float = 1.0,
         **adversarial: Unpack[Adversarial],
     ) -> None:
         super().__init__(**adversarial)
         require_at_least(0, stages=stages, rounds=rounds)
         require_at_least(1, **{"stages + rounds": stages + rounds})
-        require_at_least(stages + rounds, steps=steps)
+        require_at_least(1, steps=steps)
         require_weights(target_weight=target_weight)
         if k is not None and not 1 <= k <= self.labels.num_classes:
             raise ValueError(f"k must be from 1 to the {self.labels.num_classes} classes, got {k}")
         self.stages, self.parts, self.k, self.steps = stages, stages + rounds, k, steps
-        self.pseudo_label = TwoModes() if pseudo_label is None else pseudo_label
-        self.target_weight = target_weight
+        self.pseudo_label, self.target_weight = pseudo_label, target_weight
         self.labelling: Certain | None = None
 
     def segmenter_terms(
@@ -125,8 +124,9 @@ class UPLR(AdaptSegNet):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self.iteration == 0 and self.stages == 0:
-            self._begin(0)
+        first = self._part(0)
+        if self.iteration == 0 and (first > 0 or self.stages == 0):
+            self._begin(first)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

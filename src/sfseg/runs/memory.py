@@ -4,7 +4,7 @@ import logging
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sfseg.errors import ConfigError
 from sfseg.runs.protocol import evaluated_scenes
@@ -134,7 +134,8 @@ def _evaluate(method: "Evaluation", batch: "Batch", loader: int, trainer: "Train
 
     plugin, device = trainer.precision_plugin, trainer.strategy.root_device
     gpus = [device] if device.type == "cuda" else []
-    copied = cast("Evaluation", plugin.convert_module(deepcopy(method).eval()).to(device))
+    copied: Any = plugin.convert_module(deepcopy(method))
+    copied.to(device).eval()
     moved: Any = {name: part.to(device) for name, part in batch.items()}
     with torch.random.fork_rng(gpus), torch.no_grad(), plugin.forward_context():
         copied.validation_step(moved, 0, loader)

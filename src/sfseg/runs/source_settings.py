@@ -1,10 +1,37 @@
 """How the source is chosen and shown, where a method would not see it or must not see it so."""
 
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
 from sfseg.config.composition import build
+from sfseg.data.opening import missing_folder
 from sfseg.data.sampling import Uniform
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from sfseg.data.module import AdaptationData
+
+
+def require_source(cfg: DictConfig, data: "AdaptationData") -> None:
+    """Refuse a method that trains on the source where that is not there.
+
+    Args:
+        cfg: of the run.
+        data: not opened yet.
+
+    Raises:
+        DataError: names the folder, and methods that do without.
+    """
+    if "source" not in cfg.method.needs:
+        return
+    if folder := missing_folder(data.factories["source_train"]):
+        settings = cfg.data.scenes.source_train
+        raise DataError(
+            f"{settings.get('argument', 'the folder')}={folder} is not there, and this method "
+            "trains on labelled images of the source; give their folder, or choose a source-free "
+            "method, such as uniuvpt, sfda or mean_teacher, with source_checkpoint=<its model>"
+        )
 
 
 def check_source(cfg: DictConfig) -> None:

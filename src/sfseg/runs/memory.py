@@ -1,10 +1,11 @@
 """Memory that evaluation needs: seen to be there before a run begins, not after hours."""
 
 import logging
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sfseg.errors import ConfigError
 from sfseg.runs.protocol import evaluated_scenes
@@ -12,6 +13,7 @@ from sfseg.types import size_text
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from torch import Tensor
 
     from sfseg.data.geometry import Size
     from sfseg.data.module import AdaptationData
@@ -128,7 +130,9 @@ def is_out_of_memory(error: Exception) -> bool:
     )  # fmt: skip
 
 
-def _evaluate(method: "Evaluation", batch: "Batch", loader: int, trainer: "Trainer") -> None:
+def _evaluate(
+    method: "Evaluation", batch: Mapping[str, Any], loader: int, trainer: "Trainer"
+) -> None:
     """One step of an evaluation, of a copy that is gone when this returns."""
     import torch
 
@@ -136,12 +140,12 @@ def _evaluate(method: "Evaluation", batch: "Batch", loader: int, trainer: "Train
     gpus = [device] if device.type == "cuda" else []
     copied: Any = plugin.convert_module(deepcopy(method))
     copied.to(device).eval()
-    moved: Any = {name: part.to(device) for name, part in batch.items()}
+    moved = cast("Batch", {name: part.to(device) for name, part in batch.items()})
     with torch.random.fork_rng(gpus), torch.no_grad(), plugin.forward_context():
         copied.validation_step(moved, 0, loader)
 
 
-def _batch_of(shown: Shown) -> "Batch":
+def _batch_of(shown: Shown) -> Mapping[str, "Tensor"]:
     """Black pictures of its size, as many as evaluation shows at once."""
     import torch
 

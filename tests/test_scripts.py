@@ -213,3 +213,13 @@ def test_bench_labelling_labels_alike_and_prints_a_ratio(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "5 images of 64x32, tiny, one thread a process"
     assert lines[-1].startswith("ratio ") and lines[-1].endswith("labels byte-equal")
+
+
+def test_bench_gmm_fits_alike_and_prints_a_ratio(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("bench_gmm").main(["--values", "20000"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("20,000 values: histogram ")
+    assert float(lines[1].rpartition(" ")[2]) > 0
+    assert lines[-1].startswith("room of the histogram: 8,192 bytes a class")

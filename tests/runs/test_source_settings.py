@@ -14,7 +14,7 @@ from sfseg.data.sampling import Uniform
 from sfseg.data.translation import FourierTranslation
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs.recipe import recipe_of
-from sfseg.runs.source_settings import check_source, require_source
+from sfseg.runs.source_settings import check_source, check_start, require_source
 
 
 @cache
@@ -125,6 +125,12 @@ def test_a_method_that_sees_the_source_says_so_where_there_is_none(method: str) 
     words = "data.gta5_root=/nowhere/gta5 is not there, .* or choose a source-free method"
     with pytest.raises(DataError, match=words):
         require_source(cfg, build(cfg.data.module))
+
+
+def test_a_beginning_that_there_is_not_is_refused() -> None:
+    check_start(composed("start=backbone"))
+    with pytest.raises(ConfigError, match="start must be source_model or backbone, got 'nothing'"):
+        check_start(composed("start=nothing"))
 
 
 def test_a_source_free_method_asks_for_no_source() -> None:

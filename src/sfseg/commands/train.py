@@ -102,9 +102,10 @@ def data_of(cfg: DictConfig) -> "AdaptationData":
     """
     from sfseg.runs.crops import fit_crops
     from sfseg.runs.plan import check_added
-    from sfseg.runs.source_settings import require_source
+    from sfseg.runs.source_settings import check_start, require_source
 
     check_added(cfg, overrides())
+    check_start(cfg)
     data: AdaptationData = build(cfg.data.module)
     require_source(cfg, data)
     fit_crops(cfg, cfg.method.needs)

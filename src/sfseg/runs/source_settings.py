@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from sfseg.data.module import AdaptationData
 
 
+STARTS = ("source_model", "backbone")
+"""What methods that see the source may begin with."""
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Refuse another beginning than there is.
+
+    Raises:
+        ConfigError: names the two.
+    """
+    if cfg.start not in STARTS:
+        raise ConfigError(f"start must be {' or '.join(STARTS)}, got {cfg.start!r}")
+
+
 def require_source(cfg: DictConfig, data: "AdaptationData") -> None:
     """Refuse a method that trains on the source where that is not there.
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import WandbLogger
 
 from sfseg.callbacks.certainty_report import COLUMNS, CertaintyReport, count_kept, draw
 from sfseg.errors import ConfigError
@@ -48,9 +49,11 @@ def labelling():
     )
 
 
-def reported(folder, module, callback=None):
+def reported(folder, module, callback=None, loggers=()):
     callback = callback or CertaintyReport(str(folder))
-    trainer = SimpleNamespace(is_global_zero=True, datamodule=Data(), loggers=[], global_step=3)
+    trainer = SimpleNamespace(
+        is_global_zero=True, datamodule=Data(), loggers=list(loggers), global_step=3
+    )
     callback.on_train_batch_start(trainer, module, None, 0)
     return callback
 
@@ -96,6 +99,29 @@ def test_a_round_is_drawn_once_with_a_table(tmp_path):
     (tmp_path / "round_1.png").unlink()
     reported(tmp_path, module, callback)
     assert not (tmp_path / "round_1.png").exists()
+
+
+class Recorder(WandbLogger):
+    """W&B's logger, as far as the callback sees it."""
+
+    def __init__(self):
+        self.images, self.tables = [], []
+
+    def log_image(self, key, images, **other):
+        self.images += [(key, image) for image in images]
+
+    def log_table(self, key, columns, data):
+        self.tables.append((key, columns, data))
+
+
+def test_wandb_gets_picture_and_table_of_plain_values(tmp_path):
+    logger = Recorder()
+    reported(tmp_path, method(labelling()), loggers=[logger])
+    ((key, image),) = logger.images
+    assert key == "certainty" and image.dtype == np.uint8
+    ((key, columns, rows),) = logger.tables
+    assert key == "certainty" and columns == list(COLUMNS) and len(rows) == 19
+    assert {type(cell) for row in rows for cell in row} <= {str, int, float, type(None)}
 
 
 def test_a_method_without_such_labels_is_refused(tmp_path):

@@ -1,6 +1,6 @@
 """Which predictions UPLR makes pseudo-labels of: those that are certain for their class."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -26,7 +26,27 @@ Fit = Literal["histogram", "scikit-learn"]
 
 
 @dataclass(frozen=True)
-class TwoModes:
+class Choosy:
+    """What both rules share: they leave some pixels out.
+
+    Args:
+        flip: mirrored images are predicted too, whatever the evaluation does.
+    """
+
+    flip: bool = field(default=False, kw_only=True)
+
+    @property
+    def keeps_all(self) -> bool:
+        """No."""
+        return False
+
+    def protocol(self, inference: Inference) -> Inference:
+        """How images are predicted, given how they are in evaluation."""
+        return replace(inference, flip=True) if self.flip else inference
+
+
+@dataclass(frozen=True)
+class TwoModes(Choosy):
     """Pixels whose entropy lies in the certain one of their class's two modes (UPLR, ICCV 2021).
 
     No threshold is set by hand: two Gaussians are fitted to the entropies of the pixels that a
@@ -39,7 +59,7 @@ class TwoModes:
         min_pixels: of a class in an image from which it is fitted there; the paper names none.
         least_gap: see :func:`sfseg.ops.two_gaussians.certain_below`; 0 is the paper, which says
             nothing of classes with one mode.
-        flip: mirrored images are predicted too, whatever the evaluation does.
+        flip: see :class:`Choosy`.
 
     Raises:
         ValueError: an unknown scope or fit, fewer than 2 pixels, a negative gap.
@@ -49,7 +69,6 @@ class TwoModes:
     fit: Fit = "histogram"
     min_pixels: int = 500
     least_gap: float = 0.05
-    flip: bool = False
 
     def __post_init__(self) -> None:
         require_options(
@@ -57,15 +76,6 @@ class TwoModes:
         )
         require_at_least(2, **{"pseudo_label.min_pixels": self.min_pixels})
         require_weights(**{"pseudo_label.least_gap": self.least_gap})
-
-    @property
-    def keeps_all(self) -> bool:
-        """No."""
-        return False
-
-    def protocol(self, inference: Inference) -> Inference:
-        """How images are predicted, given how they are in evaluation."""
-        return replace(inference, flip=True) if self.flip else inference
 
     def empty(self, num_classes: int, device: torch.device) -> Tensor:
         """(K, bins) zeros for :meth:`count`."""
@@ -116,7 +126,7 @@ class TwoModes:
 
 
 @dataclass(frozen=True)
-class MedianConfidence:
+class MedianConfidence(Choosy):
     """Pixels as confident as half of their class's are, or as a cap: the rule UPLR compares with.
 
     Of CBST and BDL (Li, Yuan and Vasconcelos, CVPR 2019): the threshold of a class is the median
@@ -125,7 +135,7 @@ class MedianConfidence:
     Args:
         portion: share of a class's pixels that reaches its threshold where the cap does not bind.
         cap: largest threshold.
-        flip: see :class:`TwoModes`.
+        flip: see :class:`Choosy`.
 
     Raises:
         ValueError: a portion outside (0, 1] or a cap outside [0, 1].
@@ -133,21 +143,11 @@ class MedianConfidence:
 
     portion: float = 0.5
     cap: float = 0.9
-    flip: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (("portion", self.portion, 1e-9), ("cap", self.cap, 0.0)):
             if not least <= value <= 1:
                 raise ValueError(f"pseudo_label.{name} must be a share of at most 1, got {value}")
-
-    @property
-    def keeps_all(self) -> bool:
-        """No."""
-        return False
-
-    def protocol(self, inference: Inference) -> Inference:
-        """How images are predicted, given how they are in evaluation."""
-        return replace(inference, flip=True) if self.flip else inference
 
     def empty(self, num_classes: int, device: torch.device) -> Tensor:
         """(K, bins) zeros for :meth:`count`."""

@@ -183,6 +183,30 @@ def test_source_free_tables_read_finished_runs(
     assert combined.endswith("| 0.50 | 3.00 +- 1.41 | 3.00 +- 1.41 |")
 
 
+def test_with_source_tables_read_finished_runs(
+    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    tables = load("with_source_tables")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for settings in (tables.LADDER | tables.BESIDE).values():
+            assert compose("train", overrides=list(settings)).method.lr > 0
+    for seed, after in enumerate((0.44, 0.46)):
+        target = tables.place(tmp_path, "uplr, SR", seed)
+        target.mkdir(parents=True)
+        scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
+        cost = {"minutes": 1 + seed, "peak_memory_mib": 1000, "trainable_parameters": 5}
+        (target / "results.json").write_text(json.dumps({"target": scores}))
+        (target / "cost.json").write_text(json.dumps(cost))
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
+    tables.main()
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == (
+        "| uplr, SR | +9.5 | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00, +6.00 | "
+        "1.5 |"
+    )
+
+
 @pytest.mark.slow
 def test_bench_uniuvpt_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--backbone", "tiny", "--size", "64", "--steps", "1", "--repeats", "1"]

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from recorder import Recorder
 
 from sfseg.callbacks.certainty_report import COLUMNS, CertaintyReport, count_kept, draw
 from sfseg.errors import ConfigError
@@ -99,19 +99,6 @@ def test_a_round_is_drawn_once_with_a_table(tmp_path):
     (tmp_path / "round_1.png").unlink()
     reported(tmp_path, module, callback)
     assert not (tmp_path / "round_1.png").exists()
-
-
-class Recorder(WandbLogger):
-    """W&B's logger, as far as the callback sees it."""
-
-    def __init__(self):
-        self.images, self.tables = [], []
-
-    def log_image(self, key, images, **other):
-        self.images += [(key, image) for image in images]
-
-    def log_table(self, key, columns, data):
-        self.tables.append((key, columns, data))
 
 
 def test_wandb_gets_picture_and_table_of_plain_values(tmp_path):

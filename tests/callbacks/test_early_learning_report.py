@@ -8,8 +8,9 @@ import pytest
 import torch
 from fake_method import FakeMethod
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from recorder import Recorder
 
 from sfseg.callbacks.base import TRAINED
 from sfseg.callbacks.early_learning import EarlyLearning, Measurement
@@ -224,19 +225,6 @@ def test_without_label_correction_nothing_is_open(tmp_path):
 def test_writes_nothing(tmp_path, hook, measurements, state):
     report(tmp_path / "run", fake_trainer(measurements, [], **state), hook)
     assert not (tmp_path / "run").exists()
-
-
-class Recorder(WandbLogger):
-    """W&B's logger, as far as a callback sees it."""
-
-    def __init__(self):
-        self.images, self.tables = [], []
-
-    def log_image(self, key, images, **other):
-        self.images += [(key, image) for image in images]
-
-    def log_table(self, key, columns, data):
-        self.tables.append((key, columns, data))
 
 
 def test_wandb_gets_picture_and_table_once_a_step(tmp_path):

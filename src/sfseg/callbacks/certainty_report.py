@@ -8,7 +8,6 @@ from typing import Any, Protocol, cast
 import numpy as np
 from jaxtyping import Integer
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from sfseg.callbacks.base import trained
@@ -18,8 +17,8 @@ from sfseg.ops.two_gaussians import Modes, centres
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.report.drawing import Pixels, write_png
 from sfseg.report.plots import Axes, Plot, grid
-from sfseg.report.tables import to_csv
-from sfseg.storage.atomic import write_whole
+from sfseg.report.sending import send_picture, send_table
+from sfseg.report.tables import Cell, write_csv
 from sfseg.types import IGNORE
 
 log = logging.getLogger(__name__)
@@ -111,10 +110,9 @@ class CertaintyReport(Callback):
         picture, rows = draw(labelling, kept, labels), table(labelling, kept, labels)
         path = self.folder / f"round_{labelling.number}.png"
         write_png(path, picture)
-        text = to_csv(COLUMNS, [[_as_text(cell) for cell in row] for row in rows])
-        write_whole(path.with_suffix(".csv"), lambda file: file.write(text.encode()))
-        for logger in trainer.loggers:
-            _send(logger, picture, rows, trainer.global_step)
+        write_csv(path.with_suffix(".csv"), COLUMNS, rows)
+        send_picture(trainer.loggers, "certainty", picture, trainer.global_step)
+        send_table(trainer.loggers, "certainty", COLUMNS, rows)
         log.info("pseudo-labels: what each class has kept is drawn in %s", path)
 
 
@@ -169,9 +167,9 @@ def words(labelling: Labelling, kept: Kept, label: int) -> tuple[str, str]:
     return f"certain up to {float(labelling.threshold[label]):.3f}", text
 
 
-def table(labelling: Labelling, kept: Kept, labels: LabelSpace) -> list[list[str | float | None]]:
+def table(labelling: Labelling, kept: Kept, labels: LabelSpace) -> list[list[Cell]]:
     """A row of :data:`COLUMNS` for every class."""
-    rows: list[list[str | float | None]] = []
+    rows: list[list[Cell]] = []
     for k, name in enumerate(labels.classes):
         weight, mean, variance = (part[k].tolist() for part in labelling.modes)
         pixels, (own, known, right) = (
@@ -188,15 +186,3 @@ def table(labelling: Labelling, kept: Kept, labels: LabelSpace) -> list[list[str
 
 def _counts(label: np.ndarray, chosen: np.ndarray, labels: LabelSpace) -> np.ndarray:
     return np.bincount(label[chosen], minlength=labels.num_classes)[: labels.num_classes]
-
-
-def _as_text(cell: str | float | None) -> str:
-    return "" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else str(cell)
-
-
-def _send(logger: Logger, picture: Pixels, rows: list[list[str | float | None]], step: int) -> None:
-    if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image("certainty", picture, step, dataformats="HWC")
-    elif isinstance(logger, WandbLogger):
-        logger.log_image(key="certainty", images=[picture])
-        logger.log_table(key="certainty", columns=list(COLUMNS), data=rows)

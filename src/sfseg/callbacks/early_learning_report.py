@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from sfseg.callbacks.base import trained
@@ -20,8 +19,8 @@ from sfseg.labels import LabelSpace
 from sfseg.ops.early_learning import Curve, Fit, fit_curve
 from sfseg.report.drawing import Pixels, write_png
 from sfseg.report.plots import Axes, Plot, grid
-from sfseg.report.tables import to_csv
-from sfseg.storage.atomic import write_whole
+from sfseg.report.sending import send_picture, send_table
+from sfseg.report.tables import Cell, write_csv
 
 LEGEND = ("IoU with pseudo-labels", "fit until slowed", "correction begins", "correction")
 MEASURED = ("iteration", "passes", "class", "iou", "slowdown", "fitted", "has_slowed", "is_open")
@@ -29,7 +28,6 @@ CORRECTED = (
     "class", "iteration", "passes", "closed", "changed", "refused", "known", "right_before",
     "right_after", "right_before_share", "right_after_share",
 )  # fmt: skip
-Cell = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,15 @@ class EarlyLearningReport(Ordered):
         picture = draw(segments, openings, labels, title=self._title())
         corrected = correction_rows(openings, labels)
         write_png(self.folder / "early_learning.png", picture)
-        _write_csv(
+        write_csv(
             self.folder / "early_learning.csv",
             MEASURED,
             measurement_rows(segments, openings, labels),
         )
-        _write_csv(self.folder / "label_correction.csv", CORRECTED, corrected)
-        for logger in trainer.loggers:
-            _send(logger, picture, corrected, step)
+        write_csv(self.folder / "label_correction.csv", CORRECTED, corrected)
+        send_picture(trainer.loggers, "early_learning", picture, step)
+        if corrected:
+            send_table(trainer.loggers, "label_correction", CORRECTED, corrected)
 
     def _title(self) -> str:
         early = self.early
@@ -249,23 +248,3 @@ def correction_rows(openings: Sequence[Opening], labels: LabelSpace) -> list[lis
          o.right_after / o.known if o.known else None]
         for o in openings
     ]  # fmt: skip
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    text = to_csv(header, [[_as_text(cell) for cell in row] for row in rows])
-    write_whole(path, lambda file: file.write(text.encode()))
-
-
-def _as_text(cell: Cell) -> str:
-    if isinstance(cell, float):
-        return "" if math.isnan(cell) else f"{cell:.6g}"
-    return "" if cell is None else str(cell)
-
-
-def _send(logger: Logger, picture: Pixels, corrected: list[list[Cell]], step: int) -> None:
-    if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image("early_learning", picture, step, dataformats="HWC")
-    elif isinstance(logger, WandbLogger):
-        logger.log_image(key="early_learning", images=[picture])
-        if corrected:
-            logger.log_table(key="label_correction", columns=list(CORRECTED), data=corrected)

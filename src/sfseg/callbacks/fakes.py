@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from sfseg.callbacks.order import Ordered
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.report.drawing import Pixels, colourise, legend, sheet, write_png
+from sfseg.report.sending import send_picture
 
 log = logging.getLogger(__name__)
 TITLES = ("fake", "source model", "adapted")
@@ -68,13 +68,7 @@ class Fakes(Ordered):
         picture = draw(*drawn, method.labels)
         path = self.folder / f"step_{trainer.global_step:06d}.png"
         write_png(path, picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(
-                    "fakes", picture, trainer.global_step, dataformats="HWC"
-                )
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(key="fakes", images=[picture])
+        send_picture(trainer.loggers, "fakes", picture, trainer.global_step)
         log.info("%d fakes with predictions: %s", self.images, path)
 
 

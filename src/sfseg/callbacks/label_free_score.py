@@ -31,8 +31,7 @@ from sfseg.ops.label_free import (
     soft_neighbourhood_density,
 )
 from sfseg.randomness import generator
-from sfseg.report.tables import to_csv
-from sfseg.storage.atomic import write_whole
+from sfseg.report.tables import Cell, to_csv, write_csv
 from sfseg.storage.lightning_state import datamodule_of
 
 log = logging.getLogger(__name__)
@@ -282,9 +281,7 @@ class LabelFreeScore(Ordered):
         found, method = self.measurements[-1], trained(pl_module)
         found.miou = target_miou(method, scores)
         if trainer.is_global_zero:
-            rows = [_row(m, method.labels) for m in self.measurements]
-            text = to_csv(HEADER, rows)
-            write_whole(self.path, lambda file: file.write(text.encode()))
+            write_csv(self.path, HEADER, [_row(m, method.labels) for m in self.measurements])
 
     def state_dict(self) -> dict[str, Any]:
         if not self.measurements:
@@ -307,10 +304,7 @@ def target_miou(method: Scored, scores: dict[str, Scores]) -> float:
     return math.nan if target is None else target.miou["mIoU"]
 
 
-def _row(m: Measurement, labels: LabelSpace) -> list[str]:
+def _row(m: Measurement, labels: LabelSpace) -> list[Cell]:
     names = to_csv([labels.classes[k] for k in m.vanished], [], delimiter=";").rstrip("\n")
-    scores = [f"{m.scores[name]:.6g}" for name in SCORES]
-    miou = "" if math.isnan(m.miou) else f"{m.miou:.6g}"
-    return [
-        str(m.step), str(m.iteration), *scores, str(m.classes), names, str(m.has_collapsed), miou
-    ]  # fmt: skip
+    scores = [m.scores[name] for name in SCORES]
+    return [m.step, m.iteration, *scores, m.classes, names, m.has_collapsed, m.miou]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
@@ -16,6 +15,7 @@ from sfseg.labels import LabelSpace
 from sfseg.metrics import Scores
 from sfseg.optim import count_parameters
 from sfseg.report import tables
+from sfseg.report.sending import send_table
 
 
 class Results(Ordered):
@@ -44,8 +44,7 @@ class Results(Ordered):
             return
         scores, labels = module.scores, module.labels
         header, rows = tables.per_class(scores, labels, module.source_scores)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "results.csv").write_text(tables.to_csv(header, rows), "utf-8")
+        tables.write_csv(self.folder / "results.csv", header, rows)
         selection = selection_of(self.others)
         note = "" if selection is None else selection.note
         labelled = {domain: found for domain, found in scores.items() if any(found.pixels)}
@@ -67,11 +66,8 @@ class Results(Ordered):
         if module.source_scores:
             title += f"\n{trainable:,} of {total:,} parameters trained"
         tables.show("\n".join([title, *lines]), *(shown or ([], [])))
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and shown is not None:
-                logger.log_table(
-                    key="per_class", columns=shown[0], data=[list(r) for r in shown[1]]
-                )
+        if shown is not None:
+            send_table(trainer.loggers, "per_class", *shown)
 
 
 def summary(

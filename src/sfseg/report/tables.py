@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,8 +14,10 @@ from rich.text import Text
 
 from sfseg.labels import LabelSpace
 from sfseg.metrics import Scores
+from sfseg.storage.atomic import write_whole
 
 Rows = Sequence[Sequence[str]]
+Cell = str | int | float | bool | None
 MARKUP = re.compile(r"[\\`*<|&~$]|\](?=[\[(])|(?<![^\W_])_|_(?![^\W_])")
 """Characters that markdown would take for more; an underscore within a word is one."""
 
@@ -66,13 +69,28 @@ def mean_spread(shares: Sequence[float], *, signed: bool = False) -> str:
     return mean if len(shares) < 2 else f"{mean} +- {percent(statistics.stdev(shares))}"
 
 
-def to_csv(header: Sequence[str], rows: Rows, *, delimiter: str = ",") -> str:
-    """The table as CSV text; cells that hold the delimiter, quotes or line breaks are quoted."""
+def to_csv(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, delimiter: str = ",") -> str:
+    """The table as CSV text; cells that hold the delimiter, quotes or line breaks are quoted.
+
+    Fractions have six digits; NaN and None are empty.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", delimiter=delimiter)
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_in_csv(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _in_csv(cell: Cell) -> str:
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else f"{cell:.6g}"
+    return "" if cell is None else str(cell)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Write the table, whole or not at all; folders are made."""
+    text = to_csv(header, rows)
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def to_markdown(header: Sequence[str], rows: Rows) -> str:

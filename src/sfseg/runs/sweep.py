@@ -61,9 +61,8 @@ def write_table(folder: Path) -> Table:
 
     header, rows = sweep_table(read_jobs(folder))
     if rows:
-        csv = tables.to_csv(header, rows).encode()
         markdown = tables.to_markdown(header, rows).encode()
-        write_whole(folder / "summary.csv", lambda file: file.write(csv))
+        tables.write_csv(folder / "summary.csv", header, rows)
         write_whole(folder / "summary.md", lambda file: file.write(markdown))
     return header, rows
 

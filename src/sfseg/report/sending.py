@@ -1,0 +1,26 @@
+"""Pictures and tables of reports, to the loggers that take them."""
+
+from collections.abc import Iterable, Sequence
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from sfseg.report.drawing import Pixels
+from sfseg.report.tables import Cell
+
+
+def send_picture(loggers: Iterable[Logger], key: str, picture: Pixels, step: int) -> None:
+    """Show a picture (H, W, 3) in TensorBoard, at that step, and in W&B."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, picture, step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(key=key, images=[picture])
+
+
+def send_table(
+    loggers: Iterable[Logger], key: str, header: Sequence[str], rows: Sequence[Sequence[Cell]]
+) -> None:
+    """Show a table in W&B, which alone has some."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_table(key=key, columns=list(header), data=[list(row) for row in rows])

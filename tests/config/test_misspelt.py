@@ -4,7 +4,7 @@ import pytest
 from conftest import Cli
 
 from sfseg.config.composition import CONF
-from sfseg.config.misspelt import explain
+from sfseg.config.misspelt import elsewhere, explain
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,12 @@ def test_a_setting_of_other_data_is_said_to_be_theirs(cli: Cli) -> None:
     done = cli("sfseg-train", "data=gta5_to_cityscapes", "data.value_range=percentile")
     said = "data.value_range is no setting here, but of data=folder and data=gta5_to_folder"
     assert done.code == 2 and said in done.output
+
+
+def test_settings_that_an_option_takes_over_from_another_are_its_own() -> None:
+    assert "data=cityscapes_to_rio" in elsewhere(str(CONF), "data.city")
+    assert "data=toyscapes" not in elsewhere(str(CONF), "data.city")
+    assert elsewhere(str(CONF), "nothing.city") == []
 
 
 @pytest.mark.parametrize("name", ["sfseg-train", "sfseg-data check"])

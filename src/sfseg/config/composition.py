@@ -22,6 +22,7 @@ from omegaconf.resolvers import oc
 
 from sfseg.config.information import VERSION, asks, tell, told
 from sfseg.config.misspelt import explain, missing
+from sfseg.config.multirun import left_to_jobs
 from sfseg.config.trust import on_command_line, require_allowed, require_command_line, trusting
 from sfseg.errors import ConfigError, OutputError, SfsegError
 
@@ -104,6 +105,7 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
 
     decorated = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
+        sys.argv[1:] = left_to_jobs(words, CONF)
         with told(words, CONF, config_name) if asks(words) else nullcontext():
             decorated(checked)()
     except (SfsegError, _Ended) as caught:

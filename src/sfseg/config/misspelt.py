@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -42,9 +43,17 @@ def elsewhere(folder: str, key: str) -> list[str]:
         key: of the setting.
     """
     group, _, name = key.partition(".")
-    first = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
     files = sorted(p for p in Path(folder, group).glob("*.yaml") if not p.stem.startswith("_"))
-    return [f"{group}={p.stem}" for p in files if first.search(p.read_text(encoding="utf-8"))]
+    return [f"{group}={p.stem}" for p in files if name in set(_settings(p))]
+
+
+def _settings(path: Path) -> Iterator[str]:
+    """Names that the file of an option sets, and those it takes over from others of its group."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    yield from map(str, content)
+    for taken in content.get("defaults", ()):
+        if isinstance(taken, str) and (other := path.with_name(f"{taken}.yaml")).is_file():
+            yield from _settings(other)
 
 
 def explain(error: Exception, folder: str, config_name: str, words: Sequence[str]) -> str | None:

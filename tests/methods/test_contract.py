@@ -39,6 +39,8 @@ VARIANTS = {"oracle", "sfda_transfer"}
 """Classes of other methods with settings of their own."""
 FOLLOWED = {"cpsl", "hcl", "mean_teacher"}
 """Methods with an average of weights that are trained."""
+BATCH = (32, 64)
+"""Height and width of training images."""
 LEGAL = {"loss", "prediction", "confidence"}
 
 
@@ -57,11 +59,11 @@ class Recorder(dict[str, Batch]):
 def batch(seed: int) -> Batch:
     rng = torch.Generator().manual_seed(seed)
     return {
-        "image": torch.randint(0, 256, (2, 3, 64, 96), generator=rng, dtype=torch.uint8),
-        "label": torch.randint(0, 19, (2, 64, 96), generator=rng, dtype=torch.uint8),
+        "image": torch.randint(0, 256, (2, 3, *BATCH), generator=rng, dtype=torch.uint8),
+        "label": torch.randint(0, 19, (2, *BATCH), generator=rng, dtype=torch.uint8),
         "index": torch.arange(2),
-        "geometry": torch.tensor([[64, 96, 64, 96, 0, 0, 64, 96, 0]] * 2),
-        "pseudo_label": torch.randint(0, 19, (2, 64, 96), generator=rng, dtype=torch.uint8),
+        "geometry": torch.tensor([[*BATCH, *BATCH, 0, 0, *BATCH, 0]] * 2),
+        "pseudo_label": torch.randint(0, 19, (2, *BATCH), generator=rng, dtype=torch.uint8),
     }
 
 
@@ -86,7 +88,8 @@ def make(name: str) -> Method:
     cfg = composed(name)
     torch.manual_seed(0)
     network = network_of(cfg, CITYSCAPES, None)
-    method: Method = small.built(cfg, network, **student_of(cfg, CITYSCAPES))
+    few = {"patches": 2} if "patches" in cfg.method else {}
+    method: Method = small.built(cfg, network, **few, **student_of(cfg, CITYSCAPES))
     return method
 
 

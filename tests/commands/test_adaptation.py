@@ -70,6 +70,7 @@ def test_the_source_model_is_trained_once_and_does_not_change_the_adaptation(cli
     assert equal(runs[0], runs[1]) and equal(runs[0], runs[2])
 
 
+@pytest.mark.slow
 def test_gta_trains_its_own_kind_of_source_model(cli: Cli) -> None:
     done = cli("sfseg-train", *DEBUG, "method=gta", "hydra.run.dir=run")
     assert done.code == 0, done.output

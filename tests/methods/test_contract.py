@@ -295,7 +295,7 @@ def test_averages_move_where_the_optimiser_steps_and_not_with_every_batch(name: 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("mean_teacher", "uniuvpt")))
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "mean_teacher"))
      for n in METHODS],
 )  # fmt: skip
 def test_trains_in_half_precision_and_averages_move(name: str) -> None:

@@ -138,7 +138,7 @@ def copy(tree, folder):
     return folder
 
 
-@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_system_call_of_training(tmp_path, started, uninterrupted, stride):
     for at in itertools.count(0, stride):
         for share in (None, 0.5) if stride == 1 else ((None, 0.5)[at // stride % 2],):
@@ -149,7 +149,7 @@ def test_killed_at_any_system_call_of_training(tmp_path, started, uninterrupted,
     assert at > 80
 
 
-@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_any_system_call_of_filling(tmp_path, uninterrupted, stride):
     for at in itertools.count(0, stride):
         shutil.rmtree(tmp_path / "t", ignore_errors=True)

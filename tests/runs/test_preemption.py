@@ -54,8 +54,8 @@ def steps(run: Path) -> int:
     ("what", "moment", "step", "saved"),
     [
         ("SIGTERM", "train", 1, 1),
-        ("SIGTERM", "validation", 3, 3),
-        ("SIGTERM", "train", 0, 0),
+        pytest.param("SIGTERM", "validation", 3, 3, marks=pytest.mark.slow),
+        pytest.param("SIGTERM", "train", 0, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_saves_and_ends_with_143(
@@ -86,7 +86,7 @@ def test_slurm_queues_the_job_again_after_its_warning_signal_only(zygote: Zygote
     assert log.read_text() == "requeue 4711\n"
 
 
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("step", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_while_a_checkpoint_is_put_together(
     zygote: Zygote, reference: Path, step: int
 ) -> None:

@@ -32,7 +32,14 @@ def scores(done: Done, run: str) -> dict[str, float]:
     return dict(found["target"]["summary"])
 
 
-@pytest.mark.parametrize("first", ["fast_dev_run=1", "max_epochs=1", "limit_train_batches=1"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "fast_dev_run=1",
+        pytest.param("max_epochs=1", marks=pytest.mark.slow),
+        pytest.param("limit_train_batches=1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_trial_leaves_no_model_that_is_not_whole(cli: Cli, first: str) -> None:
     epochs = ["+trainer.limit_train_batches=1"] * (first == "max_epochs=1")
     trial = cli("sfseg-train", *TENT, f"+trainer.{first}", *epochs, "hydra.run.dir=trial")
@@ -44,6 +51,7 @@ def test_a_trial_leaves_no_model_that_is_not_whole(cli: Cli, first: str) -> None
     assert [steps(model) for model in models(done)] == [4]
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_all_batches_whatever_the_trial(cli: Cli) -> None:
     """Its weights beside a trial of one batch and of limited time, and without one."""
     weights = []
@@ -74,6 +82,7 @@ def test_evaluation_of_a_cached_model_follows_the_command_line(cli: Cli) -> None
     assert idle.code == 2 and "data.steps=3 would change nothing" in idle.output
 
 
+@pytest.mark.slow
 def test_masks_folders_and_a_source_that_is_gone(cli: Cli, tmp_path: Path) -> None:
     for domain in ("source", "target"):
         own_folder(tmp_path / "mine" / domain, num_classes=19)

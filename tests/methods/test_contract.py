@@ -37,7 +37,7 @@ pytestmark = [
 ]
 VARIANTS = {"oracle", "sfda_transfer"}
 """Classes of other methods with settings of their own."""
-FOLLOWED = {"cpsl", "hcl", "mean_teacher"}
+FOLLOWED = {"cpsl", "dacs", "hcl", "mean_teacher"}
 """Methods with an average of weights that are trained."""
 BATCH = (32, 64)
 """Height and width of training images."""
@@ -383,6 +383,7 @@ class Case:
 
 SWITCHED = [
     Case("adaptsegnet", adversarial_loss="least_squares", normalize="all"),
+    Case("dacs", masked=1.0, teacher_statistics="running"),
     Case("gta", entropy_weight=1.0),
     Case("max_square", image_weighting=True),
     Case("mean_teacher", masked=1.0, mask_block=100, entropy_weight=1.0),

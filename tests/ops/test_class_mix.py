@@ -34,6 +34,19 @@ def test_half_of_an_images_classes_are_taken_whole(weight):
         assert not mask[own == IGNORE].any()
 
 
+def test_of_the_batch_classes_of_any_image_are_drawn_and_void_too():
+    label = torch.tensor([[[0, 1, 2]], [[3, 4, IGNORE]]])
+    taken = torch.stack([
+        class_mask(label, num_classes=CLASSES, of_batch=True)[:, 0] for _ in range(400)
+    ])  # fmt: skip
+    drawn = taken.sum(dim=2)  # of each image, how many of its three
+    assert set(drawn.unique().tolist()) == {0, 1, 2, 3}
+    # Three of six, each image on its own: any pixel in half of the draws.
+    torch.testing.assert_close(taken.float().mean(dim=0), torch.full((2, 3), 0.5), atol=0.1, rtol=0)
+    both = (drawn[:, 0] + drawn[:, 1]).unique()
+    assert len(both) > 1, "images draw for themselves"
+
+
 def test_one_class_is_taken_and_no_class_is_not():
     label = torch.stack([torch.full((2, 3), k) for k in (0, CLASSES - 1, IGNORE)]).to(torch.uint8)
     taken = class_mask(label, num_classes=CLASSES)

@@ -107,3 +107,27 @@ def test_an_unknown_normalisation_is_refused():
     logits, label = case()
     with pytest.raises(ValueError, match="'mean'"):
         cross_entropy(logits, label, normalize="mean")
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("normalize", ["valid", "all"])
+def test_weights_scale_pixels_and_are_not_counted(normalize):
+    logits, label = case()
+    ones = torch.ones(label.shape)
+    plain = cross_entropy(logits, label, normalize=normalize)
+    torch.testing.assert_close(
+        cross_entropy(logits, label, normalize=normalize, weight=ones), plain
+    )
+    weight = torch.rand(label.shape)
+    parts = [
+        cross_entropy(logits, label, normalize=normalize, weight=part)
+        for part in (weight, ones - weight)
+    ]
+    torch.testing.assert_close(sum(parts), plain)
+    kept = label.masked_fill(weight < 0.5, IGNORE)
+    torch.testing.assert_close(
+        cross_entropy(logits, label, normalize="all", weight=(weight >= 0.5).float()),
+        cross_entropy(logits, kept, normalize="all"),
+    )
+    void = torch.full_like(label, IGNORE)
+    assert cross_entropy(logits, void, normalize=normalize, weight=weight) == 0

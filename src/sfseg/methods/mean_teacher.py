@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from sfseg.checks import require_at_least, require_options, require_shares, require_weights
-from sfseg.errors import ConfigError
 from sfseg.methods.base import Shared
 from sfseg.methods.dynamic_teacher import DynamicTeacherMethod
+from sfseg.methods.mixing import require_one_head, strong, with_hidden_blocks
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
-from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.teacher import Teacher
+from sfseg.networks.teacher import Teacher, ramped
 from sfseg.ops.class_mix import class_mask, paste, rarity
 from sfseg.ops.confidence import BINS, confidence_histogram, decayed_thresholds
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.losses import cross_entropy
-from sfseg.ops.masking import block_mask, strong_view
 from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
 from sfseg.types import IGNORE, StepOutput, TrainingBatch
 
@@ -30,8 +28,6 @@ Mix = Literal["classmix", "none"]
 
 MEMORY = 0.99
 """Of the counts of confidences, per iteration: thresholds are those of about 100 iterations."""
-HIDDEN = 0.7
-"""Share of the blocks of a masked image (MIC)."""
 
 
 class MeanTeacher(DynamicTeacherMethod):
@@ -104,11 +100,7 @@ class MeanTeacher(DynamicTeacherMethod):
         require_at_least(1, mask_block=mask_block)
         if rare_class_mix and mix == "none":
             raise ValueError("rare_class_mix must be false for mix=none, got true")
-        if getattr(self.network, "aux_head", None) is not None:
-            raise ConfigError(
-                "backbone.aux must be null for a mean teacher, which trains one head; choose a "
-                "backbone without an auxiliary head"
-            )
+        require_one_head(self.network)
         self.momentum, self.ramp = momentum, ramp
         self.mix, self.rare_class_mix = mix, rare_class_mix
         self.weighting, self.confidence = weighting, confidence
@@ -137,7 +129,7 @@ class MeanTeacher(DynamicTeacherMethod):
                 taken &= valid.roll(-1, dims=0)  # nothing is pasted where the next has no picture
             mixed, learnt = paste(image, taken), paste(learnt, taken)
         with statistics_of_pictures(self.network, valid):
-            logits = self(self._strong(mixed, valid))
+            logits = self(strong(mixed, self.network, colour=self.colour, valid=valid))
         loss = cross_entropy(logits, learnt)
         terms = {"mixed": share * loss if self.weighting == "share" else loss}
         if self.entropy_weight:
@@ -145,8 +137,9 @@ class MeanTeacher(DynamicTeacherMethod):
                 self.entropy_weight * normalized_entropy(of_pictures(logits, valid)).mean()
             )
         if self.masked:
+            view = strong(image, self.network, colour=self.colour, valid=valid)
             with statistics_of_pictures(self.network, valid):
-                logits = self(self._hidden(self._strong(image, valid)))
+                logits = self(with_hidden_blocks(view, self.network, block=self.mask_block))
             terms["masked"] = self.masked * share * cross_entropy(logits, label)
         if self.dynamic_teacher:
             self.score_student(image, valid)
@@ -163,20 +156,9 @@ class MeanTeacher(DynamicTeacherMethod):
             return
         if not self.dynamic_teacher or self.has_improved():
             self.moves += 1
-            most = 1 - 1 / (int(self.moves) + 1) if self.ramp else 1.0
-            self.teacher.follow(self.network, min(most, self.momentum))
+            momentum = ramped(self.momentum, int(self.moves)) if self.ramp else self.momentum
+            self.teacher.follow(self.network, momentum)
 
     def thresholds(self) -> Tensor:
         """Confidence (K,) from which a pixel of each class counts."""
         return decayed_thresholds(self.histogram, self.threshold_share, least=self.confidence)
-
-    def _strong(self, image: Tensor, valid: Tensor | None) -> Tensor:
-        view = image.float() / 255
-        if self.colour:
-            view = strong_view(view, strength=self.colour, valid=valid)
-        return view.to(cast(Segmenter, self.network).mean.dtype)
-
-    def _hidden(self, image: Tensor) -> Tensor:
-        """Images with hidden blocks of the mean colour, which is 0 to the network."""
-        visible = block_mask(image, ratio=HIDDEN, block=self.mask_block)
-        return torch.where(visible, image, cast(Segmenter, self.network).mean)

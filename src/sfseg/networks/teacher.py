@@ -10,6 +10,16 @@ from torch import Tensor, nn
 from sfseg.networks.precision import Change, cast, without_narrowing
 
 
+def ramped(momentum: float, move: int) -> float:
+    """Of a teacher's t-th move, from 1: min(1 - 1 / (t + 1), m), so that it forgets its start.
+
+    Args:
+        momentum: m in [0, 1].
+        move: t.
+    """
+    return min(1 - 1 / (move + 1), momentum)
+
+
 class Frozen(nn.Module):
     """A network as it is now: never trained, always in eval mode, kept in checkpoints.
 

@@ -10,6 +10,7 @@ def class_mask(
     *,
     num_classes: int,
     weight: Float[Tensor, " K"] | None = None,
+    of_batch: bool = False,
 ) -> Bool[Tensor, "B H W"]:
     """The pixels of half of the classes that an image has, drawn for every image by itself.
 
@@ -21,19 +22,26 @@ def class_mask(
         num_classes: K.
         weight: positive; a class is drawn in proportion to it among those not drawn yet. None
             draws all alike.
+        of_batch: draw from the classes of all images together, void among them, as DACS' code
+            does: of a batch of two, an image may give anything from nothing to all it has.
     """
     batch = len(label)
     ids = label.flatten(1).long().clamp(max=num_classes)  # (B, H * W); K is no class
     present = torch.zeros(batch, num_classes + 1, dtype=torch.bool, device=label.device)
-    present = present.scatter_(1, ids, True)[:, :num_classes]
+    present = present.scatter_(1, ids, True)
+    if of_batch:
+        present = present.any(dim=0).expand(batch, -1)
+    else:
+        present[:, num_classes] = False
     # Of independent exponential waiting times, the next to end is a class in proportion to its
     # rate: a draw without replacement.
     waiting = torch.empty(batch, num_classes, device=label.device).exponential_()
     if weight is not None:
         waiting = waiting / weight
+    void = torch.zeros_like(waiting[:, :1])
+    waiting = torch.cat([waiting, void.exponential_() if of_batch else void], dim=1)
     place = waiting.masked_fill(~present, torch.inf).argsort(dim=1).argsort(dim=1)
     drawn = present & (place < (present.sum(dim=1, keepdim=True) + 1) // 2)
-    drawn = torch.cat([drawn, torch.zeros_like(drawn[:, :1])], dim=1)
     return drawn.gather(1, ids).view(label.shape)
 
 

@@ -1,0 +1,175 @@
+"""DACS (Tranheden et al., WACV 2021, arXiv:2007.08702): source's classes on the target's images.
+
+Its step is also DAFormer's (Hoyer et al., CVPR 2022, arXiv:2111.14887) and, with masked images,
+that of MIC (Hoyer et al., CVPR 2023, arXiv:2212.01322).
+"""
+
+from typing import Any, NamedTuple, Unpack
+
+import torch
+from jaxtyping import Float, Integer, Shaped
+from torch import Tensor
+
+from sfseg.checks import require_at_least, require_options, require_shares, require_weights
+from sfseg.methods.mixing import require_one_head, strong, with_hidden_blocks
+from sfseg.methods.supervised import SharedSupervised, Supervised
+from sfseg.modes import evaluating
+from sfseg.networks.batch_norm import FakeStatistics, passing_by
+from sfseg.networks.norm_of_pictures import statistics_of_pictures
+from sfseg.networks.teacher import Teacher, ramped
+from sfseg.ops.class_mix import class_mask
+from sfseg.ops.losses import cross_entropy
+from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
+from sfseg.types import Batch, StepOutput, TrainingBatch
+
+
+class Labelled(NamedTuple):
+    """Images, and what is to be learnt of them.
+
+    image: (B, 3, H, W) RGB in [0, 255].
+    label: (B, H, W) class ids.
+    weight: (B, H, W) of each pixel's loss.
+    """
+
+    image: Shaped[Tensor, "B 3 H W"]
+    label: Integer[Tensor, "B H W"]
+    weight: Float[Tensor, "B H W"]
+
+
+class DACS(Supervised):
+    """The student learns the source, and images of the target with classes of the source on them.
+
+    A step sums up to three losses: the source's labels; a distorted mix of both domains, whose
+    target pixels the teacher has labelled; and, as in MIC, the target with hidden blocks, labelled
+    by the teacher who sees all of it. Every pixel of the target counts, weighed by the share of the
+    batch's pixels that the teacher is confident of. The teacher is the student's moving average,
+    quick at first; the student is evaluated.
+
+    Unlike ``mean_teacher``, which has no source: the pasted classes are the source's with their
+    true labels, and confidence weighs all pixels in place of choosing some.
+
+    Args:
+        momentum: m of the teacher; 0.99 in DACS, 0.999 in DAFormer and MIC.
+        confidence: from which a pixel counts in the share.
+        teacher_statistics: what the teacher's batch normalisation uses: statistics of its ``own``
+            batch, as in DAFormer, or the student's ``running`` ones, which are of both domains.
+        pseudo_label_crop: rows of a crop, from its top and from its bottom, that the mix does not
+            learn from the teacher; (15, 120) of 512 in DAFormer, for the car's bonnet.
+        colour: strength of :func:`sfseg.ops.masking.strong_view`.
+        masked: weight of the masked images' loss; 0 leaves it out, 1 in MIC.
+        mask_block: side of a hidden block in pixels.
+        reference_quirks: draw the pasted classes as the published code does, see
+            :func:`sfseg.ops.class_mix.class_mask`.
+        **shared: see :class:`sfseg.methods.supervised.Supervised`.
+
+    Raises:
+        ConfigError: the network has an auxiliary head.
+        ValueError: a number out of its range, or source crops smaller than the target's.
+    """
+
+    moves: Tensor
+
+    def __init__(
+        self,
+        *,
+        momentum: float = 0.99,
+        confidence: float = 0.968,
+        teacher_statistics: FakeStatistics = "own",
+        pseudo_label_crop: tuple[int, int] = (0, 0),
+        colour: float = 0.2,
+        masked: float = 0.0,
+        mask_block: int = 8,
+        reference_quirks: bool = False,
+        **shared: Unpack[SharedSupervised],
+    ) -> None:
+        require_one_head(shared["network"])
+        super().__init__(**shared)
+        require_shares(momentum=momentum, confidence=confidence, colour=colour)
+        require_weights(masked=masked)
+        require_at_least(1, mask_block=mask_block)
+        require_at_least(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
+        require_options(teacher_statistics=(teacher_statistics, FakeStatistics))
+        crops = [shared["plan"][f"{domain}_view"].crop for domain in ("source", "target")]
+        if any(theirs < mine for theirs, mine in zip(*crops, strict=True)):
+            raise ValueError(
+                f"data.source_view.crop must be at least as large as the target's, from which "
+                f"pixels go there, got {list(crops[0])} and {list(crops[1])}; set it, or "
+                "data.target_crop"
+            )
+        self.momentum, self.confidence = momentum, confidence
+        self.teacher_statistics: FakeStatistics = teacher_statistics
+        self.top, self.bottom = pseudo_label_crop
+        self.colour, self.reference_quirks = colour, reference_quirks
+        self.masked, self.mask_block = masked, mask_block
+        self.teacher = Teacher(self.network)
+        self.register_buffer("moves", torch.tensor(0))
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
+        """One step on labelled images of the source and unlabelled ones of the target."""
+        source, target = batch["source"], batch["target"]
+        terms = self.cross_entropies(self.look_at(source), source["label"])
+        labelled, valid = self.pseudo_labels(target), valid_pixels(target)
+        terms["mixed"] = self.loss(self.mix(source, labelled, valid), valid)
+        if self.masked:
+            terms["masked"] = self.masked * self.loss(labelled, valid, hide=True)
+        return {"loss": self.total(terms)}
+
+    @torch.no_grad()
+    def pseudo_labels(self, target: Batch) -> Labelled:
+        """What the teacher says of the target's images, with one weight for all their pixels."""
+        image, valid, network = target["image"], valid_pixels(target), self.teacher.network
+        with evaluating(network):
+            network.train(self.teacher_statistics == "own")
+            with (
+                passing_by(network, self.teacher_statistics),
+                statistics_of_pictures(network, valid),
+            ):
+                confidence, label = self.teacher(image).float().softmax(dim=1).max(dim=1)
+        share = (of_pictures(confidence, valid) >= self.confidence).float().mean()
+        return Labelled(image, ignore_padding(label, valid), share.expand(label.shape))
+
+    def mix(self, source: Batch, target: Labelled, valid: Tensor | None) -> Labelled:
+        """Target images with all pixels of half of the classes of a source image each.
+
+        Of source crops that are larger a window is taken, at a place that is drawn.
+        """
+        height, width = target.label.shape[-2:]
+        shown = valid_pixels(source)
+        parts = [source["image"], source["label"].long()] + ([] if shown is None else [shown])
+        top, left = (
+            int(torch.randint(theirs - mine + 1, ()))
+            for theirs, mine in zip(parts[1].shape[-2:], (height, width), strict=True)
+        )
+        parts = [part[..., top : top + height, left : left + width] for part in parts]
+        image, label = parts[:2]
+        quirks = self.reference_quirks
+        taken = class_mask(label, num_classes=self.labels.num_classes, of_batch=quirks)
+        for pictures in (*parts[2:], *([] if valid is None else [valid])):
+            taken &= pictures
+        weight = target.weight.clone()
+        weight[:, : self.top] = 0
+        weight[:, max(height - self.bottom, 0) :] = 0
+        return Labelled(
+            torch.where(taken[:, None], image, target.image),
+            torch.where(taken, label, target.label),
+            torch.where(taken, 1.0, weight),
+        )
+
+    def loss(self, images: Labelled, valid: Tensor | None, *, hide: bool = False) -> Tensor:
+        """Weighted cross-entropy of the student on a strong view, over the number of all pixels."""
+        view = strong(images.image, self.network, colour=self.colour, valid=valid)
+        if hide:
+            view = with_hidden_blocks(view, self.network, block=self.mask_block)
+        with statistics_of_pictures(self.network, valid):
+            logits = self(view)
+        seen, label, weight = (
+            of_pictures(part, valid) for part in (logits, images.label, images.weight)
+        )
+        return cross_entropy(seen, label, normalize="all", weight=weight)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.step.is_skipped or self.iteration % self.trainer.accumulate_grad_batches:
+            return
+        self.moves += 1
+        self.teacher.follow(self.network, ramped(self.momentum, int(self.moves)))

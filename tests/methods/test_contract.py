@@ -383,7 +383,7 @@ class Case:
 
 SWITCHED = [
     Case("adaptsegnet", adversarial_loss="least_squares", normalize="all"),
-    Case("dacs", masked=1.0, teacher_statistics="running"),
+    Case("dacs", masked=1.0, mask_block=100, teacher_statistics="running"),
     Case("gta", entropy_weight=1.0),
     Case("max_square", image_weighting=True),
     Case("mean_teacher", masked=1.0, mask_block=100, entropy_weight=1.0),

@@ -32,7 +32,7 @@ from sfseg.data.geometry import Geometry
 from sfseg.labels import CITYSCAPES
 from sfseg.methods.base import Method
 from sfseg.optim import count_parameters
-from sfseg.runs.preparation import network_of, student_of
+from sfseg.runs.preparation import network_of, untrained_of
 from sfseg.runs.quiet import quiet_lightning
 from sfseg.types import IGNORE, Batch, TrainingBatch
 
@@ -134,7 +134,7 @@ def measure(name: str, options: argparse.Namespace, folder: str) -> tuple[str, .
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     method: Method = build(cfg.method)(
-        **student_of(cfg, CITYSCAPES),
+        **untrained_of(cfg, CITYSCAPES),
         network=network_of(cfg, CITYSCAPES, None),
         labels=CITYSCAPES,
         eval_domains=("target",),

@@ -22,6 +22,8 @@ NO_NORM = ["backbone/head=deeplabv2"]
         (["method=adaptsegnet", "data.target_crop=[24,64]"], "got 64x24; set data.target_crop=["),
         (["method=advent", "method.adversarial_loss=ls"], "one of vanilla, least_squares, got"),
         (["method=fda", "method.aux_weight=0.1"], "set method.aux_weight or backbone.aux"),
+        (["method=daformer", "backbone=resnet50"], "or method.feature_distance=0"),
+        (["method=dacs", "data.target_crop=[64,129]"], "[64, 128] and [64, 129]; set it, or"),
         (["select=best"], "select must be one of last, label_free, oracle, got 'best'"),
     ],
 )

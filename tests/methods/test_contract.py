@@ -26,7 +26,7 @@ from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.heads.head import Head
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
-from sfseg.runs.preparation import network_of, student_of
+from sfseg.runs.preparation import network_of, untrained_of
 from sfseg.types import IGNORE, Batch
 
 METHODS = sorted(p.stem for p in (CONF / "method").glob("*.yaml") if not p.stem.startswith("_"))
@@ -35,9 +35,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
-VARIANTS = {"oracle", "sfda_transfer"}
+VARIANTS = {"daformer", "mic", "oracle", "sfda_transfer"}
 """Classes of other methods with settings of their own."""
-FOLLOWED = {"cpsl", "dacs", "hcl", "mean_teacher"}
+SETTINGS = {"daformer", "mic"}
+"""Files of settings for the code of another method, which fast tests see at work."""
+FOLLOWED = {"cpsl", "dacs", "daformer", "hcl", "mean_teacher", "mic"}
 """Methods with an average of weights that are trained."""
 BATCH = (32, 64)
 """Height and width of training images."""
@@ -89,7 +91,7 @@ def make(name: str) -> Method:
     torch.manual_seed(0)
     network = network_of(cfg, CITYSCAPES, None)
     few = {"patches": 2} if "patches" in cfg.method else {}
-    method: Method = small.built(cfg, network, **few, **student_of(cfg, CITYSCAPES))
+    method: Method = small.built(cfg, network, **few, **untrained_of(cfg, CITYSCAPES))
     return method
 
 
@@ -127,7 +129,9 @@ def step(method: Method, data: Recorder) -> Any:
     return fit(method, [data]).output
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(
+    params=[pytest.param(n, marks=[pytest.mark.slow] * (n in SETTINGS)) for n in METHODS]
+)
 def method(request: pytest.FixtureRequest) -> Method:
     return make(request.param)
 
@@ -394,7 +398,7 @@ SWITCHED = [
     Case("vpt_elr", loss="lovasz", entropy_weight=1.0),
 ]
 """Settings that bring further losses."""
-EVERY = [*map(Case, METHODS), *SWITCHED]
+EVERY = [*(Case(name) for name in METHODS if name not in SETTINGS), *SWITCHED]
 ALONE = [
     case
     for case in EVERY
@@ -418,7 +422,7 @@ def of_pixels(case: Case) -> Method:
         network = build(cfg.method.source_adapter)(network)
     if case.name in PROMPTED:
         options["adapter"] = None
-    if "student" in student_of(cfg, CITYSCAPES):
+    if "student" in untrained_of(cfg, CITYSCAPES):
         options["student"] = Segmenter(Pixels(), PixelHead())
     method: Method = small.built(cfg, network, **options | case.options)
     return method

@@ -12,6 +12,7 @@ from sfseg.errors import ConfigError
 from sfseg.methods import dacs, mixing
 from sfseg.methods.dacs import DACS, Labelled
 from sfseg.methods.source_only import SourceOnly
+from sfseg.ops.feature_distance import feature_distance
 from sfseg.types import IGNORE
 
 pytestmark = QUIET
@@ -163,6 +164,30 @@ def test_of_an_unsure_teacher_and_nothing_pasted_the_source_is_left(monkeypatch)
     mine = dict(method.network.named_parameters())
     for name, value in other.network.named_parameters():
         torch.testing.assert_close(mine[name].grad, value.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_features_of_things_stay_near_to_imagenets():
+    """Its gradient reaches the backbone alone, and its weights are those of the given network."""
+    imagenet = network()
+    for value in imagenet.parameters():
+        value.data += 0.1
+    common = {"feature_distance": 0.5, "things": ["b", "unknown"]}
+    method = make(DACS, imagenet=imagenet, **common).double()
+    assert not any(p.requires_grad for p in method.imagenet.parameters())
+    source = batch(size=(30, 61))["source"]  # not a multiple of the backbone's stride
+    source["label"][:, :16, :32] = 1
+    term = method.source_terms(source)["feature_distance"]
+    assert reached(method, term) == {"network"}
+    label = torch.nn.functional.pad(source["label"], (0, 3, 0, 2), value=IGNORE)
+    image = torch.nn.functional.pad(method.network.normalize(source["image"]), (0, 3, 0, 2))
+    expected = feature_distance(
+        method.network.backbone(image)[-1], imagenet.double().eval().backbone(image)[-1], label,
+        classes=[1],
+    )  # fmt: skip
+    assert term.item() == pytest.approx(0.5 * expected.item()) and term > 0
+    with pytest.raises(ConfigError, match=r"method.things must name classes of three \(a, b, c\)"):
+        make(DACS, imagenet=imagenet, feature_distance=0.5, things=["car"])
 
 
 @pytest.mark.parametrize(

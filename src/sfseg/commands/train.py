@@ -222,13 +222,13 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
     Raises:
         ConfigError: the method refuses a setting, or the source model is another network.
     """
-    from sfseg.runs.preparation import network_of, student_of
+    from sfseg.runs.preparation import network_of, untrained_of
 
     network = network_of(cfg, data.labels, source)
     inference = build(cfg.evaluation)
     try:
         method: Method = build(cfg.method)(
-            **student_of(cfg, data.labels),
+            **untrained_of(cfg, data.labels),
             network=network,
             labels=data.labels,
             eval_domains=data.eval_domains,

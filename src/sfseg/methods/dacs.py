@@ -4,23 +4,27 @@ Its step is also DAFormer's (Hoyer et al., CVPR 2022, arXiv:2111.14887) and, wit
 that of MIC (Hoyer et al., CVPR 2023, arXiv:2212.01322).
 """
 
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Unpack, cast
 
 import torch
 from jaxtyping import Float, Integer, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfseg.checks import require_at_least, require_options, require_shares, require_weights
+from sfseg.errors import ConfigError
 from sfseg.methods.mixing import require_one_head, strong, with_hidden_blocks
-from sfseg.methods.supervised import SharedSupervised, Supervised
+from sfseg.methods.supervised import Look, SharedSupervised, Supervised
 from sfseg.modes import evaluating
 from sfseg.networks.batch_norm import FakeStatistics, passing_by
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
-from sfseg.networks.teacher import Teacher, ramped
+from sfseg.networks.segmenter import Segmenter
+from sfseg.networks.teacher import Frozen, Teacher, ramped
 from sfseg.ops.class_mix import class_mask
+from sfseg.ops.feature_distance import feature_distance
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
-from sfseg.types import Batch, StepOutput, TrainingBatch
+from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
 
 class Labelled(NamedTuple):
@@ -58,12 +62,16 @@ class DACS(Supervised):
         colour: strength of :func:`sfseg.ops.masking.strong_view`.
         masked: weight of the masked images' loss; 0 leaves it out, 1 in MIC.
         mask_block: side of a hidden block in pixels.
+        feature_distance: lambda_FD of DAFormer, weight of the distance of the source's features
+            from those of ``imagenet``; 0 leaves it out.
+        things: names of the classes in whose cells it counts, of those that the task has.
+        imagenet: a network with the backbone's own weights, which stays as it is.
         reference_quirks: draw the pasted classes as the published code does, see
             :func:`sfseg.ops.class_mix.class_mask`.
         **shared: see :class:`sfseg.methods.supervised.Supervised`.
 
     Raises:
-        ConfigError: the network has an auxiliary head.
+        ConfigError: the network has an auxiliary head, or the task none of the things.
         ValueError: a number out of its range, or source crops smaller than the target's.
     """
 
@@ -79,13 +87,16 @@ class DACS(Supervised):
         colour: float = 0.2,
         masked: float = 0.0,
         mask_block: int = 8,
+        feature_distance: float = 0.0,
+        things: Sequence[str] = (),
+        imagenet: nn.Module | None = None,
         reference_quirks: bool = False,
         **shared: Unpack[SharedSupervised],
     ) -> None:
         require_one_head(shared["network"])
         super().__init__(**shared)
         require_shares(momentum=momentum, confidence=confidence, colour=colour)
-        require_weights(masked=masked)
+        require_weights(masked=masked, feature_distance=feature_distance)
         require_at_least(1, mask_block=mask_block)
         require_at_least(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
         require_options(teacher_statistics=(teacher_statistics, FakeStatistics))
@@ -101,18 +112,44 @@ class DACS(Supervised):
         self.top, self.bottom = pseudo_label_crop
         self.colour, self.reference_quirks = colour, reference_quirks
         self.masked, self.mask_block = masked, mask_block
+        self.feature_distance = feature_distance
+        self.things = [k for k, name in enumerate(self.labels.classes) if name in set(things)]
+        if feature_distance and not self.things:
+            raise ConfigError(
+                f"method.things must name classes of {self.labels.name} "
+                f"({', '.join(self.labels.classes)}), got {list(things)}; or set "
+                "method.feature_distance=0"
+            )
+        if feature_distance:
+            assert imagenet is not None, "runs/preparation.py builds it"
+            self.imagenet = Frozen(cast(Segmenter, imagenet).backbone)
         self.teacher = Teacher(self.network)
         self.register_buffer("moves", torch.tensor(0))
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on labelled images of the source and unlabelled ones of the target."""
         source, target = batch["source"], batch["target"]
-        terms = self.cross_entropies(self.look_at(source), source["label"])
+        terms = self.source_terms(source)
         labelled, valid = self.pseudo_labels(target), valid_pixels(target)
         terms["mixed"] = self.loss(self.mix(source, labelled, valid), valid)
         if self.masked:
             terms["masked"] = self.masked * self.loss(labelled, valid, hide=True)
         return {"loss": self.total(terms)}
+
+    def source_terms(self, source: Batch) -> dict[str, Tensor]:
+        """Cross-entropy on the source's labels, and how far its things are from ImageNet's."""
+        network, shown = cast(Segmenter, self.network), valid_pixels(source)
+        with statistics_of_pictures(network, shown):
+            logits, maps = network(source["image"], with_maps=True)
+        terms = self.cross_entropies(Look((logits,), shown), source["label"])
+        if self.feature_distance:
+            with torch.no_grad():
+                image = network.padded(network.normalize(source["image"]))
+                reference = self.imagenet(image)[-1]
+            label = network.padded(source["label"], value=IGNORE)
+            distance = feature_distance(maps[-1], reference, label, classes=self.things)
+            terms["feature_distance"] = self.feature_distance * distance
+        return terms
 
     @torch.no_grad()
     def pseudo_labels(self, target: Batch) -> Labelled:

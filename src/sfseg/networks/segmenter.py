@@ -95,7 +95,7 @@ class Segmenter(nn.Module):
 
     def features(self, image: Shaped[Tensor, "B 3 H W"]) -> list[Tensor]:
         """The backbone's feature maps of the image, padded where it must be."""
-        maps: list[Tensor] = self.backbone(self._pad(self.normalize(image)))
+        maps: list[Tensor] = self.backbone(self.padded(self.normalize(image)))
         return maps
 
     def forward(
@@ -115,7 +115,7 @@ class Segmenter(nn.Module):
         """
         if adapted:
             prompted = cast(PromptsStages, self.backbone)
-            maps, inputs = prompted.forward_features(self._pad(self.normalize(image)))
+            maps, inputs = prompted.forward_features(self.padded(self.normalize(image)))
             logits: Tensor = self.head(maps)
             return (self.enlarge(logits, image) if enlarged else logits), inputs
         maps = self.features(image)
@@ -204,6 +204,18 @@ class Segmenter(nn.Module):
         )
         return maps[..., :rows, :columns]
 
+    def padded(
+        self, pixels: Shaped[Tensor, "B *c h w"], *, value: int = 0
+    ) -> Shaped[Tensor, "B *c H W"]:
+        """Normalised images, or labels, as large as the backbone sees them.
+
+        Args:
+            pixels: padded below and to the right only, so that they keep their coordinates.
+            value: of the padding; 0 is the mean colour.
+        """
+        bottom, right = (self._missing(side) for side in pixels.shape[-2:])
+        return F.pad(pixels, (0, right, 0, bottom), value=value) if bottom or right else pixels
+
     def padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
         """Height and width of an image as the backbone sees it."""
         height, width = image.shape[-2:]
@@ -278,11 +290,6 @@ class Segmenter(nn.Module):
 
     def _missing(self, side: int) -> int:
         return -side % cast(int, self.backbone.stride_multiple)
-
-    def _pad(self, image: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
-        # Bottom and right only, so that pixels keep their coordinates; 0 is the mean colour.
-        bottom, right = (self._missing(side) for side in image.shape[-2:])
-        return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
 
 def _grid(maps: Shaped[Tensor, "B C h w"]) -> tuple[int, int]:

@@ -66,9 +66,27 @@ def network_of(cfg: DictConfig, labels: "LabelSpace", source: Path | None) -> "S
     return network
 
 
-def student_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]":
-    """The new network of a method that teaches one, with the backbone's own weights; or none."""
-    return {"student": network_of(cfg, labels, None)} if cfg.method.get("transfer_only") else {}
+def untrained_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]":
+    """Networks with the backbone's own weights that a method has beside the one it adapts.
+
+    ``student``, of one that teaches a new network; ``imagenet``, of one that keeps near to what
+    ImageNet has taught.
+
+    Raises:
+        ConfigError: the backbone has no weights of ImageNet to keep near to.
+    """
+    if cfg.method.get("transfer_only"):
+        return {"student": network_of(cfg, labels, None)}
+    if not cfg.method.get("feature_distance"):
+        return {}
+    backbone = cfg.backbone
+    if not (backbone.pretrained or backbone.weights):
+        raise ConfigError(
+            f"method.feature_distance={cfg.method.feature_distance} needs a backbone with "
+            "ImageNet's weights, got backbone.pretrained=false and no backbone.weights; set "
+            "backbone.weights=<file> or backbone.pretrained=true, or method.feature_distance=0"
+        )
+    return {"imagenet": network_of(cfg, labels, None)}
 
 
 def strategy_of(cfg: DictConfig, method: "Method") -> dict[str, str]:

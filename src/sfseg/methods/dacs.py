@@ -174,7 +174,7 @@ class DACS(Supervised):
         shown = valid_pixels(source)
         parts = [source["image"], source["label"].long()] + ([] if shown is None else [shown])
         top, left = (
-            int(torch.randint(theirs - mine + 1, ()))
+            int(torch.randint(theirs - mine + 1, (), device="cpu"))
             for theirs, mine in zip(parts[1].shape[-2:], (height, width), strict=True)
         )
         parts = [part[..., top : top + height, left : left + width] for part in parts]

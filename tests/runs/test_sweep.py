@@ -75,6 +75,14 @@ def test_a_sweep_over_seeds_alone_is_one_row(overrides, name):
     assert [row[:2] for row in rows] == [[name, str(len(overrides))]]
 
 
+def test_shots_that_were_drawn_share_a_row():
+    jobs = [
+        (["data.n_shots=1", f"data.shot_seed={shot}", f"seed={seed}"], results(0.4 + shot / 10))
+        for shot in (0, 1, 2) for seed in (0, 1)
+    ]  # fmt: skip
+    assert [row[:2] for row in sweep_table(jobs)[1]] == [["all", "6"]]
+
+
 def test_several_swept_settings_are_named_together():
     jobs = [([f"lr={lr}", f"wd={wd}"], results(0.5)) for lr in (1, 2) for wd in (3, 4)]
     _, rows = sweep_table(jobs)

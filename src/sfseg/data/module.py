@@ -71,7 +71,7 @@ class AdaptationData(LightningDataModule):
         num_workers: loader processes per domain.
         checks: what is read before training, and whether scenes may be left out.
         seed: run seed.
-        **training: how the source is shown and what training is divided into, see
+        **training: how images are chosen and shown, and what training is divided into, see
             :class:`sfseg.data.training.Training`.
     """
 
@@ -123,7 +123,8 @@ class AdaptationData(LightningDataModule):
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
             title = name.replace("_", " ")
-            scenes = opened(name, factory, self.labels, self.training.translated)
+            training = self.training
+            scenes = opened(name, factory, self.labels, training.translated, training.shots)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
                 require_labels(scenes, name)

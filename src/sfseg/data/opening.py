@@ -9,6 +9,7 @@ from typing import get_args
 
 from sfseg.data.files import pairing_hint
 from sfseg.data.folder import Scenes, ScenesFactory
+from sfseg.data.shots import Shots
 from sfseg.data.translation import translated
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TRANSLATED = "source_train"
 """The set of which there may be translated images."""
+FEW = "target_train"
+"""The set of which a run may see a few images alone."""
 NAMES = {str, Path, type(None)}
 """Types of arguments that are paths or names."""
 
@@ -26,6 +29,7 @@ def opened(
     factory: ScenesFactory,
     labels: LabelSpace | None = None,
     translations: str | None = None,
+    shots: Shots | None = None,
 ) -> Scenes:
     """The scenes of a set.
 
@@ -35,6 +39,7 @@ def opened(
         labels: of the task, whose classes the set must have; None does not compare.
         translations: folder of images that stand for those of :data:`TRANSLATED`, of which others
             know nothing.
+        shots: which scenes of :data:`FEW` are seen; None: all.
 
     Raises:
         ConfigError: an argument that the reader has not, lacks or refuses, or other classes.
@@ -53,7 +58,7 @@ def opened(
         )
     if translations is not None and name == TRANSLATED:
         return translated(scenes, translations)
-    return scenes
+    return shots.of(scenes) if shots is not None and name == FEW else scenes
 
 
 def missing_folder(factory: ScenesFactory) -> Path | None:

@@ -1,4 +1,4 @@
-"""What training on the source adds to views and colours: which image comes when, in which style."""
+"""What training adds to views and colours: which image comes when, in which style."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,22 +10,25 @@ from sfseg.data.folder import Read, Restyle, Scenes
 from sfseg.data.geometry import View
 from sfseg.data.left_out import LeftOut
 from sfseg.data.sampling import Contents, ImageSampler, Order, Passes, Uniform, end_of_part
+from sfseg.data.shots import Shots
 from sfseg.data.statistics import class_counts
 from sfseg.data.translation import FourierStyle, FourierTranslation
 from sfseg.errors import ConfigError
 
 UNIFORM = Uniform()
+ALL = Shots()
 Focus = tuple[int, ...]
 
 
 class Training:
-    """How source images are chosen and shown, and what a training is divided into.
+    """How images are chosen, how the source's are shown, and what a training is divided into.
 
     Args:
         sampler: chooses the images.
         translation: shows them in the style of the target's; None does not.
         translated: folder of translated images that stand for the source's own; None: there is
             none.
+        shots: the training images of the target that are seen.
         parts: of the training, as several numbers to be added up; all are of equal length, and
             what is decided at the end of one holds for exactly the next batch.
         seed: run seed.
@@ -41,6 +44,7 @@ class Training:
         sampler: ImageSampler = UNIFORM,
         translation: FourierTranslation | None = None,
         translated: str | None = None,
+        shots: Shots = ALL,
         parts: Sequence[int] = (1,),
         seed: int = 0,
     ) -> None:
@@ -54,6 +58,7 @@ class Training:
         self.sampler = sampler
         self.translation = translation
         self.translated = translated
+        self.shots = shots
         self.parts = sum(parts)
         self.seed = seed
         self.focused: Focus | None = None

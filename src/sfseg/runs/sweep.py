@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Job = tuple[list[str], dict[str, Any]]
 """Overrides of a job, and its results, to which ``cost`` is added where it was measured."""
+SEEDS = ("seed=", "data.shot_seed=")
+"""Settings over which results are means."""
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
@@ -82,7 +84,7 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def sweep_table(jobs: list[Job]) -> Table:
-    """What was swept, number of seeds, and means over seeds.
+    """What was swept, number of seeds, and means over seeds, of the run or of its shots.
 
     Of every domain each summary score, in percent; of adapted models the first score of the target
     before, and the gain, whose spread is that of the seeds' own gains; what training cost; and,
@@ -91,7 +93,7 @@ def sweep_table(jobs: list[Job]) -> Table:
     shared = set.intersection(*(set(overrides) for overrides, _ in jobs)) if jobs else set()
     groups: dict[str, list[dict[str, Any]]] = {}
     for overrides, results in jobs:
-        swept = [o for o in overrides if o not in shared and not o.startswith("seed=")]
+        swept = [o for o in overrides if o not in shared and not o.startswith(SEEDS)]
         groups.setdefault(" ".join(swept) or "all", []).append(results)
     header = ["job", "runs"]
     rows = [[name, str(len(members))] for name, members in groups.items()]

@@ -139,6 +139,20 @@ def test_a_window_of_a_larger_source_is_pasted_with_its_labels():
     assert len(corners) > 10
 
 
+@pytest.mark.parametrize("quirks", [False, True])
+def test_a_source_whose_pictures_are_smaller_than_its_crop_is_pasted_as_it_is(monkeypatch, quirks):
+    """A batch is as large as its largest picture."""
+    everything = lambda label, **_: torch.ones_like(label).bool()  # noqa: E731
+    monkeypatch.setattr(dacs, "class_mask", everything)
+    method = make(DACS, reference_quirks=quirks)
+    source = batch(size=(24, 70))["source"]
+    empty = torch.zeros(2, 32, 64)
+    weight = method.mix(
+        source, Labelled(torch.zeros(2, 3, 32, 64), empty.long(), empty), None
+    ).weight
+    assert weight[:, :24].all() and not weight[:, 24:].any()
+
+
 @pytest.mark.usefixtures("left_half")
 def test_padding_is_neither_pasted_nor_pasted_onto():
     method = make(DACS)

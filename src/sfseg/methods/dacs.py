@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sfseg.checks import require_at_least, require_options, require_shares, require_weights
 from sfseg.errors import ConfigError
-from sfseg.methods.mixing import require_one_head, strong, with_hidden_blocks
+from sfseg.methods.mixing import require_one_head, strong, window, with_hidden_blocks
 from sfseg.methods.supervised import Look, SharedSupervised, Supervised
 from sfseg.modes import evaluating
 from sfseg.networks.batch_norm import FakeStatistics, passing_by
@@ -170,22 +170,14 @@ class DACS(Supervised):
 
         Of source crops that are larger a window is taken, at a place that is drawn.
         """
-        height, width = target.label.shape[-2:]
-        shown = valid_pixels(source)
-        parts = [source["image"], source["label"].long()] + ([] if shown is None else [shown])
-        top, left = (
-            int(torch.randint(theirs - mine + 1, (), device="cpu"))
-            for theirs, mine in zip(parts[1].shape[-2:], (height, width), strict=True)
-        )
-        parts = [part[..., top : top + height, left : left + width] for part in parts]
-        image, label = parts[:2]
+        image, label, shown = window(source, (target.label.shape[-2], target.label.shape[-1]))
         quirks = self.reference_quirks
-        taken = class_mask(label, num_classes=self.labels.num_classes, of_batch=quirks)
-        for pictures in (*parts[2:], *([] if valid is None else [valid])):
-            taken &= pictures
+        taken = class_mask(label, num_classes=self.labels.num_classes, of_batch=quirks) & shown
+        if valid is not None:
+            taken &= valid
         weight = target.weight.clone()
         weight[:, : self.top] = 0
-        weight[:, max(height - self.bottom, 0) :] = 0
+        weight[:, max(weight.shape[1] - self.bottom, 0) :] = 0
         return Labelled(
             torch.where(taken[:, None], image, target.image),
             torch.where(taken, label, target.label),

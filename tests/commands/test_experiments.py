@@ -50,6 +50,8 @@ WITH_SOURCE = (
     "source_only/", "adaptsegnet/", "advent/", "daformer/", "fda/", "mic/", "uplr/",
 )  # fmt: skip
 SOURCE_FREE = [name for name in NAMES if not name.startswith(WITH_SOURCE)]
+RATES = {"lr", "plan", "schedule", "weight_decay", "parameter_rules", "optimizer"}
+"""Settings of a method that its losses do not know of."""
 STEPPED: set[Hashable] = set()
 """What has trained its step: fifty experiments share fourteen source models."""
 
@@ -93,6 +95,11 @@ def test_it_and_its_source_model_train_a_step(name: str) -> None:
     source = recipe_of(cfg, is_there=False)
     for recipe in (cfg,) if source.name in STEPPED else (cfg, source.config):
         method = around(smallest_network, recipe)
+        settings = {k: v for k, v in plain(recipe.method, resolve=True).items() if k not in RATES}
+        same = (repr(settings), method.labels.num_classes, str(method.network))
+        if same in STEPPED:
+            continue
+        STEPPED.add(same)
         if method.automatic_optimization:
             method.trainer = cast(Trainer, SimpleNamespace(world_size=1, global_rank=0))
         take_step(method, size=(32, 32) if method.automatic_optimization else (64, 64))

@@ -136,7 +136,8 @@ def test_a_file_that_breaks_in_a_loader_process_is_named(cli: Cli, mine: Path) -
     assert "sfseg: mine/source/images/train/1.png is truncated" in done.output
 
 
-@pytest.mark.parametrize("method", [pytest.param("gta", marks=pytest.mark.slow), "uniuvpt"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["gta", "uniuvpt"])
 def test_scenes_that_cannot_be_used_are_left_out_on_request(
     cli: Cli, mine: Path, method: str
 ) -> None:

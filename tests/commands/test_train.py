@@ -106,12 +106,17 @@ def test_no_seed_draws_one_and_records_it(cli: Cli) -> None:
     "change",
     [
         ["data.num_workers=0"],
-        ["eval_every=1", "trainer.limit_val_batches=1"],
-        ["checkpoint.every_steps=1", "checkpoint.every_minutes=0.001"],
-        ["~callbacks.progress", "logger=none"],
-        ["logger=wandb", "trainer.log_every_n_steps=2"],
-        ["callbacks.finite.on_nonfinite=skip"],
+        ["eval_every=1", "checkpoint.every_steps=1", "logger=wandb", "trainer.log_every_n_steps=2"],
         ["backbone.gradient_checkpointing=true"],
+        *(
+            pytest.param(change, marks=pytest.mark.slow)
+            for change in (
+                ["eval_every=1", "trainer.limit_val_batches=1"],
+                ["checkpoint.every_steps=1", "checkpoint.every_minutes=0.001"],
+                ["~callbacks.progress", "logger=none"],
+                ["callbacks.finite.on_nonfinite=skip"],
+            )
+        ),
     ],
     ids=lambda change: change[-1],
 )
@@ -125,6 +130,7 @@ def test_what_must_not_change_training(cli: Cli, deterministic: Path, change: li
     assert equal(weights(deterministic), weights(done.folder / "changed"))
 
 
+@pytest.mark.slow
 def test_scores_without_labels_and_selection_change_no_training(cli: Cli) -> None:
     adapt = [*DEBUG, "method=tent", "source_model.steps=2"]
     cli("sfseg-train", *adapt, "~callbacks.label_free_score", "hydra.run.dir=plain")

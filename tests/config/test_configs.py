@@ -54,7 +54,15 @@ def test_sequences_are_names_not_numbers() -> None:
     assert scenes.source_eval.sequences == ["0016E5"]
 
 
-@pytest.mark.parametrize("backbone", options("backbone"))
+LIKE_ANOTHER = {"convnext_base", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "swin_s", "resnet101"}
+"""Backbones that differ from another one in numbers of layers and channels."""
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER))
+     for name in options("backbone")],
+)  # fmt: skip
 def test_every_backbone_builds(backbone: str) -> None:
     cfg = composed("train", f"backbone={backbone}", "backbone.pretrained=false")
     with torch.device("meta"):

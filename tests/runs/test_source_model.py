@@ -32,14 +32,8 @@ def scores(done: Done, run: str) -> dict[str, float]:
     return dict(found["target"]["summary"])
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "fast_dev_run=1",
-        pytest.param("max_epochs=1", marks=pytest.mark.slow),
-        pytest.param("limit_train_batches=1", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["fast_dev_run=1", "max_epochs=1", "limit_train_batches=1"])
 def test_a_trial_leaves_no_model_that_is_not_whole(cli: Cli, first: str) -> None:
     epochs = ["+trainer.limit_train_batches=1"] * (first == "max_epochs=1")
     trial = cli("sfseg-train", *TENT, f"+trainer.{first}", *epochs, "hydra.run.dir=trial")

@@ -27,6 +27,13 @@ from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
 from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
 
+THINGS = (
+    "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle", "sign", "pedestrian", "bicyclist",
+)  # fmt: skip
+"""DAFormer's, by the names of Cityscapes, and those of CamVid."""
+
+
 class Labelled(NamedTuple):
     """Images, and what is to be learnt of them.
 
@@ -88,7 +95,7 @@ class DACS(Supervised):
         masked: float = 0.0,
         mask_block: int = 8,
         feature_distance: float = 0.0,
-        things: Sequence[str] = (),
+        things: Sequence[str] = THINGS,
         imagenet: nn.Module | None = None,
         reference_quirks: bool = False,
         **shared: Unpack[SharedSupervised],

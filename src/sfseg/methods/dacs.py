@@ -26,7 +26,6 @@ from sfseg.ops.losses import cross_entropy
 from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
 from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
-
 THINGS = (
     "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
     "motorcycle", "bicycle", "sign", "pedestrian", "bicyclist",

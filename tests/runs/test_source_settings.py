@@ -37,7 +37,8 @@ def composed(*words: str) -> DictConfig:
     ("words", "sampler", "translation"),
     [
         ([], Uniform(), None),
-        (["data/sampler=rare_class"], RareClass(), None),
+        (["data/sampler=rare_class"], RareClass(min_pixels=50), None),
+        (["data=gta5_to_cityscapes", "data/sampler=rare_class"], RareClass(), None),
         (["data=gta5_to_cityscapes", "data/sampler=soft_balance"], SoftBalance(), None),
         (["data/translation=fda"], Uniform(), FourierTranslation(0.05)),
     ],
@@ -72,7 +73,7 @@ def test_a_method_chooses_the_sampler_and_the_parts(tmp_path: Path) -> None:
         assert build(found.sampler) == SoftBalance() and found.parts == [3, 1]
         assert build(found.translation) == FourierTranslation()
     assert build(module("data/sampler=uniform").sampler) == Uniform()
-    assert build(module("experiment=rare").sampler) == RareClass()
+    assert build(module("experiment=rare").sampler) == RareClass(min_pixels=50)
     weighted = module("data.sampler.lambda_=0.3", "data.sampler.k=4")
     assert build(weighted.sampler) == SoftBalance(lambda_=0.3, k=4)
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -114,14 +114,15 @@ def outcome(target: Path) -> Outcome:
     )
 
 
+def finished(folder: Path, name: str, seeds: Sequence[int]) -> list[Outcome]:
+    """Results of a row's runs, of those that have some."""
+    places = [place(folder, name, seed) for seed in seeds]
+    return [outcome(target) for target in places if (target / "results.json").is_file()]
+
+
 def table(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
     """Markdown: methods in the order of their gain."""
-    found = {
-        name: [
-            outcome(p) for s in seeds if ((p := place(folder, name, s)) / "results.json").is_file()
-        ]
-        for name in rows
-    }
+    found = {name: finished(folder, name, seeds) for name in rows}
     lines = [
         "| method | runs | source-only | adapted | gain | worst gain | minutes | peak MiB | "
         "trainable |",
@@ -176,20 +177,27 @@ def selection(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The command line of a script that runs rows and prints their table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("settings", nargs="*", help="of every run, as sfseg-train takes them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--only", nargs="+", default=[], help="these rows alone")
-    parser.add_argument("--switches", action="store_true", help="rows of switches too")
     parser.add_argument("--show", action="store_true", help="print the tables, run nothing")
-    arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
-    rows = ROWS | SWITCHES if arguments.switches or arguments.only else ROWS
+    return parser
+
+
+def run_rows(
+    parser: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    rows: Mapping[str, Sequence[str]],
+) -> Path:
+    """Run the rows that were asked for, unless they are to be shown alone; their folder."""
+    folder: Path = arguments.folder.absolute()
     if unknown := set(arguments.only) - set(rows):
         parser.error(f"--only {sorted(unknown)}: rows are {', '.join(rows)}")
     chosen = {name: rows[name] for name in arguments.only} or rows
@@ -198,6 +206,15 @@ def main() -> None:
             for seed, (name, settings) in product(arguments.seeds, chosen.items()):
                 settings = settings or (f"method={name}",)
                 pool.submit(run, folder, name, settings, seed, arguments.settings)
+    return folder
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--switches", action="store_true", help="rows of switches too")
+    arguments = parser.parse_args()
+    rows = ROWS | SWITCHES if arguments.switches or arguments.only else ROWS
+    folder = run_rows(parser, arguments, rows)
     everything = ROWS | SWITCHES
     print(f"\n{table(folder, list(everything), arguments.seeds)}\n")
     print(selection(folder, [n for n in everything if "transfer" not in n], arguments.seeds))

@@ -9,14 +9,11 @@ standard deviation over seeds of the last checkpoint, in mIoU, beside the gain o
 UPLR's slides from GTA5 to Cityscapes.
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 
-from source_free_tables import outcome, place, run
+from source_free_tables import finished, parser_of, run_rows
 from uniuvpt_tables import spread
 
 UNIFORM, PLAIN = "data/sampler=uniform", "data/translation=none"
@@ -44,8 +41,7 @@ def table(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in rows:
-        places = [place(folder, name, seed) for seed in seeds]
-        found = [outcome(target) for target in places if (target / "results.json").is_file()]
+        found = finished(folder, name, seeds)
         if not found:
             continue
         gains = [o.after - o.before for o in found]
@@ -60,24 +56,9 @@ def table(folder: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("settings", nargs="*", help="of every run, as sfseg-train takes them")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--only", nargs="+", default=[], help="these rows alone")
-    parser.add_argument("--show", action="store_true", help="print the table, run nothing")
-    arguments = parser.parse_args()
-    folder = arguments.folder.absolute()
-    rows = LADDER | BESIDE
-    if unknown := set(arguments.only) - set(rows):
-        parser.error(f"--only {sorted(unknown)}: rows are {', '.join(rows)}")
-    if not arguments.show:
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            for seed, name in product(arguments.seeds, arguments.only or rows):
-                pool.submit(run, folder, name, rows[name], seed, arguments.settings)
+    parser = parser_of(__doc__)
+    arguments, rows = parser.parse_args(), LADDER | BESIDE
+    folder = run_rows(parser, arguments, rows)
     print(f"\n{table(folder, list(rows), arguments.seeds)}")
 
 

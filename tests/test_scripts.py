@@ -127,6 +127,15 @@ def test_gpu_check_lists_every_method(load: Load) -> None:
     assert not any(name.startswith("_") for name in names)
 
 
+def write_finished(target: Path, after: float, *, minutes: int = 1) -> None:
+    """What a run leaves behind that has begun at 40 mIoU."""
+    target.mkdir(parents=True)
+    scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
+    cost = {"minutes": minutes, "peak_memory_mib": 1000, "trainable_parameters": 5}
+    (target / "results.json").write_text(json.dumps({"target": scores}))
+    (target / "cost.json").write_text(json.dumps(cost))
+
+
 def test_uniuvpt_tables_read_finished_runs(
     load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,9 +146,7 @@ def test_uniuvpt_tables_read_finished_runs(
             assert compose("train", overrides=["method=uniuvpt", *row.settings]).method.lr > 0
     for seed, after in enumerate((0.44, 0.46)):
         target = tables.place(tmp_path, rows["full"], seed)
-        target.mkdir(parents=True)
-        scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
-        (target / "results.json").write_text(json.dumps({"target": scores}))
+        write_finished(target, after)
         (target / "label_correction.csv").write_text(
             "class,known,right_before,right_after\nroad,10,2,5\ncar,10,4,9\n"
         )
@@ -162,11 +169,7 @@ def test_source_free_tables_read_finished_runs(
             assert compose("train", overrides=list(settings or (f"method={name}",))).method.lr > 0
     for seed, after in enumerate((0.44, 0.46)):
         target = tables.place(tmp_path, "sfda, ipsm=false", seed)
-        target.mkdir(parents=True)
-        scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
-        cost = {"minutes": 1 + seed, "peak_memory_mib": 1000, "trainable_parameters": 5}
-        (target / "results.json").write_text(json.dumps({"target": scores}))
-        (target / "cost.json").write_text(json.dumps(cost))
+        write_finished(target, after, minutes=1 + seed)
         (target / "label_free.csv").write_text(
             "step,combined,agreement,snd,entropy,target_mIoU\n"
             f"0,0.5,0.5,1.0,0.3,0.40\n1,0.6,0.4,2.0,0.2,0.48\n2,0.7,0.6,3.0,0.1,{after}\n"
@@ -192,12 +195,8 @@ def test_with_source_tables_read_finished_runs(
         for settings in (tables.LADDER | tables.BESIDE).values():
             assert compose("train", overrides=list(settings)).method.lr > 0
     for seed, after in enumerate((0.44, 0.46)):
-        target = tables.place(tmp_path, "uplr, SR", seed)
-        target.mkdir(parents=True)
-        scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
-        cost = {"minutes": 1 + seed, "peak_memory_mib": 1000, "trainable_parameters": 5}
-        (target / "results.json").write_text(json.dumps({"target": scores}))
-        (target / "cost.json").write_text(json.dumps(cost))
+        target = sys.modules["source_free_tables"].place(tmp_path, "uplr, SR", seed)
+        write_finished(target, after, minutes=1 + seed)
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
     tables.main()
     line = capsys.readouterr().out.splitlines()[-1]

@@ -31,10 +31,12 @@ def left_to_jobs(words: Sequence[str], folder: Path) -> list[str]:
     Raises:
         ConfigError: a ``glob`` matches no option, of which Hydra would make no jobs at all.
     """
+    if not FLAGS & set(words):
+        return list(words)
     parsed = [_parsed(word) for word in words]
     folders = [folder, *_own_folders(words)]
     groups = [o for o in parsed if o is not None and _is_group(o, folders)]
-    if not FLAGS & set(words) or not any(o.is_sweep_override() for o in groups):
+    if not any(o.is_sweep_override() for o in groups):
         return list(words)
     return [
         word if o is None else _choice(word, o, folders) if o in groups else _swept(word, o)

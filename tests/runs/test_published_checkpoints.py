@@ -19,8 +19,10 @@ from test_published import (
     Shapes,
     batch_norm,
     daformer_head,
+    dlv2_head,
     filled,
     layer,
+    mmseg_resnet_v1c,
     mmseg_swin,
     nvidia_mit,
     prefixed,
@@ -167,6 +169,38 @@ def test_models_of_uni_uvpt_are_recognised_and_fit(
     assert isinstance(restored.network, LeaveOneOutSegmenter) == (kind == "gta")
     assert restored.config.data.eval_size == [512, 1024]
     assert restored.config.method.needs == ["target"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "millions", "choices"),
+    [
+        (
+            nvidia_mit(64, (3, 6, 40, 3)), daformer_head((64, 128, 320, 512)), 85.155283,
+            ["backbone=mit_b5", "backbone/head=daformer", "backbone.head.channels=256"],
+        ),
+        (
+            mmseg_resnet_v1c(), dlv2_head(), 43.219846,
+            ["backbone=resnet101c_deeplabv2", "backbone/head=deeplabv2_two_branch"],
+        ),
+    ],
+)  # fmt: skip
+def test_models_of_daformers_family_are_recognised_and_fit(
+    tmp_path: Path, backbone: Shapes, head: Shapes, millions: float, choices: list[str]
+) -> None:
+    """In full size, without values: as DAFormer, MIC and DATUM save it, with its copies."""
+    shapes = segmenter(backbone, head)
+    parts = [prefixed(f"{part}.", shapes) for part in ("model", "ema_model", "imnet_model")]
+    tensors = {k: torch.empty(v, device="meta") for part in parts for k, v in part.items()}
+    path = saved(tmp_path / "iter_40000.pth", tensors)
+    found = published.identify(Path(path))
+    assert found.overrides() == [*choices, "method=source_only", "data=gta5_to_cityscapes"]
+    with torch.device("meta"):
+        restored = restore(path)
+    assert restored.labels.classes == CITYSCAPES.classes
+    assert count_parameters(restored.network.parameters())[0] / 1e6 == millions
+    without_head = {key: tensor for key, tensor in tensors.items() if "decode_head" not in key}
+    with pytest.raises(ConfigError, match=r"head none of daformer"):
+        restore(saved(tmp_path / "backbone.pth", without_head))
 
 
 @pytest.mark.parametrize("name", mit.VARIANTS)
@@ -451,10 +485,10 @@ def nothing(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     [
         (
             other_head,
-            r"understood: backbone mit_b0, head none of daformer, segformer, classes none of "
+            r"understood: backbone mit_b0, head none of daformer, .*, classes none of "
             r"19, 16; it has \d+ tensors, among them decode_head\.convs\.#\.conv\.weight \(4\);",
         ),
-        (other_depth, "backbone none of swin_t, .*, mit_b5, head daformer, classes 19;"),
+        (other_depth, "backbone none of swin_t, .*, mit_b5, .*, head daformer, classes 19;"),
         (nothing, "it has 0 tensors, among them none; give a run's"),
         (backbone_alone, r"among them patch_embed#\..*or a backbone's weights with backbone\.w"),
         (norms_missing, r"2 keys missing: backbone\.norm4\.weight, backbone\.norm4\.bias"),

@@ -24,9 +24,12 @@ from sfseg.networks.backbones import mit
 from sfseg.networks.backbones.pyramid import TimmPyramid
 from sfseg.networks.build import build_segmenter
 from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.deeplab import DeepLabV2Head
 
 SWIN = "swin_tiny_patch4_window7_224"
 NARROW = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+NARROW_RESNET = {"layers": (1, 2, 1, 1), "channels": (8, 16, 32, 64), "stem_width": 4}
+NARROWED = {SWIN: NARROW, "resnet101c": NARROW_RESNET}
 WIDTHS = (24, 48, 96, 192)
 HEAD = partial(DAFormerHead, channels=8, dilations=(1, 2, 3))
 build = partial(build_segmenter, head=HEAD, num_classes=5)
@@ -42,7 +45,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
     def create_narrow(name: str, **options: object) -> nn.Module:
-        return create(name, **(NARROW | options if name == SWIN else options))
+        return create(name, **(NARROWED.get(name, {}) | options))
 
     monkeypatch.setattr(timm, "create_model", create_narrow)
     monkeypatch.setitem(mit.VARIANTS, "mit_b0", (8, (1, 2, 1, 1)))
@@ -115,6 +118,35 @@ def daformer_head(
         shapes |= batch_norm(f"{last}.bn", channels)
     shapes["fuse_layer.bottleneck.conv.weight"] = (channels, branches * channels, 3, 3)
     return shapes | batch_norm("fuse_layer.bottleneck.bn", channels)
+
+
+def mmseg_resnet_v1c(depths: tuple[int, ...] = (3, 4, 23, 3), width: int = 64) -> Shapes:
+    shapes: Shapes = {}
+    stem = ((0, 3, width // 2), (3, width // 2, width // 2), (6, width // 2, width))
+    for index, before, after in stem:
+        shapes[f"stem.{index}.weight"] = (after, before, 3, 3)
+        shapes |= batch_norm(f"stem.{index + 1}", after)
+    before = width
+    for stage, depth in enumerate(depths):
+        middle = width * 2**stage
+        for block in range(depth):
+            start = f"layer{stage + 1}.{block}"
+            sizes = ((middle, before, 1), (middle, middle, 3), (4 * middle, middle, 1))
+            for i, (after, inputs, side) in enumerate(sizes, 1):
+                shapes[f"{start}.conv{i}.weight"] = (after, inputs, side, side)
+                shapes |= batch_norm(f"{start}.bn{i}", after)
+            if not block:
+                shapes[f"{start}.downsample.0.weight"] = (4 * middle, before, 1, 1)
+                shapes |= batch_norm(f"{start}.downsample.1", 4 * middle)
+            before = 4 * middle
+    return shapes
+
+
+def dlv2_head(width: int = 2048, branches: int = 2, num_classes: int = 19) -> Shapes:
+    shapes: Shapes = {}
+    for i in range(branches):
+        shapes |= layer(f"aspp_modules.{i}.conv", num_classes, width, 3, 3)
+    return shapes
 
 
 def segmenter(backbone: Shapes, head: Shapes) -> Shapes:
@@ -355,6 +387,45 @@ def test_output_norms_must_be_there_all_or_none(tmp_path: Path, swin: SwinTransf
     path = saved(tmp_path / "swin.pth", prefixed("backbone.", mmseg_tensors(swin) | norms))
     with pytest.raises(ConfigError, match=r"1 keys missing: norms\.1\.bias"):
         build(name=SWIN, weights=path)
+
+
+def test_resnet_101_of_daformers_code_computes_its_stem_and_head(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shapes = segmenter(mmseg_resnet_v1c((1, 2, 1, 1), width=8), dlv2_head(256, num_classes=5))
+    tensors = filled(shapes)
+    for key, tensor in tensors.items():
+        if tensor.ndim > 1:
+            tensors[key] = tensor * tensor[0].numel() ** -0.5
+        elif "backbone" in key and key.endswith("weight"):
+            tensors[key] = 1 + 0.1 * tensor  # so that activations neither vanish nor explode
+    path = saved(tmp_path / "r101.pth", prefixed("model.", tensors))
+    ours = build_segmenter(
+        name="resnet101c", head=DeepLabV2Head, num_classes=5, output_stride=8, checkpoint=path
+    ).eval()
+    entering: list[Tensor] = []
+    ours.backbone.trunk.layer1.register_forward_pre_hook(lambda _, given: entering.extend(given))
+    image = torch.rand(1, 3, 64, 96)
+
+    x = image
+    for index, stride in ((0, 2), (3, 1), (6, 1)):
+        x = F.conv2d(x, tensors[f"backbone.stem.{index}.weight"], stride=stride, padding=1)
+        kinds = ("running_mean", "running_var", "weight", "bias")
+        norm = (tensors[f"backbone.stem.{index + 1}.{kind}"] for kind in kinds)
+        x = F.batch_norm(x, *norm).relu()
+    with torch.inference_mode():
+        maps = ours.backbone(image)
+        torch.testing.assert_close(entering[0], F.max_pool2d(x, 3, stride=2, padding=1))
+        assert [tuple(m.shape[2:]) for m in maps] == [(16, 24), (8, 12), (8, 12), (8, 12)]
+        start = "decode_head.aspp_modules"
+        scores = [
+            F.conv2d(
+                maps[-1].double(), tensors[f"{start}.{i}.conv.weight"].double(),
+                tensors[f"{start}.{i}.conv.bias"].double(), padding=gap, dilation=gap,
+            )
+            for i, gap in enumerate((6, 12))
+        ]  # fmt: skip
+        logits = ours.head.double()([m.double() for m in maps])
+        torch.testing.assert_close(logits, sum(scores))
 
 
 # MiT in its three namings

@@ -71,6 +71,8 @@ def backbone_names(tensors: Tensors) -> dict[str, Tensor]:
         return swin_from_mmseg(tensors)
     if any(".attn.attn." in key for key in tensors):
         return mit_from_mmseg(tensors)
+    if {"stem.7.weight", "layer1.0.conv1.weight"} <= tensors.keys():
+        return renamed(tensors, _RESNET_C)
     return dict(tensors)
 
 
@@ -83,9 +85,16 @@ def segmenter_names(tensors: Tensors) -> dict[str, Tensor]:
     inside = {key: tensors[key] for key in tensors if key.startswith("backbone.")}
     rest = {key: tensors[key] for key in tensors if key not in inside}
     backbone = backbone_names(below(inside, "backbone."))
-    is_segformer = any(key.startswith("decode_head.linear_fuse.") for key in rest)
-    head = segformer_head(rest) if is_segformer else daformer_head(rest)
-    return {f"backbone.{key}": tensor for key, tensor in backbone.items()} | head
+    return {f"backbone.{key}": tensor for key, tensor in backbone.items()} | head_names(rest)
+
+
+def head_names(tensors: Tensors) -> dict[str, Tensor]:
+    """A ``decode_head`` of another project's, under our names."""
+    if any(key.startswith("decode_head.linear_fuse.") for key in tensors):
+        return segformer_head(tensors)
+    if "decode_head.aspp_modules.0.conv.bias" in tensors:  # mmseg's ASPP has no bias
+        return deeplabv2_head(tensors)
+    return daformer_head(tensors)
 
 
 def prompted_from_uniuvpt(tensors: Tensors) -> dict[str, Tensor]:
@@ -153,6 +162,11 @@ def segformer_head(tensors: Tensors) -> dict[str, Tensor]:
     return renamed(tensors, _SEGFORMER)
 
 
+def deeplabv2_head(tensors: Tensors) -> dict[str, Tensor]:
+    """DAFormer's ``DLV2Head`` as :class:`sfseg.networks.heads.deeplab.DeepLabV2Head`."""
+    return renamed(tensors, _DEEPLAB_V2)
+
+
 def _as_timm_merges(tensor: Tensor) -> Tensor:
     """Four neighbours in timm's order: mmseg unfolds them as (C, y, x), timm as (x, y, C)."""
     return tensor.reshape(*tensor.shape[:-1], -1, 2, 2).transpose(-3, -1).flatten(-3)
@@ -174,6 +188,11 @@ _SWIN: Rules = (
     (r"^(patch_embed|layers)\.", r"trunk.\1."),
     (r"^norm(\d)\.", r"norms.\1."),
 )
+_RESNET_C: Rules = (  # "V1c", with three convolutions in place of the first
+    (r"^stem\.([01346])\.", r"trunk.conv1.\1."),
+    (r"^stem\.7\.", "trunk.bn1."),
+    (r"^layer(\d)\.", r"trunk.layer\1."),
+)
 _MIT: Rules = (
     (r"^layers\.(\d+)\.0\.projection\.", _counted_from_one("patch_embed{}.proj.")),
     (r"^layers\.(\d+)\.0\.norm\.", _counted_from_one("patch_embed{}.norm.")),
@@ -194,6 +213,7 @@ _DAFORMER: Rules = (
     (r"^(head\..*)\bconv\.", r"\g<1>0."),
     (r"^(head\..*)\bbn\.", r"\g<1>1."),
 )
+_DEEPLAB_V2: Rules = ((r"^decode_head\.aspp_modules\.(\d+)\.conv\.", r"head.classifiers.\1."),)
 _SEGFORMER: Rules = (
     (r"^decode_head\.linear_c(\d)\.proj\.", lambda m: f"head.embeddings.{int(m[1]) - 1}."),
     (r"^decode_head\.linear_fuse\.conv\.", "head.fuse.0."),

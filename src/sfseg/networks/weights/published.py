@@ -24,8 +24,16 @@ SWINS: dict[tuple[int, tuple[int, ...]], str] = {
 }
 """Width of the first stage and blocks of each stage."""
 
-HEADS = {"daformer": r"^head\.branches\.", "segformer": r"^head\.fuse\."}
-"""What gives a head away in one of its names."""
+RESNETS: dict[tuple[int, tuple[int, ...]], str] = {(32, (3, 4, 23, 3)): "resnet101c_deeplabv2"}
+"""Width of the first of three convolutions of the stem, and blocks of each stage."""
+
+HEADS = {
+    "daformer": r"^head\.branches\.",
+    "segformer": r"^head\.fuse\.",
+    "deeplabv2": r"^head\.classifiers\.3\.",
+    "deeplabv2_two_branch": r"^head\.classifiers\.1\.",
+}
+"""What gives a head away in one of its names; the first that is found decides."""
 
 TASKS = {
     19: ["data=gta5_to_cityscapes"],
@@ -40,7 +48,7 @@ class Published:
 
     backbone: a group of ``conf/backbone``.
     head: a group of ``conf/backbone/head``.
-    head_channels: width of the head's last layer but one.
+    head_channels: width of the head's last layer but one; None for DeepLab-v2's, which has one.
     num_classes: outputs.
     is_prompted: has the prompt adapter of Uni-UVPT.
     leave_one_out: heads beside the global one, of Generalize then Adapt.
@@ -60,10 +68,11 @@ class Published:
             method = ["method=uniuvpt", "method.variant=release"]
         elif self.leave_one_out:
             method = ["method=source_gta", f"method.adapter.heads={self.leave_one_out}"]
+        width = self.head_channels
         return [
             f"backbone={self.backbone}",
             f"backbone/head={self.head}",
-            f"backbone.head.channels={self.head_channels}",
+            *([] if width is None else [f"backbone.head.channels={width}"]),
             *method,
             *TASKS.get(self.num_classes or 0, []),
         ]
@@ -78,8 +87,10 @@ def recognise(tensors: Tensors) -> Published:
         if key.startswith("backbone.")
     }
     outputs, channels = _sides(ours, "head.classifier.weight")
+    if outputs is None:
+        outputs, _ = _sides(ours, "head.classifiers.0.weight")
     return Published(
-        backbone=_swin(backbone) or _mit(backbone),
+        backbone=_swin(backbone) or _mit(backbone) or _resnet(backbone),
         head=next((head for head, sign in HEADS.items() if _any(sign, ours)), None),
         head_channels=channels,
         num_classes=outputs,
@@ -115,6 +126,12 @@ def _mit(backbone: Tensors) -> str | None:
     return None if width is None else names.get((width, depths))
 
 
+def _resnet(backbone: Tensors) -> str | None:
+    width, _ = _sides(backbone, "trunk.conv1.0.weight")
+    depths = _depths(r"trunk\.layer(\d+)\.(\d+)\.", backbone)
+    return None if width is None else RESNETS.get((width, depths))
+
+
 def _sides(tensors: Tensors, name: str) -> tuple[int, int] | tuple[None, None]:
     """Outputs and inputs of a convolution, if it is there."""
     shape = tensors[name].shape if name in tensors else ()
@@ -137,7 +154,7 @@ def _any(pattern: str, names: Iterable[str]) -> bool:
 
 def _not_understood(path: Path, found: Published, tensors: Tensors) -> str:
     known = (
-        ("backbone", found.backbone, [*SWINS.values(), *VARIANTS]),
+        ("backbone", found.backbone, [*SWINS.values(), *VARIANTS, *RESNETS.values()]),
         ("head", found.head, HEADS),
         ("classes", found.num_classes if found.num_classes in TASKS else None, TASKS),
     )

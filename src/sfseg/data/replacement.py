@@ -105,7 +105,8 @@ class Replacement:
     @property
     def _places(self) -> list[str]:
         places = self.generated if self.folders is None else self.folders
-        return [places] if isinstance(places, str) or places is None else list(places)
+        several = isinstance(places, Sequence) and not isinstance(places, str)
+        return list(places) if several else [places]
 
     @property
     def _named(self) -> str:

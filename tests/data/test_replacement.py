@@ -16,13 +16,6 @@ from sfseg.data.shots import Shots
 from sfseg.errors import ConfigError, DataError
 
 
-def generated(folder, colours, black=(), size=make.SIZE):
-    for k in range(colours):
-        pixels = np.zeros((*size, 3), np.uint8) if k in black else make.picture(k, size)
-        make.write(folder / f"im_{k}_p{k % 10}.png", pixels)
-    return str(folder)
-
-
 def names(scenes):
     return [scenes.name(k) for k in range(len(scenes))]
 
@@ -41,7 +34,7 @@ def test_black_is_what_nothing_shines_in(highest):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_black_images_are_dropped_and_counted(tmp_path, suffix, caplog):
-    place = generated(tmp_path / "made", 5, black=(1, 4))
+    place = make.generated(tmp_path / "made", 5, black=(1, 4))
     make.write(tmp_path / "made" / f"z.{suffix}", np.zeros((64, 64, 3), np.uint8))
     make.write(tmp_path / "made" / "wide.png", make.picture(0, (64, 64)))
     with caplog.at_level(logging.INFO):
@@ -49,16 +42,16 @@ def test_black_images_are_dropped_and_counted(tmp_path, suffix, caplog):
     assert names(found) == ["im_0_p0.png", "im_2_p2.png", "im_3_p3.png", "wide.png"]
     (line,) = [m for m in caplog.messages if "in place of" in m]
     assert line.startswith(f"target train: 4 generated images of data.generated={place} in place")
-    assert line.endswith("3 black ones are left out; sizes: 64x32 (3), 64x64 (1)")
+    assert line.endswith("3 black ones are left out; sizes: 128x64 (3), 64x64 (1)")
 
 
 def test_folders_are_taken_as_they_are(tmp_path):
-    place = generated(tmp_path / "made", 3, black=(1,))
+    place = make.generated(tmp_path / "made", 3, black=(1,))
     assert len(Replacement(folders=[place]).images(make.space())) == 3
 
 
 def test_what_cannot_be_read_is_left_to_the_check(tmp_path):
-    place = generated(tmp_path / "made", 3, black=(1,))
+    place = make.generated(tmp_path / "made", 3, black=(1,))
     broken = tmp_path / "made" / "im_2_p2.png"
     broken.write_bytes(broken.read_bytes()[:60])
     assert names(Replacement(generated=place).images(make.space())) == [
@@ -69,7 +62,7 @@ def test_what_cannot_be_read_is_left_to_the_check(tmp_path):
 @pytest.mark.parametrize("black", [True, False])
 def test_black_images_alone_or_none_are_refused(tmp_path, black):
     (tmp_path / "made").mkdir()
-    place = generated(tmp_path / "made", 3 if black else 0, black=range(3))
+    place = make.generated(tmp_path / "made", 3 if black else 0, black=range(3))
     message = "all 3 images are black, as Stable" if black else "made, which holds no images"
     with pytest.raises(DataError, match=message):
         Replacement(generated=place).images(make.space())
@@ -92,7 +85,7 @@ def test_settings_that_say_nothing_or_too_much(settings, message):
 
 def test_shots_are_those_of_the_target_and_generated_images_all_seen(tmp_path):
     own = make.Memory([make.picture(k) for k in range(4)])
-    replacement = Replacement(generated=generated(tmp_path / "made", 5))
+    replacement = Replacement(generated=make.generated(tmp_path / "made", 5))
 
     def images(shots):
         return opened("target_train", lambda: own, own.labels, None, shots, replacement)
@@ -111,7 +104,7 @@ def test_the_target_itself_is_opened_for_shots_alone(tmp_path):
     def missing():
         raise DataError("no images")
 
-    replacement = Replacement(generated=generated(tmp_path / "made", 2))
+    replacement = Replacement(generated=make.generated(tmp_path / "made", 2))
     assert len(opened("target_train", missing, make.space(), replacement=replacement)) == 2
     with pytest.raises(DataError, match="no images"):
         shots = Shots(number=1)
@@ -119,7 +112,7 @@ def test_the_target_itself_is_opened_for_shots_alone(tmp_path):
 
 
 def test_of_folders_shots_are_some(tmp_path):
-    places = [generated(tmp_path / part, 3) for part in ("a", "b")]
+    places = [make.generated(tmp_path / part, 3) for part in ("a", "b")]
     own = make.Memory([make.picture(0)])
     replacement = Replacement(folders=places)
     found = opened(
@@ -133,7 +126,7 @@ def test_of_folders_shots_are_some(tmp_path):
 @pytest.mark.parametrize("setting", ["target_folders", "generated"])
 def test_training_sees_these_and_evaluation_the_target(tmp_path, setting):
     size = (64, 128)
-    places = [generated(tmp_path / part, 2, size=size) for part in ("a", "b")]
+    places = [make.generated(tmp_path / part, 2, size=size) for part in ("a", "b")]
     data = data_of("method=dacs", "start=backbone", f"data.{setting}=[{','.join(places)}]")
     data.setup("fit")
     assert isinstance(data.scenes["target_train"], ImageFolders)
@@ -145,7 +138,7 @@ def test_training_sees_these_and_evaluation_the_target(tmp_path, setting):
 
 
 def test_an_oracle_has_nothing_to_learn_from_them(tmp_path):
-    data = data_of("method=oracle", f"data.target_folders={generated(tmp_path / 'a', 2)}")
+    data = data_of("method=oracle", f"data.target_folders={make.generated(tmp_path / 'a', 2)}")
     with pytest.raises(ConfigError, match="target train set has no labels, but training needs"):
         data.setup("fit")
 
@@ -158,7 +151,7 @@ def test_datum_without_generated_images_is_refused():
 
 
 def test_datum_shows_them_at_their_own_size(tmp_path):
-    place = generated(tmp_path / "made", 2, size=(96, 80))
+    place = make.generated(tmp_path / "made", 2, size=(96, 80))
     data = data_of(
         "method=datum", "start=backbone", f"data.generated={place}", "data.target_crop=[96,80]",
         "data.adaptation.target_view.resize=[64,128]", "data.colour=null",

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sfseg.data.check import on_all_processors
 from sfseg.data.files import Files
@@ -104,7 +105,7 @@ class Replacement:
 
     @property
     def _places(self) -> list[str]:
-        places = self.generated if self.folders is None else self.folders
+        places: Any = self.generated if self.folders is None else self.folders
         several = isinstance(places, Sequence) and not isinstance(places, str)
         return list(places) if several else [places]
 

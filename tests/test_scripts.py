@@ -6,11 +6,15 @@ from pathlib import Path
 from types import ModuleType
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
 from sfseg.config.composition import CONF
+from sfseg.data.toyscapes.scenes import Toyscapes, draw_scene
+from sfseg.errors import ConfigError
+from sfseg.randomness import generator
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -246,3 +250,48 @@ def test_bench_gmm_fits_alike_and_prints_a_ratio(
     assert lines[0].startswith("20,000 values: histogram ")
     assert float(lines[1].rpartition(" ")[2]) > 0
     assert lines[-1].startswith("room of the histogram: 8,192 bytes a class")
+
+
+def stand_ins(load: Load, folder: Path, *words: str) -> dict[str, bytes]:
+    """What the script has written, by name."""
+    load("stand_in_generated").main([str(folder), "--length", "4", "--size", "64", "128", *words])
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_stand_ins_are_the_same_in_one_go_or_two(load: Load, tmp_path: Path) -> None:
+    whole = stand_ins(load, tmp_path / "a", "--images", "12")
+    assert "im_11_p1.png" in whole and len(whole) == 13
+    stand_ins(load, tmp_path / "b", "--images", "5")
+    kept = (tmp_path / "b" / "im_3_p3.png").stat().st_mtime_ns
+    (tmp_path / "b" / "im_2_p2.png").unlink()
+    assert stand_ins(load, tmp_path / "b", "--images", "12") == whole
+    assert (tmp_path / "b" / "im_3_p3.png").stat().st_mtime_ns == kept
+    manifest = json.loads(whole["manifest.json"])
+    assert manifest["generator"] == "stand-in, not a diffusion model"
+    assert manifest["images"][11] == {
+        "file": "im_11_p1.png", "prompt": "a photo of sks traffic signs", "seed": [0, 11],
+    }  # fmt: skip
+    images = [data for name, data in whole.items() if name.endswith("png")]
+    assert len(set(images)) == 12, "each is another one"
+    decoded = cv2.imdecode(np.frombuffer(images[0], np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (64, 128, 3)
+
+
+def test_stand_ins_of_another_shot_need_another_folder(load: Load, tmp_path: Path) -> None:
+    one = stand_ins(load, tmp_path / "a", "--images", "1", "--shot", "000001")
+    with pytest.raises(ConfigError, match=r"other settings: shot='city/train/000001.png', not"):
+        stand_ins(load, tmp_path / "a", "--images", "1", "--shot", "000002")
+    other = stand_ins(load, tmp_path / "b", "--images", "1", "--shot", "000002")
+    assert one["im_0_p0.png"] != other["im_0_p0.png"]
+    with pytest.raises(ConfigError, match="'000009', which no training image of the target has"):
+        stand_ins(load, tmp_path / "c", "--shot", "000009")
+
+
+def test_stand_ins_have_the_light_of_their_shot(load: Load) -> None:
+    """Drawn again in the look that was measured, the shot is what it was."""
+    script = load("stand_in_generated")
+    scenes = Toyscapes("city", "train", length=3, size=(64, 128))
+    rng = [generator(0, 0, k, "toyscapes/city/train") for k in range(3)]
+    for k in range(3):
+        again = draw_scene(script.look_of(scenes, k).style, (64, 128), rng[k])[..., :3]
+        assert np.abs(again.astype(int) - scenes.image(k)).mean() < 0.5

@@ -1,4 +1,4 @@
-"""Every configuration file composes and builds; every README command is a valid one."""
+"""Every configuration file composes and builds; every command of the README is a valid one."""
 
 import re
 import shlex
@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from sfseg.config.composition import CONF, build
 from sfseg.config.multirun import left_to_jobs
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "datum.md")
 
 
 def options(group: str) -> list[str]:
@@ -100,13 +101,14 @@ def test_every_head_goes_with_the_backbones_it_is_for(backbone: str, head: str) 
 
 
 def commands() -> list[str]:
-    """All sfseg-* lines of the README's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    """All sfseg-* lines of the shell blocks of these pages."""
+    text = "".join(page.read_text() for page in PAGES)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.startswith("sfseg-")]
 
 
 @pytest.mark.parametrize("line", commands())
-def test_every_readme_command_composes(line: str, tmp_path: Path) -> None:
+def test_every_documented_command_composes(line: str, tmp_path: Path) -> None:
     program, *words = shlex.split(line, comments=True)
     # Of a sweep the first job.
     words = [re.sub(r"=choice\((.*)\)$", r"=\1", word) for word in left_to_jobs(words, CONF)]

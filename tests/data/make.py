@@ -81,6 +81,14 @@ def own_folder(root, splits=("train", "val"), count=3, num_classes=3, masks=True
     return classes
 
 
+def generated(folder, count=4, size=(64, 128), black=()):
+    """Images as DATUM's generator names them, some of them black; returns the folder's path."""
+    for k in range(count):
+        pixels = np.zeros((*size, 3), np.uint8) if k in black else picture(k, size)
+        write(folder / f"im_{k}_p{k % 10}.png", pixels)
+    return str(folder)
+
+
 def label_ids(seed, known, size=SIZE):
     """Stored ids, each of ``known`` at least once."""
     known = np.array(known)

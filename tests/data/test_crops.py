@@ -63,6 +63,19 @@ def test_a_crop_that_is_mostly_padding_is_said(caplog, name, key):
     assert f"data.{key}=[128,256]" in line
 
 
+@pytest.mark.parametrize(
+    ("resize", "said"),
+    [((64, 128), "2.0 times wider"), ((128, 64), "2.0 times narrower"), ((64, 90), ""), (None, "")],
+)
+def test_pictures_that_resizing_squeezes_are_said(caplog, resize, said):
+    with caplog.at_level(logging.WARNING):
+        fitted_view(View(crop=(32, 32), resize=resize), scenes((64, 64)), "target")
+    assert bool(caplog.messages) == bool(said)
+    for line in caplog.messages:
+        assert said in line and "one of 64x64 are resized to" in line
+        assert line.endswith("data.target_view.resize=null keeps their own size")
+
+
 def test_the_share_that_a_picture_fills():
     assert shown_share(View(crop=(512, 512)), (128, 256)) == 1 / 8
     assert shown_share(View(crop=(64, 64), resize=(32, 128)), (999, 999)) == 1 / 2

@@ -164,6 +164,19 @@ def test_cross_city(tmp_path, city):
     assert (train.official, test.official) == (3200, 100)
 
 
+def test_several_cities_of_cross_city_are_one_set(tmp_path):
+    cross_city(tmp_path, ("Rio", "Rome"))
+    for split, count in (("train", 3), ("test", 2)):
+        both = street_layouts.cross_city(tmp_path, ["Rio", "Rome"], split)
+        parts = [street_layouts.cross_city(tmp_path, city, split) for city in ("Rio", "Rome")]
+        found = [both.name(k) for k in range(len(both))]
+        assert found == [part.name(k) for part in parts for k in range(count)]
+        assert both.official == 2 * parts[0].official
+    np.testing.assert_array_equal(both.label(2), parts[1].label(0))
+    with pytest.raises(ValueError, match=r"city must be one of .* got 'Paris'"):
+        street_layouts.cross_city(tmp_path, ["Rio", "Paris"], "train")
+
+
 def test_cross_city_names_occur_in_both_splits_but_differ_as_paths(tmp_path):
     cross_city(tmp_path, ("Rome",))
     train = street_layouts.cross_city(tmp_path, "Rome", "train")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import make
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,7 @@ AVERAGING = [
     "+callbacks.ema.decay=0.5",
 ]
 SETTINGS = {
+    "datum": ["data.generated=generated"],
     "uniuvpt": [*CORRECTING, *AVERAGING, "select=label_free", "method.scales=[0.5,1.0]"]
 }  # fmt: skip
 HARDEST = ("source_only", "uniuvpt", "adversarial")
@@ -54,6 +56,7 @@ def in_two_suites(methods: list[str]) -> list[Any]:
 @pytest.fixture(scope="module")
 def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
     folder = tmp_path_factory.mktemp("kills")
+    make.generated(folder / "generated")
     return Zygote(parent, folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline")
 
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import make
 import pytest
 import torch
 from test_kills import METHODS, command, in_two_suites, require_equal, require_same_run, state
@@ -19,6 +20,7 @@ TRAINED: dict[str, list[str]] = {}
 @pytest.fixture(scope="module")
 def zygote(parent: Parent, tmp_path_factory: pytest.TempPathFactory) -> Zygote:
     folder = tmp_path_factory.mktemp("ranks")
+    make.generated(folder / "generated")
     return Zygote(parent, folder, SFSEG_CACHE=str(folder / "cache"), WANDB_MODE="offline")
 
 

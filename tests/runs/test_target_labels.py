@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import make
 import numpy as np
 import pytest
 from conftest import DEBUG, Cli
@@ -19,6 +20,13 @@ FAST = "uniuvpt"
 def needs(method: str) -> set[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return set(compose("train", overrides=[f"method={method}"]).method.needs)
+
+
+def generated(method: str, folder: Path) -> list[str]:
+    """Setting of generated images, of a method that needs some."""
+    if "generated" not in needs(method):
+        return []
+    return [f"data.generated={make.generated(folder / 'generated')}"]
 
 
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,14 +47,14 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     [pytest.param(m, marks=[pytest.mark.slow] * (m != FAST)) for m in METHODS],
 )  # fmt: skip
 def test_random_labels_of_the_target_change_no_bit(
-    cli: Cli, method: str, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     if "source_model" not in needs(method) or "target_labels" in needs(method):
         pytest.skip("trains on labels")
     more = [*CORRECTING, "method.scales=[0.5,1.0]", "trainer.max_steps=4"] if method == FAST else []
     words = [
         *DEBUG, f"method={method}", "source_model.steps=2", "select=label_free", *more,
-        "callbacks.label_free_score.images=2",
+        "callbacks.label_free_score.images=2", *generated(method, tmp_path),
     ]  # fmt: skip
     runs: list[Path] = []
     for name in ("plain", "poisoned"):

@@ -100,13 +100,15 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
     check_added(cfg, overrides())
     nodes = plain(cfg.data.scenes, resolve=True)
     labels: LabelSpace = build(cfg.data.module.labels)
+    others = build(cfg.data.module.get("replacement"))
     sets: Sets = {}
     for name, node in nodes.items():
         if node is None or (cfg.get("with_source") is False and not is_target(name)):
             continue
         try:
             factory = build(cfg.data.scenes[name])
-            sets[name] = opened(name, factory, labels, cfg.data.get("translated"))
+            translations = cfg.data.get("translated")
+            sets[name] = opened(name, factory, labels, translations, replacement=others)
         except DataError as error:
             sets[name] = error
     return labels, sets

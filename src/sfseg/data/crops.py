@@ -10,6 +10,7 @@ from sfseg.data.check import spread
 from sfseg.data.folder import Scenes
 from sfseg.data.geometry import Size, View, shown_share
 from sfseg.errors import ConfigError, DataError
+from sfseg.types import size_text
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,8 @@ SAMPLED = 50
 """Pictures of a set whose headers are read, evenly spread."""
 PADDED = 1 / 3
 """Share of a crop, on average, that may lie outside of the pictures without a word."""
+SQUEEZED = 1.5
+"""How many times wider, or narrower, resizing may make the pictures of a set without a word."""
 
 
 def fitted_crop(scenes: Scenes, resize: Size | None, left_out: Collection[int] = ()) -> Size:
@@ -41,7 +44,8 @@ def fitted_crop(scenes: Scenes, resize: Size | None, left_out: Collection[int] =
 def fitted_view(view: View, scenes: Scenes, name: str, left_out: Collection[int] = ()) -> View:
     """A view with a crop, which follows the pictures where the view has none.
 
-    A crop, given or followed, of which a good part would show nothing is said in the log.
+    A crop, given or followed, of which a good part would show nothing is said in the log, and so is
+    a size of other proportions than the pictures'.
 
     Args:
         view: how crops of the set are drawn.
@@ -60,6 +64,7 @@ def fitted_view(view: View, scenes: Scenes, name: str, left_out: Collection[int]
     if view.crop is None:
         view = replace(view, crop=fitted_crop(scenes, view.resize, left_out))
     sizes = sampled_sizes(scenes, left_out)
+    _warn_if_squeezed(view, sizes, name)
     outside = 1 - float(np.mean([shown_share(view, size) for size in sizes])) if sizes else 0.0
     if outside > PADDED and view.crop is not None:
         fits = fitted_crop(scenes, view.resize, left_out)
@@ -71,6 +76,20 @@ def fitted_view(view: View, scenes: Scenes, name: str, left_out: Collection[int]
             "source_view.crop" if name == "source" else "target_crop", *fits,
         )  # fmt: skip
     return view
+
+
+def _warn_if_squeezed(view: View, sizes: Sequence[Size], name: str) -> None:
+    if view.resize is None or not sizes:
+        return
+    height, width = view.resize
+    factor = float(np.median([width / height * own[0] / own[1] for own in sizes]))
+    if max(factor, 1 / factor) > SQUEEZED:
+        log.warning(
+            "%s: pictures such as one of %s are resized to %s pixels (width x height), which makes "
+            "them %.1f times %s; data.%s_view.resize=null keeps their own size",
+            name, size_text(sizes[0]), size_text(view.resize), max(factor, 1 / factor),
+            "wider" if factor > 1 else "narrower", name,
+        )  # fmt: skip
 
 
 def sampled_sizes(scenes: Scenes, left_out: Collection[int] = ()) -> Sequence[Size]:

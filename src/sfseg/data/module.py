@@ -22,7 +22,7 @@ from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_la
 from sfseg.data.left_out import LeftOut
 from sfseg.data.loading import available_cpus, loader
 from sfseg.data.needs import served_domains, wanted_sets
-from sfseg.data.opening import opened, require_labels
+from sfseg.data.opening import require_labels
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
 from sfseg.data.sampling import EndlessBatches, EvalSampler
 from sfseg.data.training import Training
@@ -55,10 +55,10 @@ class AdaptationData(LightningDataModule):
 
     Args:
         labels: the task's label space.
-        needs: what the method asks for: ``source``, ``target``, ``target_labels``, and
-            ``pseudo_labels`` of the target, see :meth:`serve_pseudo_labels`; ``source_eval``, to
-            be judged on the source without training on it; a ``source_model`` is not theirs to
-            serve.
+        needs: what the method asks for: ``source``, ``target``, ``target_labels``, ``generated``
+            images of it, and its ``pseudo_labels``, see :meth:`serve_pseudo_labels`;
+            ``source_eval``, to be judged on the source without training on it; a
+            ``source_model`` is not theirs to serve.
         scenes: what opens each set: ``source_train``, ``target_train``, ``target_eval``, on
             which the method is judged, and ``source_eval``, evaluated when the source is
             served; None where there is none.
@@ -123,8 +123,7 @@ class AdaptationData(LightningDataModule):
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
             title = name.replace("_", " ")
-            training = self.training
-            scenes = opened(name, factory, self.labels, training.translated, training.shots)
+            scenes = self.training.opened(name, factory, self.labels, self.needs)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
                 require_labels(scenes, name)

@@ -6,8 +6,8 @@ from sfseg.data.folder import ScenesFactory
 from sfseg.errors import ConfigError
 
 NEEDS = (
-    "source", "source_eval", "target", "target_labels", "pseudo_labels", "source_model",
-    "backbone",
+    "source", "source_eval", "target", "target_labels", "generated", "pseudo_labels",
+    "source_model", "backbone",
 )  # fmt: skip
 DOMAINS = {"source": {"source"}, "target": {"target", "target_labels"}}
 """Domains of a training batch, and the needs that ask for each."""

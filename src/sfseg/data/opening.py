@@ -9,6 +9,7 @@ from typing import get_args
 
 from sfseg.data.files import pairing_hint
 from sfseg.data.folder import Scenes, ScenesFactory
+from sfseg.data.replacement import Replacement
 from sfseg.data.shots import Shots
 from sfseg.data.translation import translated
 from sfseg.errors import ConfigError
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 TRANSLATED = "source_train"
 """The set of which there may be translated images."""
 FEW = "target_train"
-"""The set of which a run may see a few images alone."""
+"""The set of which a run may see a few images alone, or others in their place."""
 NAMES = {str, Path, type(None)}
 """Types of arguments that are paths or names."""
 
@@ -30,6 +31,7 @@ def opened(
     labels: LabelSpace | None = None,
     translations: str | None = None,
     shots: Shots | None = None,
+    replacement: Replacement | None = None,
 ) -> Scenes:
     """The scenes of a set.
 
@@ -39,7 +41,9 @@ def opened(
         labels: of the task, whose classes the set must have; None does not compare.
         translations: folder of images that stand for those of :data:`TRANSLATED`, of which others
             know nothing.
-        shots: which scenes of :data:`FEW` are seen; None: all.
+        shots: which scenes of :data:`FEW` are seen; None: all. Where images are generated, it is
+            these of the set that they were generated from: they must be there, and are not seen.
+        replacement: what stands for the images of :data:`FEW`; None: nothing.
 
     Raises:
         ConfigError: an argument that the reader has not, lacks or refuses, or other classes.
@@ -47,6 +51,22 @@ def opened(
     """
     setting = f"data.scenes.{name}"
     _require_known(setting, factory)
+    if name == FEW and replacement is not None and replacement.is_given:
+        assert labels is not None, "those of the task"
+        if replacement.generated is not None and shots is not None:
+            if shots.are_few:
+                shots.of(_read(setting, factory, labels))
+            shots = None
+        scenes: Scenes = replacement.images(labels)
+    else:
+        scenes = _read(setting, factory, labels)
+    if translations is not None and name == TRANSLATED:
+        return translated(scenes, translations)
+    return shots.of(scenes) if shots is not None and name == FEW else scenes
+
+
+def _read(setting: str, factory: ScenesFactory, labels: LabelSpace | None) -> Scenes:
+    """The scenes of a set as its reader finds them."""
     try:
         scenes = factory()
     except ValueError as error:
@@ -56,9 +76,7 @@ def opened(
             f"{setting} has {scenes.labels.num_classes} classes ({scenes.labels.name}), the task "
             f"{labels.num_classes} ({labels.name}); point data.classes at the right label space"
         )
-    if translations is not None and name == TRANSLATED:
-        return translated(scenes, translations)
-    return shots.of(scenes) if shots is not None and name == FEW else scenes
+    return scenes
 
 
 def missing_folder(factory: ScenesFactory) -> Path | None:

@@ -50,13 +50,18 @@ class Shots:
         if self.names is not None and not self.names:
             raise ValueError("data.shots must name images of the target, got []; null takes all")
 
+    @property
+    def are_few(self) -> bool:
+        """Whether not all images are seen."""
+        return self.names is not None or self.number is not None
+
     def of(self, scenes: Scenes) -> Scenes:
         """These scenes of a set, in its order.
 
         Raises:
             ConfigError: a name that no image has, or that several have; more than there are.
         """
-        if self.names is None and self.number is None:
+        if not self.are_few:
             return scenes
         chosen = self._drawn(len(scenes)) if self.names is None else self._named(scenes)
         some = [scenes.name(k) for k in chosen[:SHOWN]]
@@ -66,7 +71,7 @@ class Shots:
             len(chosen), len(scenes), ", ".join(some), dots,
         )  # fmt: skip
         if isinstance(scenes, Files):
-            return _few_files(scenes, chosen)
+            return few_files(scenes, chosen)
         return FewScenes(scenes, chosen)
 
     def _drawn(self, images: int) -> list[int]:
@@ -127,8 +132,8 @@ class FewScenes:
         return self.scenes.label(self.chosen[index])
 
 
-def _few_files(files: Files, chosen: Sequence[int]) -> Files:
-    """Some scenes of a set of files, which is one too."""
+def few_files(files: Files, chosen: Sequence[int]) -> Files:
+    """Some scenes of a set of files, by their positions; it is a set of files too."""
     few = copy.copy(files)
     few.__dict__.pop("unpaired", None)
     few.images = [files.images[k] for k in chosen]

@@ -6,6 +6,7 @@ files are those of the data sets' own pages and tools.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -173,7 +174,7 @@ def synthia(
 
 def cross_city(
     root: str | Path,
-    city: str,
+    city: str | Sequence[str],
     split: Literal["train", "test"],
     *,
     classes: str | Path = "cross_city",
@@ -189,7 +190,7 @@ def cross_city(
 
     Args:
         root: the folder with the cities.
-        city: Rome, Rio, Tokyo or Taipei.
+        city: Rome, Rio, Tokyo or Taipei, or several of them.
         split: train or test.
         classes: label space of the task; 13 classes are annotated.
         argument: the setting that names ``root``, for messages.
@@ -199,17 +200,21 @@ def cross_city(
         DataError: a folder is missing.
         ValueError: another city or split.
     """
-    _one_of("city", city, CITIES)
+    cities = [city] if isinstance(city, str) else list(city)
+    for name in cities:
+        _one_of("city", name, CITIES)
     _one_of("split", split, ("train", "test"))
     base = existing(Path(root), argument)
     known = {name: LABEL_IDS[name] for name in load_label_space("cross_city").classes}
     ignored = [*range(34), IGNORE]
-    images = images_below(base, f"{city}/Images/{split.title()}", argument, limits)
+    parts = [images_below(base, f"{c}/Images/{split.title()}", argument, limits) for c in cities]
+    images = PathList(base, chain.from_iterable(part.names() for part in parts))
     masks = None
     if split == "test":
-        existing(base / city / "Labels" / "Test", argument)
+        for name in cities:
+            existing(base / name / "Labels" / "Test", argument)
         masks = masks_of(images, ("/Images/", "/Labels/"), (".png", "_eval.png"))
-    official = OFFICIAL["cross_city"].get(split)
+    official = OFFICIAL["cross_city"][split] * len(cities)
     return street_files(
         images, masks, classes, known, ignored=ignored, official=official, limits=limits
     )

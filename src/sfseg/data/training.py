@@ -6,17 +6,21 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from sfseg.data.crops import sampled_sizes
-from sfseg.data.folder import Read, Restyle, Scenes
+from sfseg.data.folder import Read, Restyle, Scenes, ScenesFactory
 from sfseg.data.geometry import View
 from sfseg.data.left_out import LeftOut
+from sfseg.data.opening import FEW, opened
+from sfseg.data.replacement import Replacement
 from sfseg.data.sampling import Contents, ImageSampler, Order, Passes, Uniform, end_of_part
 from sfseg.data.shots import Shots
 from sfseg.data.statistics import class_counts
 from sfseg.data.translation import FourierStyle, FourierTranslation
 from sfseg.errors import ConfigError
+from sfseg.labels import LabelSpace
 
 UNIFORM = Uniform()
 ALL = Shots()
+OWN = Replacement()
 Focus = tuple[int, ...]
 
 
@@ -29,6 +33,7 @@ class Training:
         translated: folder of translated images that stand for the source's own; None: there is
             none.
         shots: the training images of the target that are seen.
+        replacement: images that stand for the training images of the target.
         parts: of the training, as several numbers to be added up; all are of equal length, and
             what is decided at the end of one holds for exactly the next batch.
         seed: run seed.
@@ -45,6 +50,7 @@ class Training:
         translation: FourierTranslation | None = None,
         translated: str | None = None,
         shots: Shots = ALL,
+        replacement: Replacement = OWN,
         parts: Sequence[int] = (1,),
         seed: int = 0,
     ) -> None:
@@ -59,6 +65,7 @@ class Training:
         self.translation = translation
         self.translated = translated
         self.shots = shots
+        self.replacement = replacement
         self.parts = sum(parts)
         self.seed = seed
         self.focused: Focus | None = None
@@ -68,6 +75,21 @@ class Training:
         self.is_open = False
         self._contents = Contents(0)
         self._orders: dict[Focus | None, Order] = {}
+
+    def opened(
+        self, name: str, factory: ScenesFactory, labels: LabelSpace, needs: Sequence[str]
+    ) -> Scenes:
+        """The scenes of a set, see :func:`sfseg.data.opening.opened`.
+
+        Raises:
+            ConfigError: the method needs generated images of the target, and none are given.
+        """
+        if name == FEW and "generated" in needs and self.replacement.generated is None:
+            raise ConfigError(
+                "the method trains on generated images of the target; set data.generated=<their "
+                "folder>, or take method=daformer, which trains on the target's own"
+            )
+        return opened(name, factory, labels, self.translated, self.shots, self.replacement)
 
     def open(
         self,

@@ -6,7 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import build
 from sfseg.data.crops import fitted_crop
-from sfseg.data.opening import opened
+from sfseg.data.folder import Scenes
+from sfseg.data.opening import FEW, opened
 
 SHORT = {"target": "data.target_crop", "source": "data.source_view.crop"}
 """Setting of the crops of a domain. That of the source is the target's where that has none."""
@@ -34,9 +35,20 @@ def fit_crops(cfg: DictConfig, needs: Sequence[str]) -> None:
             continue
         name = f"{domain}_train"
         resize = view.get("resize")
-        crop = fitted_crop(opened(name, build(factory)), None if resize is None else tuple(resize))
+        scenes = listed(cfg, name)
+        crop = fitted_crop(scenes, None if resize is None else tuple(resize))
         OmegaConf.update(cfg, setting, list(crop))
         # A crop that was set to null follows no other setting.
         view = OmegaConf.select(cfg, f"data.module.views.{domain}")
         if view.get("crop") is None:
             view.crop = list(crop)
+
+
+def listed(cfg: DictConfig, name: str) -> Scenes:
+    """The scenes of a set, or those that stand for them, of which none is looked at."""
+    module = cfg.data.module
+    replacement = build(module.get("replacement"))
+    if name == FEW and replacement is not None and replacement.is_given:
+        scenes: Scenes = replacement.listed(build(module.labels))
+        return scenes
+    return opened(name, build(module.scenes[name]))

@@ -1,8 +1,18 @@
+import colorsys
+
 import numpy as np
 import pytest
 import torch
 
-from sfseg.ops.masking import LUMA, RADIUS, block_mask, blur, scale_colours, strong_view
+from sfseg.ops.masking import (
+    LUMA,
+    RADIUS,
+    block_mask,
+    blur,
+    scale_colours,
+    shift_hue,
+    strong_view,
+)
 
 
 def images(batch=3, size=(6, 9), low=0.3, high=0.6, seed=0):
@@ -96,6 +106,35 @@ def test_blur_of_nothing():
 def view(seed=0, **options):
     torch.manual_seed(seed)
     return strong_view(images(low=0, high=1), **{"strength": 0.5, **options})
+
+
+@pytest.mark.parametrize("turns", [0.0, 0.2, -0.2, 1 / 3, 0.75, 1.0])
+def test_the_hue_is_shifted_as_colorsys_does(turns):
+    image = images(2, low=0, high=1)
+    image[0, :, 0, :4] = torch.tensor(
+        [[0.0, 1.0, 0.5, 1.0], [0.0, 1.0, 0.5, 0.0], [0.0, 1.0, 0.5, 0.0]]
+    )
+    shifted = shift_hue(image, torch.tensor([turns, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(shifted[1], image[1])
+    for y, x in np.ndindex(*image.shape[2:]):
+        hue, saturation, value = colorsys.rgb_to_hsv(*image[0, :, y, x].tolist())
+        expected = colorsys.hsv_to_rgb((hue + turns) % 1, saturation, value)
+        assert shifted[0, :, y, x].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_strong_view_shifts_the_hue_of_some_images():
+    torch.manual_seed(0)
+    red = torch.tensor([0.8, 0.1, 0.1])[None, :, None, None].expand(64, 3, 2, 2)
+    changed = strong_view(red, strength=0.0, hue=0.2, blur_probability=0.0)
+    kept = sum(torch.allclose(one, red[0], atol=1e-6) for one in changed)
+    assert 4 < kept < 24  # a fifth of 64
+    value, least = changed.amax(dim=1), changed.amin(dim=1)
+    torch.testing.assert_close(value, torch.full_like(value, 0.8))
+    torch.testing.assert_close(least, torch.full_like(least, 0.1))
+    # A fifth of a turn is more than red to yellow (1/6) and less than red to green (1/3).
+    assert (changed[:, 0] >= 0.1 + 0.7 * 0.8 - 1e-6).all() and changed[:, 1].max() == pytest.approx(
+        0.8
+    )
 
 
 def test_the_strong_view_follows_the_global_generator():

@@ -65,7 +65,8 @@ class DACS(Supervised):
             batch, as in DAFormer, or the student's ``running`` ones, which are of both domains.
         pseudo_label_crop: rows of a crop, from its top and from its bottom, that the mix does not
             learn from the teacher; (15, 120) of 512 in DAFormer, for the car's bonnet.
-        colour: strength of :func:`sfseg.ops.masking.strong_view`.
+        colour: strength of :func:`sfseg.ops.masking.strong_view`; 0 leaves the images as they are.
+        hue: its largest shift of the hue, in turns.
         masked: weight of the masked images' loss; 0 leaves it out, 1 in MIC.
         mask_block: side of a hidden block in pixels.
         feature_distance: lambda_FD of DAFormer, weight of the distance of the source's features
@@ -91,6 +92,7 @@ class DACS(Supervised):
         teacher_statistics: FakeStatistics = "own",
         pseudo_label_crop: tuple[int, int] = (0, 0),
         colour: float = 0.2,
+        hue: float = 0.2,
         masked: float = 0.0,
         mask_block: int = 8,
         feature_distance: float = 0.0,
@@ -101,7 +103,7 @@ class DACS(Supervised):
     ) -> None:
         require_one_head(shared["network"])
         super().__init__(**shared)
-        require_shares(momentum=momentum, confidence=confidence, colour=colour)
+        require_shares(momentum=momentum, confidence=confidence, colour=colour, hue=hue)
         require_weights(masked=masked, feature_distance=feature_distance)
         require_at_least(1, mask_block=mask_block)
         require_at_least(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
@@ -116,7 +118,7 @@ class DACS(Supervised):
         self.momentum, self.confidence = momentum, confidence
         self.teacher_statistics: FakeStatistics = teacher_statistics
         self.top, self.bottom = pseudo_label_crop
-        self.colour, self.reference_quirks = colour, reference_quirks
+        self.colour, self.hue, self.reference_quirks = colour, hue, reference_quirks
         self.masked, self.mask_block = masked, mask_block
         self.feature_distance = feature_distance
         self.things = [k for k, name in enumerate(self.labels.classes) if name in set(things)]
@@ -192,7 +194,7 @@ class DACS(Supervised):
 
     def loss(self, images: Labelled, valid: Tensor | None, *, hide: bool = False) -> Tensor:
         """Weighted cross-entropy of the student on a strong view, over the number of all pixels."""
-        view = strong(images.image, self.network, colour=self.colour, valid=valid)
+        view = strong(images.image, self.network, colour=self.colour, hue=self.hue, valid=valid)
         if hide:
             view = with_hidden_blocks(view, self.network, block=self.mask_block)
         with statistics_of_pictures(self.network, valid):

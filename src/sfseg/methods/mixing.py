@@ -35,6 +35,7 @@ def strong(
     network: nn.Module,
     *,
     colour: float,
+    hue: float = 0.0,
     valid: Bool[Tensor, "B H W"] | None,
 ) -> Float[Tensor, "B 3 H W"]:
     """Images in [0, 1] and the network's precision, in other colours and blurred.
@@ -43,11 +44,12 @@ def strong(
         image: RGB in [0, 255].
         network: a :class:`Segmenter`.
         colour: strength of :func:`sfseg.ops.masking.strong_view`; 0 leaves the images as they are.
+        hue: the same, of the hue; only with ``colour``.
         valid: pixels that belong to pictures; None: all.
     """
     view = image.float() / 255
     if colour:
-        view = strong_view(view, strength=colour, valid=valid)
+        view = strong_view(view, strength=colour, hue=hue, valid=valid)
     return view.to(cast(Segmenter, network).mean.dtype)
 
 

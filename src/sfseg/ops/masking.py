@@ -50,17 +50,17 @@ def strong_view(
     image: Images,
     *,
     strength: float,
+    hue: float = 0.0,
     probability: float = 0.8,
     blur_probability: float = 0.5,
     valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Images:
-    """Brightness, contrast and saturation scaled at random, then a slight blur, as in DACS.
-
-    Without the shift of the hue that DACS also has.
+    """Hue, brightness, contrast and saturation changed at random, then a slight blur, as in DACS.
 
     Args:
         image: RGB in [0, 1].
-        strength: largest relative change of each; 0.2 in DACS, 0.5 in DT-ST.
+        strength: largest relative change of the last three; 0.2 in DACS, 0.5 in DT-ST.
+        hue: largest shift of the hue, in turns; 0.2 in DACS.
         probability: share of the images whose colours change.
         blur_probability: share of the images that are blurred.
         valid: pixels that belong to pictures; others stay as they are, and pictures are changed as
@@ -68,12 +68,36 @@ def strong_view(
     """
     change = torch.rand(3, len(image), device=image.device).mul(2).sub(1) * strength
     changed = torch.rand(len(image), device=image.device) < probability
-    coloured = scale_colours(image, *(1 + change * changed).unbind(), valid=valid)
+    coloured = image
+    if hue:
+        turns = torch.rand(len(image), device=image.device).mul(2).sub(1) * hue
+        coloured = shift_hue(image, turns * changed)
+    coloured = scale_colours(coloured, *(1 + change * changed).unbind(), valid=valid)
     least, most = SIGMA
     sigma = least + (most - least) * torch.rand(len(image), device=image.device)
     blurred = torch.rand(len(image), device=image.device) < blur_probability
     strong = blur(continued(coloured, valid), sigma * blurred)
     return strong if valid is None else torch.where(valid[:, None], strong, image)
+
+
+def shift_hue(image: Images, turns: Float[Tensor, " B"]) -> Images:
+    """Colours moved around the colour circle, with their value and saturation as they are (HSV).
+
+    Args:
+        image: RGB in [0, 1].
+        turns: for each image; 1/3 makes red green, whole numbers change nothing.
+    """
+    value, brightest = image.max(dim=1, keepdim=True)
+    chroma = value - image.amin(dim=1, keepdim=True)
+    # The two channels after the brightest one say where between its neighbours the hue lies.
+    after, before = (image.gather(1, (brightest + step) % 3) for step in (1, 2))
+    hue = 2 * brightest + (after - before) / chroma.clamp_min(torch.finfo(image.dtype).tiny)
+    hue = hue + 6 * turns[:, None, None, None]
+    channels = []
+    for start in (5, 3, 1):  # red, green, blue
+        place = (hue + start) % 6
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+    return torch.cat(channels, dim=1)
 
 
 def scale_colours(

@@ -387,7 +387,10 @@ class Case:
 
 SWITCHED = [
     Case("adaptsegnet", adversarial_loss="least_squares", normalize="all"),
-    Case("dacs", masked=1.0, mask_block=100, teacher_statistics="running"),
+    Case(
+        "dacs", masked=1.0, mask_block=100, teacher_statistics="running", confidence=0.1,
+        pseudo_label_crop=(3, 4), reference_quirks=True,
+    ),
     Case("gta", entropy_weight=1.0),
     Case("max_square", image_weighting=True),
     Case("mean_teacher", masked=1.0, mask_block=100, entropy_weight=1.0),
@@ -395,8 +398,9 @@ SWITCHED = [
     Case("source_only", normalize="all"),
     Case("uniuvpt", correction="elr"),
     Case("uniuvpt", variant="release"),
+    Case("uplr", stages=0),
     Case("vpt_elr", loss="lovasz", entropy_weight=1.0),
-]
+]  # fmt: skip
 """Settings that bring further losses."""
 EVERY = [*(Case(name) for name in METHODS if name not in SETTINGS), *SWITCHED]
 ALONE = [

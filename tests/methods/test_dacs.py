@@ -22,10 +22,10 @@ pytestmark = QUIET
 def left_half(monkeypatch):
     """In place of a draw of classes: the left half is pasted."""
 
-    def taken(label, **_):
+    def taken(label, *, valid, **_):
         mask = torch.zeros(label.shape, dtype=torch.bool)
         mask[..., : label.shape[-1] // 2] = True
-        return mask
+        return mask & valid
 
     monkeypatch.setattr(dacs, "class_mask", taken)
 
@@ -142,8 +142,7 @@ def test_a_window_of_a_larger_source_is_pasted_with_its_labels():
 @pytest.mark.parametrize("quirks", [False, True])
 def test_a_source_whose_pictures_are_smaller_than_its_crop_is_pasted_as_it_is(monkeypatch, quirks):
     """A batch is as large as its largest picture."""
-    everything = lambda label, **_: torch.ones_like(label).bool()  # noqa: E731
-    monkeypatch.setattr(dacs, "class_mask", everything)
+    monkeypatch.setattr(dacs, "class_mask", lambda label, *, valid, **_: valid)
     method = make(DACS, reference_quirks=quirks)
     source = batch(size=(24, 70))["source"]
     empty = torch.zeros(2, 32, 64)
@@ -167,6 +166,32 @@ def test_padding_is_neither_pasted_nor_pasted_onto():
     weight = method.mix(source, target, shown).weight
     assert weight[0, :20, :32].all() and weight[1, :20, :10].all()
     assert weight.sum() == 20 * 32 + 20 * 10
+
+
+def test_of_a_padded_crop_rows_of_the_picture_are_not_learnt():
+    method = make(DACS, pseudo_label_crop=(3, 4))
+    data = batch()
+    data["source"]["label"].fill_(IGNORE)
+    shown = torch.ones(2, 32, 64, dtype=torch.bool)
+    shown[1, 20:] = False
+    target = Labelled(data["target"]["image"], torch.zeros(2, 32, 64).long(), torch.ones(2, 32, 64))
+    weight = method.mix(data["source"], target, shown).weight
+    for own, height in zip(weight, (32, 20), strict=True):
+        assert own[3 : height - 4].all()
+        assert not own[:3].any() and not own[height - 4 : height].any()
+
+
+def test_what_surrounds_a_small_source_is_no_class_to_draw():
+    """Beside class 2 there is none: it is pasted whatever is drawn."""
+    method = make(DACS)
+    source = batch(size=(24, 64))["source"]
+    source["label"].fill_(2)
+    empty = torch.zeros(2, 32, 64)
+    target = Labelled(torch.zeros(2, 3, 32, 64), empty.long(), empty)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        weight = method.mix(source, target, None).weight
+        assert weight[:, :24].all() and not weight[:, 24:].any()
 
 
 @pytest.mark.usefixtures("double")

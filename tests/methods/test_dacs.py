@@ -116,6 +116,13 @@ def test_the_teacher_is_quick_at_first_and_follows_the_steps_alone():
         torch.testing.assert_close(found, expected)
 
 
+def test_how_often_the_teacher_has_moved_is_kept():
+    method, other = make(DACS), make(DACS)
+    fit(method, [batch(0), batch(1)])
+    other.load_state_dict(method.state_dict())
+    assert int(other.moves) == 2
+
+
 @pytest.mark.usefixtures("left_half")
 def test_a_window_of_a_larger_source_is_pasted_with_its_labels():
     method = make(DACS, crops=((40, 96), (32, 64)))

@@ -49,7 +49,7 @@ def test_of_the_batch_classes_of_any_image_are_drawn_and_void_too():
 
 @pytest.mark.parametrize("of_batch", [False, True])
 def test_what_may_not_be_taken_is_as_if_it_were_not_there(of_batch):
-    label = labels(size=(5, 4))
+    label = labels(size=(5, 4)) % CLASSES
     wide = torch.nn.functional.pad(label, (0, 3), value=2)
     wide[..., 5:] = IGNORE
     valid = torch.zeros(wide.shape, dtype=torch.bool)

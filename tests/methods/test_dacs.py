@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from small import QUIET
 from two_domains import batch, fit, make, network, reached
 
+from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError
 from sfseg.methods import dacs, mixing
 from sfseg.methods.dacs import DACS, Labelled
@@ -114,6 +115,21 @@ def test_the_teacher_is_quick_at_first_and_follows_the_steps_alone():
     for momentum, student, found in zip((0.5, 0.6, 0.6), weights[1:], average[1:], strict=True):
         expected = momentum * expected + (1 - momentum) * student
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_share_is_that_of_the_pictures_pixels():
+    method = make(DACS, teacher_statistics="running").double()
+    target = batch()["target"]
+    target["image"][1, :, 20:] = 0
+    target["geometry"] = torch.tensor([Geometry.whole(size) for size in ((32, 64), (20, 64))])
+    with torch.no_grad():
+        confidence = method.teacher.network(target["image"]).softmax(1).amax(1)
+    shown = torch.cat([confidence[0].flatten(), confidence[1, :20].flatten()])
+    method.confidence = float(shown.median())
+    expected = (shown >= method.confidence).double().mean()
+    assert abs((confidence >= method.confidence).double().mean() - expected) > 0.01
+    assert (method.pseudo_labels(target).weight == expected).all()
 
 
 def test_how_often_the_teacher_has_moved_is_kept():

@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
@@ -10,6 +11,7 @@ from small import QUIET
 from torch import nn
 from two_domains import SIZE, batch, fit, make, network, reached
 
+from sfseg.callbacks.continued import Continued
 from sfseg.callbacks.finite import FiniteGuard
 from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError, NumericError
@@ -210,6 +212,19 @@ def test_the_term_that_is_not_finite_is_named(monkeypatch, call, name):
     poison(monkeypatch, call=call)
     with pytest.raises(NumericError, match=f"iteration 2: of the loss, {name} is nan"):
         fit(make(AdaptSegNet), [batch(0), batch(1)], callbacks=[FiniteGuard("stop")])
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+def test_a_run_that_goes_on_has_its_own_rate_of_the_discriminators(tmp_path):
+    first = fit(make(AdaptSegNet), [batch(0)])
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    on = small.trainer(max_epochs=3, max_steps=2, callbacks=[Continued()])
+    on.fit(
+        make(AdaptSegNet, discriminator_lr=0.02), small.loader([batch(0), batch(1)]),
+        ckpt_path=tmp_path / "last.ckpt", weights_only=True,
+    )  # fmt: skip
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in on.optimizers]
+    assert on.global_step == 2 and rates == pytest.approx([0.1 / 4, 0.02 / 4])
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused():

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from small import QUIET
 from two_domains import batch, fit, make, network, reached
 
+from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError
 from sfseg.methods import dacs, mixing
 from sfseg.methods.dacs import DACS, Labelled
@@ -22,10 +23,10 @@ pytestmark = QUIET
 def left_half(monkeypatch):
     """In place of a draw of classes: the left half is pasted."""
 
-    def taken(label, **_):
+    def taken(label, *, valid, **_):
         mask = torch.zeros(label.shape, dtype=torch.bool)
         mask[..., : label.shape[-1] // 2] = True
-        return mask
+        return mask & valid
 
     monkeypatch.setattr(dacs, "class_mask", taken)
 
@@ -116,6 +117,28 @@ def test_the_teacher_is_quick_at_first_and_follows_the_steps_alone():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.usefixtures("double")
+def test_the_share_is_that_of_the_pictures_pixels():
+    method = make(DACS, teacher_statistics="running").double()
+    target = batch()["target"]
+    target["image"][1, :, 20:] = 0
+    target["geometry"] = torch.tensor([Geometry.whole(size) for size in ((32, 64), (20, 64))])
+    with torch.no_grad():
+        confidence = method.teacher.network(target["image"]).softmax(1).amax(1)
+    shown = torch.cat([confidence[0].flatten(), confidence[1, :20].flatten()])
+    method.confidence = float(shown.median())
+    expected = (shown >= method.confidence).double().mean()
+    assert abs((confidence >= method.confidence).double().mean() - expected) > 0.01
+    assert (method.pseudo_labels(target).weight == expected).all()
+
+
+def test_how_often_the_teacher_has_moved_is_kept():
+    method, other = make(DACS), make(DACS)
+    fit(method, [batch(0), batch(1)])
+    other.load_state_dict(method.state_dict())
+    assert int(other.moves) == 2
+
+
 @pytest.mark.usefixtures("left_half")
 def test_a_window_of_a_larger_source_is_pasted_with_its_labels():
     method = make(DACS, crops=((40, 96), (32, 64)))
@@ -142,8 +165,7 @@ def test_a_window_of_a_larger_source_is_pasted_with_its_labels():
 @pytest.mark.parametrize("quirks", [False, True])
 def test_a_source_whose_pictures_are_smaller_than_its_crop_is_pasted_as_it_is(monkeypatch, quirks):
     """A batch is as large as its largest picture."""
-    everything = lambda label, **_: torch.ones_like(label).bool()  # noqa: E731
-    monkeypatch.setattr(dacs, "class_mask", everything)
+    monkeypatch.setattr(dacs, "class_mask", lambda label, *, valid, **_: valid)
     method = make(DACS, reference_quirks=quirks)
     source = batch(size=(24, 70))["source"]
     empty = torch.zeros(2, 32, 64)
@@ -167,6 +189,32 @@ def test_padding_is_neither_pasted_nor_pasted_onto():
     weight = method.mix(source, target, shown).weight
     assert weight[0, :20, :32].all() and weight[1, :20, :10].all()
     assert weight.sum() == 20 * 32 + 20 * 10
+
+
+def test_of_a_padded_crop_rows_of_the_picture_are_not_learnt():
+    method = make(DACS, pseudo_label_crop=(3, 4))
+    data = batch()
+    data["source"]["label"].fill_(IGNORE)
+    shown = torch.ones(2, 32, 64, dtype=torch.bool)
+    shown[1, 20:] = False
+    target = Labelled(data["target"]["image"], torch.zeros(2, 32, 64).long(), torch.ones(2, 32, 64))
+    weight = method.mix(data["source"], target, shown).weight
+    for own, height in zip(weight, (32, 20), strict=True):
+        assert own[3 : height - 4].all()
+        assert not own[:3].any() and not own[height - 4 : height].any()
+
+
+def test_what_surrounds_a_small_source_is_no_class_to_draw():
+    """Beside class 2 there is none: it is pasted whatever is drawn."""
+    method = make(DACS)
+    source = batch(size=(24, 64))["source"]
+    source["label"].fill_(2)
+    empty = torch.zeros(2, 32, 64)
+    target = Labelled(torch.zeros(2, 3, 32, 64), empty.long(), empty)
+    for seed in range(8):
+        torch.manual_seed(seed)
+        weight = method.mix(source, target, None).weight
+        assert weight[:, :24].all() and not weight[:, 24:].any()
 
 
 @pytest.mark.usefixtures("double")

@@ -47,6 +47,21 @@ def test_of_the_batch_classes_of_any_image_are_drawn_and_void_too():
     assert len(both) > 1, "images draw for themselves"
 
 
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_what_may_not_be_taken_is_as_if_it_were_not_there(of_batch):
+    label = labels(size=(5, 4)) % CLASSES
+    wide = torch.nn.functional.pad(label, (0, 3), value=2)
+    wide[..., 5:] = IGNORE
+    valid = torch.zeros(wide.shape, dtype=torch.bool)
+    valid[..., :4] = True
+    for seed in range(5):
+        torch.manual_seed(seed)
+        alone = class_mask(label, num_classes=CLASSES, of_batch=of_batch)
+        torch.manual_seed(seed)
+        taken = class_mask(wide, num_classes=CLASSES, of_batch=of_batch, valid=valid)
+        assert torch.equal(taken[..., :4], alone) and not taken[..., 4:].any()
+
+
 def test_one_class_is_taken_and_no_class_is_not():
     label = torch.stack([torch.full((2, 3), k) for k in (0, CLASSES - 1, IGNORE)]).to(torch.uint8)
     taken = class_mask(label, num_classes=CLASSES)

@@ -140,6 +140,11 @@ def test_what_lightning_refuses_is_refused_before_training(words: list[str]) -> 
             ["method=mean_teacher", "++data.target_view.flip=0"],
             "no effect: .* data.adaptation.target_view.flip=0.5; set that$",
         ),
+        (["method=dacs", "data.batch_size=2"], "data.adaptation.batch_size=4; set that"),
+        (
+            ["method=dacs", "start=backbone", "data.batch_size=2"],
+            "no effect: the run follows data.adaptation.batch_size=4",
+        ),
         (["method=bn_adapt", "data.adaptation.steps=7"], "method.plan.steps=50"),
         (["method=sfda_transfer", "data.adaptation.batch_size=2"], "method.plan.batch_size=8"),
         (["trainer=debug", "data.steps=7"], "the run follows trainer.max_steps=3"),
@@ -158,6 +163,8 @@ def test_data_settings_that_the_adaptation_does_not_follow(words: list[str], fol
         ["method=mean_teacher", "data.batch_size=2", "method.plan.batch_size=3"],
         ["method=mean_teacher", "data.steps=7", "trainer.max_steps=7"],
         ["method=mean_teacher", "data=folder", "data.batch_size=2", "data.source_view.flip=0"],
+        ["method=adaptsegnet", "data.source_view.flip=0", "data.source_view.crop=[64,64]"],
+        ["method=dacs", "data.source_view.ratio=[1.0,1.0]"],
         ["method=sfda_transfer", "data.batch_size=2", "data.adaptation.batch_size=2"],
         ["data.batch_size=2", "data.adaptation.batch_size=2", "data.source_view.flip=0"],
         ["method=oracle", "data.source_view.flip=0", "data.steps=9"],
@@ -200,6 +207,10 @@ def test_half_precision_needs_an_optimiser_that_it_does_not_break() -> None:
     check_digits(cfg, [torch.optim.AdamW(weights, eps=1e-4)])
     check_digits(cfg, [torch.optim.SGD(weights, lr=0.1)])
     check_digits(composed("trainer.precision=bf16-true"), [torch.optim.AdamW(weights)])
+    # The second one is the method's own: its eps is no setting.
+    for first in (torch.optim.AdamW(weights), torch.optim.SGD(weights, lr=0.1)):
+        with pytest.raises(ConfigError, match=r"NaN; take trainer\.precision=16-mixed or bf16"):
+            check_digits(cfg, [first, torch.optim.Adam(weights)])
 
 
 class Data:

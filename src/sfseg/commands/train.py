@@ -50,7 +50,6 @@ def train(cfg: DictConfig) -> float | None:
     from lightning.pytorch import seed_everything
 
     from sfseg.runs import source_model
-    from sfseg.runs.memory import check_largest
     from sfseg.runs.processes import lost_processes, meet
     from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
@@ -82,7 +81,7 @@ def train(cfg: DictConfig) -> float | None:
     data.setup("fit")
     method.require_data(data)
     protocol = protocol_of(data, method.inference, trial)
-    check_largest(method, data, trial)
+    try_out(method, data, trial)
     with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
         meet(trial)
         if starts_from_source_model(cfg):
@@ -110,6 +109,20 @@ def data_of(cfg: DictConfig) -> "AdaptationData":
     require_source(cfg, data)
     fit_crops(cfg, cfg.method.needs)
     return data
+
+
+def try_out(method: "Method", data: "AdaptationData", trial: "Trainer") -> None:
+    """Show a network what training and evaluation will, where that may fail.
+
+    Raises:
+        ConfigError: a single crop is too small, or a picture too large.
+        DataError: the size of a picture cannot be read.
+    """
+    from sfseg.runs.memory import check_largest
+    from sfseg.runs.single_images import check_single
+
+    check_single(method, data, trial)
+    check_largest(method, data, trial)
 
 
 def starts_from_source_model(cfg: DictConfig) -> bool:

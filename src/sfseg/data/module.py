@@ -308,8 +308,9 @@ class AdaptationData(LightningDataModule):
         if state_dict["global_batch"] != self._global_batch():
             raise ConfigError(
                 f"the checkpoint was trained with {state_dict['global_batch']} images a step over "
-                f"all processes, this run has {self._global_batch()}; set data.batch_size so "
-                "that both agree, or the order of the data would be another"
+                f"all processes, this run has {self._global_batch()}; set data.batch_size, of a "
+                "method that adapts data.adaptation.batch_size, so that both agree, or the order "
+                "of the data would be another"
             )
         self._position = int(state_dict["position"])
         if "focus" in state_dict:

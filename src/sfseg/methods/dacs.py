@@ -23,7 +23,7 @@ from sfseg.networks.teacher import Frozen, Teacher, ramped
 from sfseg.ops.class_mix import class_mask
 from sfseg.ops.feature_distance import feature_distance
 from sfseg.ops.losses import cross_entropy
-from sfseg.ops.padding import ignore_padding, of_pictures, valid_pixels
+from sfseg.ops.padding import each_picture, ignore_padding, of_pictures, valid_pixels
 from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
 
 THINGS = (
@@ -63,8 +63,8 @@ class DACS(Supervised):
         confidence: from which a pixel counts in the share.
         teacher_statistics: what the teacher's batch normalisation uses: statistics of its ``own``
             batch, as in DAFormer, or the student's ``running`` ones, which are of both domains.
-        pseudo_label_crop: rows of a crop, from its top and from its bottom, that the mix does not
-            learn from the teacher; (15, 120) of 512 in DAFormer, for the car's bonnet.
+        pseudo_label_crop: rows of a picture's crop, from its top and from its bottom, that the mix
+            does not learn from the teacher; (15, 120) of 512 in DAFormer, for the car's bonnet.
         colour: strength of :func:`sfseg.ops.masking.strong_view`; 0 leaves the images as they are.
         hue: its largest shift of the hue, in turns.
         masked: weight of the masked images' loss; 0 leaves it out, 1 in MIC.
@@ -179,13 +179,14 @@ class DACS(Supervised):
         Of source crops that are larger a window is taken, at a place that is drawn.
         """
         image, label, shown = window(source, (target.label.shape[-2], target.label.shape[-1]))
-        quirks = self.reference_quirks
-        taken = class_mask(label, num_classes=self.labels.num_classes, of_batch=quirks) & shown
-        if valid is not None:
-            taken &= valid
+        taken = class_mask(
+            label, num_classes=self.labels.num_classes, of_batch=self.reference_quirks,
+            valid=shown if valid is None else shown & valid,
+        )  # fmt: skip
         weight = target.weight.clone()
-        weight[:, : self.top] = 0
-        weight[:, max(weight.shape[1] - self.bottom, 0) :] = 0
+        for own in each_picture(weight, valid):
+            own[:, : self.top] = 0
+            own[:, max(own.shape[1] - self.bottom, 0) :] = 0
         return Labelled(
             torch.where(taken[:, None], image, target.image),
             torch.where(taken, label, target.label),

@@ -11,6 +11,7 @@ def class_mask(
     num_classes: int,
     weight: Float[Tensor, " K"] | None = None,
     of_batch: bool = False,
+    valid: Bool[Tensor, "B H W"] | None = None,
 ) -> Bool[Tensor, "B H W"]:
     """The pixels of half of the classes that an image has, drawn for every image by itself.
 
@@ -24,11 +25,13 @@ def class_mask(
             draws all alike.
         of_batch: draw from the classes of all images together, void among them, as DACS' code
             does: of a batch of two, an image may give anything from nothing to all it has.
+        valid: pixels that may be taken, whose classes alone are drawn from; None: all.
     """
     batch = len(label)
     ids = label.flatten(1).long().clamp(max=num_classes)  # (B, H * W); K is no class
-    present = torch.zeros(batch, num_classes + 1, dtype=torch.bool, device=label.device)
-    present = present.scatter_(1, ids, True)
+    shown = ids if valid is None else ids.masked_fill(~valid.flatten(1), num_classes + 1)
+    present = torch.zeros(batch, num_classes + 2, dtype=torch.bool, device=label.device)
+    present = present.scatter_(1, shown, True)[:, :-1]
     if of_batch:
         present = present.any(dim=0).expand(batch, -1)
     else:
@@ -42,7 +45,8 @@ def class_mask(
     waiting = torch.cat([waiting, void.exponential_() if of_batch else void], dim=1)
     place = waiting.masked_fill(~present, torch.inf).argsort(dim=1).argsort(dim=1)
     drawn = present & (place < (present.sum(dim=1, keepdim=True) + 1) // 2)
-    return drawn.gather(1, ids).view(label.shape)
+    taken = drawn.gather(1, ids).view(label.shape)
+    return taken if valid is None else taken & valid
 
 
 def rarity(pixels: Float[Tensor, " K"]) -> Float[Tensor, " K"]:

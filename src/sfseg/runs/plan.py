@@ -90,8 +90,9 @@ def _end(cfg: DictConfig, path: Sequence[str]) -> str | None:
         return _end(cfg, path[1:]) if _adapts(cfg) and len(path) > 1 else None
     if path[0] == SHORT:
         return f"{ENDS['target_view']}.crop"
-    # A crop of the source is the target's too where nothing else is said.
-    name = "target_view" if path[0] == "source_view" and _adapts(cfg) else path[0]
+    # A crop of the source is the target's too where nothing else is said and no source is shown.
+    is_shown = "source" in cfg.method.needs
+    name = "target_view" if path[0] == "source_view" and _adapts(cfg) and not is_shown else path[0]
     return ".".join([ENDS[name], *path[1:]]) if name in ENDS else None
 
 

@@ -99,11 +99,15 @@ def check_digits(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:
         ConfigError: the ``eps`` of an Adam in ``16-true``, whose first step would divide by 0.
     """
     smallest = 2.0**-24
-    eps = min((float(o.defaults.get("eps") or 1.0) for o in optimizers), default=1.0)
-    if cfg.trainer.get("precision") in ("16-true", "float16") and eps < smallest:
+    of_each = [float(o.defaults.get("eps") or 1.0) for o in optimizers]
+    lost = [eps for eps in of_each if eps < smallest]
+    if cfg.trainer.get("precision") in ("16-true", "float16") and lost:
+        # Of further optimisers, which the method makes itself, nothing can be set.
+        has_setting = lost == of_each[:1]
         raise ConfigError(
-            f"trainer.precision=16-true makes the optimiser's eps={eps} 0, and steps NaN; set "
-            "+method.optimizer.eps=1e-4, or take trainer.precision=16-mixed or bf16-mixed"
+            f"trainer.precision=16-true makes the optimiser's eps={lost[0]} 0, and steps NaN; "
+            f"{'set +method.optimizer.eps=1e-4, or ' if has_setting else ''}"
+            "take trainer.precision=16-mixed or bf16-mixed"
         )
 
 

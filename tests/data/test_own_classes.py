@@ -15,6 +15,8 @@ from sfseg.data.check import check_scenes, look
 from sfseg.data.decoding import Palette
 from sfseg.data.files import pairing_hint
 from sfseg.data.fingerprint import fingerprint
+from sfseg.data.label_ids import id_table
+from sfseg.data.mask_advice import likely_cause
 from sfseg.errors import DataError
 from sfseg.labels import CITYSCAPES
 from sfseg.types import IGNORE
@@ -124,6 +126,7 @@ def test_three_equal_channels(tmp_path, settings, greys, expected):
         ([(0, 0, 0), (1, 3, 0), (2, 6, 0)], {}, r"red holds 3 numbers that are ids .*`channel: r"),
         ([(128, 64, 128), (0, 0, 142)], {}, r"`palette: \[\[r, g, b\], \.\.\.\]`"),
         ([(90, 90, 9), (90, 0, 99)], {"palette": RGB}, r"2 pixels of 2 colours .*add them to"),
+        ([BLACK, (9, 9, 9)], {"palette": [[0, 0, 0], *RGB[1:]]}, r"1 colours .*`nearest: true` in"),
         ([RED, (250, 9, 2), (9, 240, 0)], {"palette": RGB}, r"2 colours .*`nearest: true` in"),
         ([RED, (128, 127, 0), (64, 0, 191)], {"palette": RGB}, r"2 colours .*`nearest: true` in"),
         ([(90, 90, 9), (90, 0, 99), (250, 0, 0)], {"palette": RGB}, r"3 colours .*add them to"),
@@ -180,6 +183,10 @@ def test_few_ids_between_those_of_classes_were_mixed(tmp_path):
     stored = [0, 6, 17, 89, 94, 100, 200]
     with pytest.raises(DataError, match="resized with interpolation or saved as JPEG"):
         mask(tmp_path, [stored], values=[0, 100, 200]).label(0)
+
+
+def test_of_255_alone_nothing_is_usual():
+    assert likely_cause([IGNORE], id_table({0: 0, 1: 1}, ignored=()), CITYSCAPES) == ""
 
 
 def test_ids_below_0_cannot_be_named(tmp_path):

@@ -110,7 +110,7 @@ def _spaced(ids: set[int], classes: int) -> list[int]:
     if found[0] == 0 and len(found) == classes and gaps.min() > 1 and np.ptp(gaps) <= 1:
         return found
     rest = sorted(ids - {IGNORE})
-    step = int(np.gcd.reduce(rest))
+    step = int(np.gcd.reduce(rest)) if rest else 0
     values = [step * k for k in range(classes)]
     return values if step > 1 and rest[-1] <= values[-1] <= WIDEST else []
 
@@ -241,7 +241,7 @@ def _lie_between(
         shares: of the pixels, in [0, 1].
         known: colours of the palette.
     """
-    ends, points = np.array(known, float), np.array(colours, float)
+    ends, points = np.array(list(dict.fromkeys(known)), float), np.array(colours, float)
     first, second = (ends[k] for k in np.triu_indices(len(ends), 1))
     way = second - first
     offset = points[:, None] - first

@@ -28,7 +28,10 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.classes) < IGNORE - 1:
-            raise ValueError(f"classes must be 2 to 253 names, got {len(self.classes)}")
+            raise ValueError(
+                f"classes must be 2 to 253 names, got {len(self.classes)}; what is none of the "
+                "others is a class too, such as background"
+            )
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be distinct, got {list(self.classes)}")
         self._check_palette()

@@ -52,6 +52,11 @@ def test_masks_of_0_and_255_get_the_line_that_mends_them(tmp_path, caplog):
     assert not caplog.text and not suspicions(mended)
 
 
+def test_a_class_that_may_be_taken_for_void_is_told(tmp_path, caplog):
+    check(tree(tmp_path, [half(255)], classes=["a", "b", "c"]))
+    assert "255 (50.0%), of which 255 is void unless 'values' names it; check" in caplog.text
+
+
 def test_a_class_that_is_not_labelled_is_named_with_the_ids_that_are(tmp_path, caplog):
     files = tree(tmp_path, [half(7)], classes=["a", "b", "c"], values=[0, 7, 8])
     check(files)

@@ -15,12 +15,15 @@ from sfseg.data.check import check_scenes, look
 from sfseg.data.decoding import Palette
 from sfseg.data.files import pairing_hint
 from sfseg.data.fingerprint import fingerprint
+from sfseg.data.label_ids import id_table
+from sfseg.data.mask_advice import likely_cause
 from sfseg.errors import DataError
 from sfseg.labels import CITYSCAPES
 from sfseg.types import IGNORE
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
 RGB = [list(RED), list(GREEN), list(BLUE)]
+OTHER = ["colours of other classes"]
 
 
 def mask(tmp_path: Path, stored: object, suffix: str = ".png", **settings: object):
@@ -116,11 +119,17 @@ def test_three_equal_channels(tmp_path, settings, greys, expected):
         ([BLACK, (128, 0, 0), (0, 128, 0), RED], {}, r"of 4 colours, but .*yaml has no 'p"),
         ([BLACK, (128, 0, 0)], {}, r"VOC's, .*`palette: \[\[0, 0, 0\], \[128, 0, 0\], \[0, 128,"),
         ([(128, 0, 0), (224, 224, 192)], {}, r"and `ignore: \[\[224, 224, 192\]\]`"),
-        ([RED, RED, GREEN], {}, r"\(255, 0, 0\) 66\.7 %, \(0, 255, 0\) 33\.3 %; .*\['a', 'b', 'c'\]"
-         r".*`palette: \[\[255, 0, 0\], \[0, 255, 0\]\]`"),
+        ([RED, RED, GREEN], {}, r"\(255, 0, 0\) 66\.7 %, \(0, 255, 0\) 33\.3 %; "
+         r".*b\], \.\.\.\]`.*\['a', 'b', 'c'\] in this order; .*'ignore'$"),
         ([(0, 0, 0), (1, 0, 0), (2, 0, 0)], {}, r"red holds 3 numbers .*0 every.*`channel: r"),
         ([(0, 0, 0), (7, 0, 0), (24, 0, 0)], {}, r"red holds 3 numbers up to 24, .*`channel: r"),
-        ([(0, 0, 9), (1, 0, 9)], {"palette": RGB}, r"2 pixels of 2 colours .*add them to"),
+        ([(0, 0, 0), (1, 3, 0), (2, 6, 0)], {}, r"red holds 3 numbers that are ids .*`channel: r"),
+        ([(128, 64, 128), (0, 0, 142)], {}, r"`palette: \[\[r, g, b\], \.\.\.\]`"),
+        ([(90, 90, 9), (90, 0, 99)], {"palette": RGB}, r"2 pixels of 2 colours .*add them to"),
+        ([BLACK, (9, 9, 9)], {"palette": [[0, 0, 0], *RGB[1:]]}, r"1 colours .*`nearest: true` in"),
+        ([RED, (250, 9, 2), (9, 240, 0)], {"palette": RGB}, r"2 colours .*`nearest: true` in"),
+        ([RED, (128, 127, 0), (64, 0, 191)], {"palette": RGB}, r"2 colours .*`nearest: true` in"),
+        ([(90, 90, 9), (90, 0, 99), (250, 0, 0)], {"palette": RGB}, r"3 colours .*add them to"),
         ([RED, (1, 2, 3)], {"palette": RGB}, r"1 pixels of 1 colours .*\(1, 2, 3\) 100\.0 %"),
         ([(k, 90, 7) for k in range(99)], {"palette": RGB}, r"99 pixels of 99 .*`nearest: true`"),
         ([(k, 90, 7) for k in range(99)], {}, r"of 99 colours.*, \.\.\.;.*nearest: true.*palette"),
@@ -146,13 +155,45 @@ def test_a_palette_that_is_built_in_is_proposed_by_the_names(tmp_path):
     ("stored", "words"),
     [
         ([0, 1, 65535], r"1 pixels .*: 65535; .*`ignore: \[65535\]`"),
-        ([0, 60, 120, 255], r"multiples of 60.*`values: \[0, 60, 120\]`"),
+        ([0, 60, 120, 255], r"steps of 60 are.*`values: \[0, 60, 120\]`"),
+        ([0, 65535], r"`ignore: \[65535\]`"),
+        ([0, 127, 255], r"steps of 127 are.*`values: \[0, 127, 255\]`"),
+        (
+            [0, 1, 2, 3, 255],
+            r"if ids begin with 1, write `values: \[1, 2, 3\]` and `ignore: \[0\]`",
+        ),
+        ([1, 3], r"if ids begin with 1, write `values: \[1, 2, 3\]` into"),
+        ([0, 1, 2, 5], "map them with 'values' or 'ignore'"),
         (list(range(80)), "or of a mask that was resized with interpolation or saved as JPEG"),
     ],
 )
 def test_ids_that_nothing_names_are_refused_with_the_usual_cause(tmp_path, stored, words):
     with pytest.raises(DataError, match=words):
         mask(tmp_path, [stored]).label(0)
+
+
+def test_two_ids_of_16_bits_are_two_classes(tmp_path):
+    with pytest.raises(DataError, match=r"`values: \[0, 65535\]`"):
+        mask(tmp_path, [[0, 65535]], classes=["a", "b"]).label(0)
+    mended = mask(tmp_path, [[0, 65535]], classes=["a", "b"], values=[0, 65535])
+    assert mended.label(0).tolist() == [[0, 1]]
+
+
+def test_few_ids_between_those_of_classes_were_mixed(tmp_path):
+    stored = [0, 6, 17, 89, 94, 100, 200]
+    with pytest.raises(DataError, match="resized with interpolation or saved as JPEG"):
+        mask(tmp_path, [stored], values=[0, 100, 200]).label(0)
+
+
+def test_of_255_alone_nothing_is_usual():
+    assert likely_cause([IGNORE], id_table({0: 0, 1: 1}, ignored=()), CITYSCAPES) == ""
+
+
+def test_ids_below_0_cannot_be_named(tmp_path):
+    files = mask(tmp_path, [[0, 1]], ".tif")
+    Image.fromarray(np.array([[-1, 1]], np.int32)).save(files.masks[0])
+    with pytest.raises(DataError, match=r": -1; ids below 0 .* cannot be named: .* void as 255"):
+        files.label(0)
 
 
 def test_lossy_masks_are_odd_and_named_where_they_fail(tmp_path):
@@ -175,6 +216,20 @@ def test_formats_that_keep_pixels_are_not_odd(tmp_path, suffix, options, kinds):
     Image.fromarray(pixels).save(tmp_path / "masks" / f"0{suffix}", **options)
     found = look(opened(tmp_path), 0, with_labels=True).findings
     assert [f.kind for f in found if f.kind != "ids in three channels"] == kinds
+
+
+@pytest.mark.parametrize(("ids", "kinds"), [([0, 1, 2], []), ([0, 2, 1], OTHER)])
+def test_a_palette_file_whose_colours_are_of_other_classes_is_odd(tmp_path, ids, kinds):
+    """As programs make them that number colours in the order they find them."""
+    files = mask(tmp_path, [[0, 1, 2]], palette=RGB)
+    image = Image.fromarray(np.array([ids], np.uint8), "L").convert("P")
+    image.frombytes(bytes(ids))
+    image.putpalette([value for k in ids for value in RGB[k]])
+    image.save(files.masks[0])
+    assert files.label(0).tolist() == [ids]
+    found = look(files, 0, with_labels=True).findings
+    assert [finding.kind for finding in found] == kinds
+    assert not kinds or "id 1, read as b, has the colour of c; if its colours" in found[0].message
 
 
 def test_three_equal_channels_are_said_once(tmp_path, caplog):

@@ -161,6 +161,12 @@ def test_lines_of_a_file_list(tmp_path):
     ]
 
 
+def test_a_list_of_a_windows_editor(tmp_path):
+    text = b"\xef\xbb\xbfa, b.png m/a, b.png\r\nc.png\r\n"
+    found = list(read_list(file_list(tmp_path, text), tmp_path))
+    assert found == [("a, b.png", "m/a, b.png"), ("c.png", None)]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -177,6 +183,8 @@ def test_names_that_could_lead_elsewhere_are_refused(tmp_path, line):
     ("text", "message"),
     [
         ("a b c", r"list\.txt:1 must name an image and at most one mask, got 'a b c'"),
+        ("a.png,m/a.png", r"list\.txt:1 must separate names by a tab or blanks, not by commas"),
+        ("a.JPG; m/a.png", r"list\.txt:1 must separate names by a tab or blanks, not by commas"),
         (b"\xff\xfe", r"list\.txt cannot be read: 'utf-8'"),
     ],
 )

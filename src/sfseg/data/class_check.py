@@ -91,8 +91,9 @@ def _cause(files: Files, *, is_missing: bool) -> str:
         )
     size = sum(stored.values())
     shown = ", ".join(f"{k} ({n / size:.1%})" for k, n in sorted(stored.items()))
+    void = f", of which {IGNORE} is void unless 'values' names it" if IGNORE in stored else ""
     return (
-        f"the masks hold the ids {shown}; check 'classes', 'values' and 'ignore' in "
+        f"the masks hold the ids {shown}{void}; check 'classes', 'values' and 'ignore' in "
         f"{decoding.where or 'the file that data.classes names'}, or whether the masks label them"
     )
 

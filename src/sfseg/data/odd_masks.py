@@ -40,11 +40,32 @@ def remarks(data: bytes, stored: NDArray[np.integer], decoding: "Decoding") -> l
     found = []
     if lossy := lossy_format(data):
         found.append(Remark("lossy label file", f"is a {lossy} file, {LOSSY}"))
+    if other := _other_colour(data, stored, decoding):
+        found.append(Remark("colours of other classes", other))
     has_ids = decoding.ids_in(stored) is not None
     if stored.ndim == 3 and has_ids and decoding.rgb not in CHANNELS:
         text = "has three equal channels, which are read as class ids"
         found.append(Remark("ids in three channels", text))
     return found
+
+
+def _other_colour(data: bytes, stored: NDArray[np.integer], decoding: "Decoding") -> str:
+    """Where the colours of a palette file say other classes than its ids; empty if they do not."""
+    with PILImage.open(io.BytesIO(data)) as image:
+        listed = image.getpalette() if image.mode == "P" else None
+    if listed is None or decoding.palette is None:
+        return ""
+    names = [*decoding.labels.classes, "void"]
+    for value in np.unique(stored).tolist():
+        red, green, blue = [*listed[3 * value : 3 * value + 3], 0, 0, 0][:3]
+        drawn = decoding.palette.classes.get((red, green, blue))
+        if drawn is not None and drawn != (read := int(decoding.table[value])):
+            drawn, read = min(drawn, len(names) - 1), min(read, len(names) - 1)
+            return (
+                f"is a palette file in which id {value}, read as {names[read]}, has the colour of "
+                f"{names[drawn]}; if its colours are right, save it as RGB"
+            )
+    return ""
 
 
 def lossy_format(data: bytes) -> str:

@@ -27,6 +27,10 @@ AFTER_SUFFIX = re.compile(
 )
 """Blanks behind the suffix of an image file."""
 
+_SUFFIX = f"(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))})"
+AT_COMMA = re.compile(rf"{_SUFFIX}\s*[,;].*{_SUFFIX}$", re.IGNORECASE)
+"""Two names with a comma between them."""
+
 MOST_PIXELS = 89_478_485
 """More are a decompression bomb to Pillow."""
 
@@ -249,11 +253,17 @@ def read_list(path: Path, root: Path) -> Iterator[tuple[str, str | None]]:
     """
     bases = [f"{base}/" for base in dict.fromkeys((str(root.absolute()), os.path.realpath(root)))]
     try:
-        with path.open(encoding="utf-8") as lines:
+        # Editors of Windows write a mark at the beginning, which this encoding takes off.
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 entry = line.strip()
                 if not entry or entry.startswith("#"):
                     continue
+                if AT_COMMA.search(entry):
+                    raise DataError(
+                        f"{path}:{number} must separate names by a tab or blanks, not by commas or "
+                        f"semicolons, got {entry!r}"
+                    )
                 names = [_below(name, bases) for name in _names(entry)]
                 if len(names) > 2:
                     raise DataError(

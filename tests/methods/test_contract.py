@@ -294,7 +294,10 @@ class Averages(Callback):
         self.look(pl_module)
 
 
-@pytest.mark.parametrize("name", sorted(FOLLOWED))
+@pytest.mark.parametrize(
+    # Methods that step their optimisers themselves do so with every batch.
+    "name", sorted(n for n in FOLLOWED if not n.startswith("adaptsegnet"))
+)  # fmt: skip
 def test_averages_move_where_the_optimiser_steps_and_not_with_every_batch(name: str) -> None:
     averages = Averages()
     data = [batches()] * 4
@@ -398,7 +401,7 @@ SWITCHED = [
     Case("adaptsegnet", adversarial_loss="least_squares", normalize="all"),
     Case("adaptsegnet", masked=1.0, mask_mode="both"),
     Case("advent", masked=1.0, teacher_statistics="running"),
-    Case("advent_minent", masked=1.0, pseudo_label_crop=(3, 5)),
+    Case("advent_minent", masked=1.0),
     Case("dacs", masked=1.0, teacher_statistics="running"),
     Case("dacs", masked=1.0, mask_mode="both", propagate="each"),
     Case("gta", entropy_weight=1.0),
@@ -408,6 +411,7 @@ SWITCHED = [
     Case("source_only", normalize="all"),
     Case("uniuvpt", correction="elr"),
     Case("uniuvpt", variant="release"),
+    Case("uplr", masked=1.0),
     Case("vpt_elr", loss="lovasz", entropy_weight=1.0),
 ]
 """Settings that bring further losses."""

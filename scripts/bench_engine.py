@@ -201,7 +201,7 @@ def measure(arm: str, options: argparse.Namespace) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         # The first step also makes the optimiser's state and the libraries' kernels.
-        "seconds": median(turns.ours[1:]),
+        "seconds": median(turns.ours[1:] or turns.ours),
         "peak": peak * (1 if sys.platform == "darwin" else 1024) / 1e9,
         "gradients": gradients.sums,
     }

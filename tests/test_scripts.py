@@ -295,3 +295,34 @@ def test_stand_ins_have_the_light_of_their_shot(load: Load) -> None:
     for k in range(3):
         again = draw_scene(script.look_of(scenes, k).style, (64, 128), rng[k])[..., :3]
         assert np.abs(again.astype(int) - scenes.image(k)).mean() < 0.5
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training")
+def test_bench_engine_prints_the_ratio_to_a_loop(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load("bench_engine").main(["step", "--size", "32", "64", "--batch", "1", "--steps", "2"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    theirs, ours, ratio = (float(row[-1]) for row in rows)
+    assert [row[0] for row in rows] == ["bare", "daformer", "ratio"]
+    assert theirs > 0
+    assert ratio == pytest.approx(ours / theirs, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "arms"), [("propagate", ["each", "sum"]), ("checkpoint", ["without", "with"])]
+)
+def test_bench_engine_compares_memory_and_gradients(
+    load: Load, capsys: pytest.CaptureFixture[str], part: str, arms: list[str]
+) -> None:
+    small = ["--backbone", "tiny", "--size", "64", "64", "--batch", "1", "--steps", "1"]
+    load("bench_engine").main([part, *small])
+    *rows, apart = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == [*arms, "ratio"]
+    first, second, ratio = ([float(number) for number in row[1:]] for row in rows)
+    assert min(*first, *second) > 0
+    assert ratio[1] == pytest.approx(second[1] / first[1], abs=0.02)
+    assert apart[0] == "gradients" and float(apart[3]) < 0.02

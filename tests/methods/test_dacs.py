@@ -10,8 +10,9 @@ from two_domains import batch, fit, make, network, reached
 
 from sfseg.data.geometry import Geometry
 from sfseg.errors import ConfigError
-from sfseg.methods import dacs, mixing
-from sfseg.methods.dacs import DACS, Labelled
+from sfseg.methods import dacs, masked_consistency
+from sfseg.methods.dacs import DACS
+from sfseg.methods.mixing import Labelled
 from sfseg.methods.source_only import SourceOnly
 from sfseg.ops.feature_distance import feature_distance
 from sfseg.types import IGNORE
@@ -49,7 +50,7 @@ def test_loss_by_hand(monkeypatch, crop):
         DACS, normalize="all", colour=0.0, confidence=0.8, masked=0.5, pseudo_label_crop=crop
     ).double()
     seen = torch.rand(2, 1, 32, 64) < 0.5
-    monkeypatch.setattr(mixing, "block_mask", lambda image, **_: seen)
+    monkeypatch.setattr(masked_consistency, "block_mask", lambda image, **_: seen)
     data = batch()
     source, target = data["source"], data["target"]
     student, teacher = deepcopy(method.network), deepcopy(method.network)
@@ -64,16 +65,16 @@ def test_loss_by_hand(monkeypatch, crop):
         mixed[..., :32] = source["image"][..., :32]
         of_mixed = student(mixed / 255)
         of_masked = student(torch.where(seen, target["image"] / 255, student.mean))
-    whole = torch.full(label.shape, float(share))
-    weight, learnt = whole.clone(), label.clone()
-    weight[:, : crop[0]] = 0
-    weight[:, 32 - crop[1] :] = 0
+    of_teacher = torch.full(label.shape, float(share))
+    of_teacher[:, : crop[0]] = 0
+    of_teacher[:, 32 - crop[1] :] = 0
+    weight, learnt = of_teacher.clone(), label.clone()
     weight[..., :32], learnt[..., :32] = 1, source["label"][..., :32].long()
     ones = torch.ones(label.shape)
     terms = {
         "cross_entropy": by_hand(plain, source["label"], ones),
         "mixed": by_hand(of_mixed, learnt, weight),
-        "masked": 0.5 * by_hand(of_masked, label, whole),
+        "masked": 0.5 * by_hand(of_masked, label, of_teacher),
     }
     assert {k: float(v) for k, v in method.terms.items()} == pytest.approx(terms)
     assert loss.item() == pytest.approx(sum(terms.values()))
@@ -259,6 +260,7 @@ def test_features_of_things_stay_near_to_imagenets():
         ({"confidence": -0.1}, "confidence must be in"),
         ({"masked": -1.0}, "masked must not be negative"),
         ({"mask_block": 0}, "mask_block must be at least 1"),
+        ({"propagate": "all"}, "propagate must be one of sum, each, got 'all'"),
         ({"pseudo_label_crop": (3, -1)}, "pseudo_label_crop must be at least 0, got -1"),
         ({"teacher_statistics": "batch"}, "teacher_statistics must be"),
         (

@@ -6,7 +6,15 @@ import shutil
 import make
 import pytest
 import torch
-from test_kills import METHODS, command, in_two_suites, require_equal, require_same_run, state
+from test_kills import (
+    METHODS,
+    SWITCHED,
+    command,
+    in_two_suites,
+    require_equal,
+    require_same_run,
+    state,
+)
 from zygote import Parent, Zygote
 
 TWO = ["trainer=ddp_cpu", "trainer.precision=32-true", "data.batch_size=1",
@@ -43,7 +51,7 @@ def source_model(zygote: Zygote, method: str) -> list[str]:
     return TRAINED[method]
 
 
-@pytest.mark.parametrize("method", in_two_suites(METHODS))
+@pytest.mark.parametrize("method", in_two_suites([*METHODS, *SWITCHED]))
 def test_losses_and_gradients_are_those_of_one_process(zygote: Zygote, method: str) -> None:
     keep = [
         *source_model(zygote, method), "trainer.max_steps=1", "~callbacks.panels",

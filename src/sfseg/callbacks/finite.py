@@ -150,11 +150,12 @@ class FiniteGuard(Callback):
 
     def _describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
         """What is not finite, on whichever process."""
-        found = [
+        # Losses of several passes of a step may hold the same term: it is said once.
+        found = dict.fromkeys(
             f"iteration {done.iteration}: {_bad_terms(done)}{_names(trainer, [done])}"
             for done in self._backwards
             if not torch.isfinite(done.loss).all()
-        ]
+        )
         mine = (bool(found), "; ".join(found) or self._describe_gradients(trainer, pl_module))
         everyone = [mine]
         if trainer.world_size > 1:

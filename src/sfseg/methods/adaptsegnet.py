@@ -11,7 +11,8 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import LRScheduler
 
 from sfseg.checks import require_options, require_positive, require_weights
-from sfseg.methods.supervised import Look, SharedSupervised, Supervised, of_levels
+from sfseg.methods.masked_consistency import MaskedConsistency, SharedMasked
+from sfseg.methods.supervised import Look, of_levels
 from sfseg.modes import held
 from sfseg.networks.discriminator import Discriminator
 from sfseg.ops.adversarial import Domain, DomainLoss, domain_loss
@@ -20,7 +21,7 @@ from sfseg.ops.patches import prediction_map
 from sfseg.types import StepOutput, TrainingBatch
 
 
-class Adversarial(SharedSupervised, total=False):
+class Adversarial(SharedMasked, total=False):
     """Constructor arguments of :class:`AdaptSegNet`."""
 
     adversarial_loss: DomainLoss
@@ -29,7 +30,7 @@ class Adversarial(SharedSupervised, total=False):
     discriminator_lr: float
 
 
-class AdaptSegNet(Supervised):
+class AdaptSegNet(MaskedConsistency):
     """The segmenter learns the source's labels, and that its predictions on the target look alike.
 
     A discriminator tells the domains' predictions apart; the segmenter makes those on the target
@@ -41,7 +42,7 @@ class AdaptSegNet(Supervised):
         adversarial_weight: lambda_adv, of the head.
         aux_adversarial_weight: of the auxiliary head, where there is one.
         discriminator_lr: of Adam, at first: it falls as the network's rate does.
-        **shared: see :class:`sfseg.methods.supervised.Supervised`.
+        **shared: see :class:`MaskedConsistency`; masked images are the segmenter's, as in MIC.
 
     Raises:
         ValueError: a setting outside its range, or crops too small for a discriminator.
@@ -54,7 +55,7 @@ class AdaptSegNet(Supervised):
         adversarial_weight: float = 0.001,
         aux_adversarial_weight: float = 0.0002,
         discriminator_lr: float = 1e-4,
-        **shared: Unpack[SharedSupervised],
+        **shared: Unpack[SharedMasked],
     ) -> None:
         super().__init__(**shared)
         require_options(adversarial_loss=(adversarial_loss, DomainLoss))
@@ -106,7 +107,8 @@ class AdaptSegNet(Supervised):
             source: what the network says of its images of the source.
             target: and of the target.
         """
-        return self.cross_entropies(source, batch["source"]["label"]) | self.fooling_terms(target)
+        terms = self.cross_entropies(source, batch["source"]["label"])
+        return terms | self.fooling_terms(target) | self.masked_terms(batch)
 
     def fooling_terms(self, target: Look) -> dict[str, Tensor]:
         """Predictions on the target are to pass for the source's; gradients reach them alone."""

@@ -3,13 +3,14 @@
 from typing import Unpack
 
 from sfseg.checks import require_weights
-from sfseg.methods.supervised import SharedSupervised, Supervised, of_levels
+from sfseg.methods.masked_consistency import MaskedConsistency, SharedMasked
+from sfseg.methods.supervised import of_levels
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.padding import of_pictures
 from sfseg.types import StepOutput, TrainingBatch
 
 
-class AdventMinEnt(Supervised):
+class AdventMinEnt(MaskedConsistency):
     """Cross-entropy on the source, and entropy of predictions on the target, "MinEnt".
 
     The source's labels keep the classes apart, so that everything may train, unlike with
@@ -18,7 +19,7 @@ class AdventMinEnt(Supervised):
     Args:
         entropy_weight: of the mean entropy, normalised to [0, 1], of the head's predictions.
         aux_entropy_weight: of the auxiliary head's, where there is one.
-        **shared: see :class:`sfseg.methods.supervised.Supervised`.
+        **shared: see :class:`MaskedConsistency`.
 
     Raises:
         ValueError: a negative weight.
@@ -29,7 +30,7 @@ class AdventMinEnt(Supervised):
         *,
         entropy_weight: float = 0.001,
         aux_entropy_weight: float = 0.0002,
-        **shared: Unpack[SharedSupervised],
+        **shared: Unpack[SharedMasked],
     ) -> None:
         super().__init__(**shared)
         require_weights(entropy_weight=entropy_weight, aux_entropy_weight=aux_entropy_weight)
@@ -42,4 +43,5 @@ class AdventMinEnt(Supervised):
             normalized_entropy(of_pictures(logits, target.valid)).mean() for logits in target.levels
         )
         terms = self.cross_entropies(source, batch["source"]["label"])
-        return {"loss": self.total(terms | of_levels("entropy", entropies, self.entropy_weights))}
+        terms |= of_levels("entropy", entropies, self.entropy_weights)
+        return {"loss": self.total(terms | self.masked_terms(batch))}

@@ -5,26 +5,26 @@ that of MIC (Hoyer et al., CVPR 2023, arXiv:2212.01322).
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
-from jaxtyping import Float, Integer, Shaped
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from sfseg.checks import require_at_least, require_options, require_shares, require_weights
+from sfseg.checks import require_options, require_weights
 from sfseg.errors import ConfigError
-from sfseg.methods.mixing import require_one_head, strong, window, with_hidden_blocks
-from sfseg.methods.supervised import Look, SharedSupervised, Supervised
-from sfseg.modes import evaluating
-from sfseg.networks.batch_norm import FakeStatistics, passing_by
+from sfseg.methods.masked_consistency import MaskedConsistency, SharedMasked
+from sfseg.methods.mixing import Labelled, require_one_head, strong, weighted_loss, window
+from sfseg.methods.supervised import Look
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
-from sfseg.networks.teacher import Frozen, Teacher, ramped
+from sfseg.networks.teacher import Frozen
 from sfseg.ops.class_mix import class_mask
 from sfseg.ops.feature_distance import feature_distance
-from sfseg.ops.losses import cross_entropy
-from sfseg.ops.padding import each_picture, ignore_padding, of_pictures, valid_pixels
+from sfseg.ops.padding import valid_pixels
 from sfseg.types import IGNORE, Batch, StepOutput, TrainingBatch
+
+Propagate = Literal["sum", "each"]
 
 THINGS = (
     "traffic light", "traffic sign", "person", "rider", "car", "truck", "bus", "train",
@@ -33,20 +33,7 @@ THINGS = (
 """DAFormer's, by the names of Cityscapes, and those of CamVid."""
 
 
-class Labelled(NamedTuple):
-    """Images, and what is to be learnt of them.
-
-    image: (B, 3, H, W) RGB in [0, 255].
-    label: (B, H, W) class ids.
-    weight: (B, H, W) of each pixel's loss.
-    """
-
-    image: Shaped[Tensor, "B 3 H W"]
-    label: Integer[Tensor, "B H W"]
-    weight: Float[Tensor, "B H W"]
-
-
-class DACS(Supervised):
+class DACS(MaskedConsistency):
     """The student learns the source, and images of the target with classes of the source on them.
 
     A step sums up to three losses: the source's labels; a distorted mix of both domains, whose
@@ -59,55 +46,38 @@ class DACS(Supervised):
     true labels, and confidence weighs all pixels in place of choosing some.
 
     Args:
-        momentum: m of the teacher; 0.99 in DACS, 0.999 in DAFormer and MIC.
-        confidence: from which a pixel counts in the share.
-        teacher_statistics: what the teacher's batch normalisation uses: statistics of its ``own``
-            batch, as in DAFormer, or the student's ``running`` ones, which are of both domains.
-        pseudo_label_crop: rows of a picture's crop, from its top and from its bottom, that the mix
-            does not learn from the teacher; (15, 120) of 512 in DAFormer, for the car's bonnet.
-        colour: strength of :func:`sfseg.ops.masking.strong_view`; 0 leaves the images as they are.
-        hue: its largest shift of the hue, in turns.
-        masked: weight of the masked images' loss; 0 leaves it out, 1 in MIC.
-        mask_block: side of a hidden block in pixels.
         feature_distance: lambda_FD of DAFormer, weight of the distance of the source's features
             from those of ``imagenet``; 0 leaves it out.
         things: names of the classes in whose cells it counts, of those that the task has.
         imagenet: a network with the backbone's own weights, which stays as it is.
         reference_quirks: draw the pasted classes as the published code does, see
             :func:`sfseg.ops.class_mix.class_mask`.
-        **shared: see :class:`sfseg.methods.supervised.Supervised`.
+        propagate: ``sum``: one backward pass of all losses; ``each``: one after each forward pass
+            of the student, as the published code does, which frees its graph before the next. The
+            gradients are the same; all that follows, such as clipping, sees their sum.
+        **shared: see :class:`MaskedConsistency`.
 
     Raises:
         ConfigError: the network has an auxiliary head, or the task none of the things.
         ValueError: a number out of its range, or source crops smaller than the target's.
     """
 
-    moves: Tensor
+    is_taught = True
 
     def __init__(
         self,
         *,
-        momentum: float = 0.99,
-        confidence: float = 0.968,
-        teacher_statistics: FakeStatistics = "own",
-        pseudo_label_crop: tuple[int, int] = (0, 0),
-        colour: float = 0.2,
-        hue: float = 0.2,
-        masked: float = 0.0,
-        mask_block: int = 8,
         feature_distance: float = 0.0,
         things: Sequence[str] = THINGS,
         imagenet: nn.Module | None = None,
         reference_quirks: bool = False,
-        **shared: Unpack[SharedSupervised],
+        propagate: Propagate = "sum",
+        **shared: Unpack[SharedMasked],
     ) -> None:
         require_one_head(shared["network"])
         super().__init__(**shared)
-        require_shares(momentum=momentum, confidence=confidence, colour=colour, hue=hue)
-        require_weights(masked=masked, feature_distance=feature_distance)
-        require_at_least(1, mask_block=mask_block)
-        require_at_least(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
-        require_options(teacher_statistics=(teacher_statistics, FakeStatistics))
+        require_weights(feature_distance=feature_distance)
+        require_options(propagate=(propagate, Propagate))
         crops = [shared["plan"][f"{domain}_view"].crop for domain in ("source", "target")]
         if any(theirs < mine for theirs, mine in zip(*crops, strict=True)):
             raise ValueError(
@@ -115,11 +85,8 @@ class DACS(Supervised):
                 f"pixels go there, got {list(crops[0])} and {list(crops[1])}; set it, or "
                 "data.target_crop"
             )
-        self.momentum, self.confidence = momentum, confidence
-        self.teacher_statistics: FakeStatistics = teacher_statistics
-        self.top, self.bottom = pseudo_label_crop
-        self.colour, self.hue, self.reference_quirks = colour, hue, reference_quirks
-        self.masked, self.mask_block = masked, mask_block
+        self.reference_quirks = reference_quirks
+        self.propagate: Propagate = propagate
         self.feature_distance = feature_distance
         self.things = [k for k, name in enumerate(self.labels.classes) if name in set(things)]
         if feature_distance and not self.things:
@@ -131,17 +98,17 @@ class DACS(Supervised):
         if feature_distance:
             assert imagenet is not None, "runs/preparation.py builds it"
             self.imagenet = Frozen(cast(Segmenter, imagenet).backbone)
-        self.teacher = Teacher(self.network)
-        self.register_buffer("moves", torch.tensor(0))
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on labelled images of the source and unlabelled ones of the target."""
         source, target = batch["source"], batch["target"]
         terms = self.source_terms(source)
+        self.end_pass(terms)
         labelled, valid = self.pseudo_labels(target), valid_pixels(target)
         terms["mixed"] = self.loss(self.mix(source, labelled, valid), valid)
         if self.masked:
-            terms["masked"] = self.masked * self.loss(labelled, valid, hide=True)
+            self.end_pass(terms)
+            terms |= self.masked_terms(batch, labelled)
         return {"loss": self.total(terms)}
 
     def source_terms(self, source: Batch) -> dict[str, Tensor]:
@@ -159,20 +126,6 @@ class DACS(Supervised):
             terms["feature_distance"] = self.feature_distance * distance
         return terms
 
-    @torch.no_grad()
-    def pseudo_labels(self, target: Batch) -> Labelled:
-        """What the teacher says of the target's images, with one weight for all their pixels."""
-        image, valid, network = target["image"], valid_pixels(target), self.teacher.network
-        with evaluating(network):
-            network.train(self.teacher_statistics == "own")
-            with (
-                passing_by(network, self.teacher_statistics),
-                statistics_of_pictures(network, valid),
-            ):
-                confidence, label = self.teacher(image).float().softmax(dim=1).max(dim=1)
-        share = (of_pictures(confidence, valid) >= self.confidence).float().mean()
-        return Labelled(image, ignore_padding(label, valid), share.expand(label.shape))
-
     def mix(self, source: Batch, target: Labelled, valid: Tensor | None) -> Labelled:
         """Target images with all pixels of half of the classes of a source image each.
 
@@ -183,31 +136,38 @@ class DACS(Supervised):
             label, num_classes=self.labels.num_classes, of_batch=self.reference_quirks,
             valid=shown if valid is None else shown & valid,
         )  # fmt: skip
-        weight = target.weight.clone()
-        for own in each_picture(weight, valid):
-            own[:, : self.top] = 0
-            own[:, max(own.shape[1] - self.bottom, 0) :] = 0
         return Labelled(
             torch.where(taken[:, None], image, target.image),
             torch.where(taken, label, target.label),
-            torch.where(taken, 1.0, weight),
+            torch.where(taken, 1.0, target.weight),
         )
 
-    def loss(self, images: Labelled, valid: Tensor | None, *, hide: bool = False) -> Tensor:
+    def loss(self, images: Labelled, valid: Tensor | None) -> Tensor:
         """Weighted cross-entropy of the student on a strong view, over the number of all pixels."""
         view = strong(images.image, self.network, colour=self.colour, hue=self.hue, valid=valid)
-        if hide:
-            view = with_hidden_blocks(view, self.network, block=self.mask_block)
-        with statistics_of_pictures(self.network, valid):
-            logits = self(view)
-        seen, label, weight = (
-            of_pictures(part, valid) for part in (logits, images.label, images.weight)
-        )
-        return cross_entropy(seen, label, normalize="all", weight=weight)
+        return weighted_loss(self.network, view, images, valid)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_end(outputs, batch, batch_idx)
-        if self.step.is_skipped or self.iteration % self.trainer.accumulate_grad_batches:
+    def end_pass(self, terms: dict[str, Tensor]) -> None:
+        """Propagate what a forward pass has added to the terms, if ``each`` is to be by itself.
+
+        The terms stay as values, so that the loss of the last pass, which Lightning propagates, is
+        the sum of all. Of several processes that one alone exchanges gradients, which are the sum
+        of all passes by then: before the step's function returns, DDP expects none.
+        """
+        if self.propagate == "sum":
             return
-        self.moves += 1
-        self.teacher.follow(self.network, ramped(self.momentum, int(self.moves)))
+        loss = self.total(terms) / self.trainer.accumulate_grad_batches
+        with torch.autocast(self.device.type, enabled=False):
+            self.trainer.strategy.backward(loss, None)
+        terms.update({name: term.detach() for name, term in terms.items()})
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        is_first = (self.iteration - 1) % self.trainer.accumulate_grad_batches == 0
+        if self.propagate == "each" and is_first:
+            self.zero_grad()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Lightning comes here when the last pass is to be propagated: too late for the others."""
+        if self.propagate == "sum":
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)

@@ -13,7 +13,8 @@ from torch import Tensor
 from sfseg.checks import require_at_least, require_options, require_shares, require_weights
 from sfseg.methods.base import Shared
 from sfseg.methods.dynamic_teacher import DynamicTeacherMethod
-from sfseg.methods.mixing import require_one_head, strong, with_hidden_blocks
+from sfseg.methods.masked_consistency import masked_loss, require_fitting
+from sfseg.methods.mixing import Labelled, require_one_head, strong
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.teacher import Teacher, ramped
 from sfseg.ops.class_mix import class_mask, paste, rarity
@@ -101,6 +102,8 @@ class MeanTeacher(DynamicTeacherMethod):
         if rare_class_mix and mix == "none":
             raise ValueError("rare_class_mix must be false for mix=none, got true")
         require_one_head(self.network)
+        if masked:
+            require_fitting(mask_block, shared["plan"])
         self.momentum, self.ramp = momentum, ramp
         self.mix, self.rare_class_mix = mix, rare_class_mix
         self.weighting, self.confidence = weighting, confidence
@@ -137,10 +140,10 @@ class MeanTeacher(DynamicTeacherMethod):
                 self.entropy_weight * normalized_entropy(of_pictures(logits, valid)).mean()
             )
         if self.masked:
-            view = strong(image, self.network, colour=self.colour, valid=valid)
-            with statistics_of_pictures(self.network, valid):
-                logits = self(with_hidden_blocks(view, self.network, block=self.mask_block))
-            terms["masked"] = self.masked * share * cross_entropy(logits, label)
+            whole = Labelled(image, label, share.expand(label.shape))
+            terms["masked"] = self.masked * masked_loss(
+                self.network, whole, valid, colour=self.colour, block=self.mask_block
+            )
         if self.dynamic_teacher:
             self.score_student(image, valid)
         return {"loss": self.total(terms)}

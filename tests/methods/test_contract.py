@@ -35,11 +35,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
-VARIANTS = {"daformer", "mic", "oracle", "sfda_transfer"}
+VARIANTS = {"daformer", "hrda", "mic", "oracle", "sfda_transfer"}
 """Classes of other methods with settings of their own."""
-SETTINGS = {"daformer", "mic"}
+SETTINGS = {"daformer", "hrda", "mic"}
 """Files of settings for the code of another method, which fast tests see at work."""
-FOLLOWED = {"cpsl", "dacs", "daformer", "hcl", "mean_teacher", "mic"}
+FOLLOWED = {"cpsl", "dacs", "daformer", "hcl", "hrda", "mean_teacher", "mic"}
 """Methods with an average of weights that are trained."""
 BATCH = (32, 64)
 """Height and width of training images."""

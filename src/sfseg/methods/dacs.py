@@ -1,7 +1,8 @@
 """DACS (Tranheden et al., WACV 2021, arXiv:2007.08702): source's classes on the target's images.
 
-Its step is also DAFormer's (Hoyer et al., CVPR 2022, arXiv:2111.14887) and, with masked images,
-that of MIC (Hoyer et al., CVPR 2023, arXiv:2212.01322).
+Its step is also DAFormer's (Hoyer et al., CVPR 2022, arXiv:2111.14887), on a network of two
+resolutions HRDA's (Hoyer et al., ECCV 2022, arXiv:2204.13132) and, with masked images, that of MIC
+(Hoyer et al., CVPR 2023, arXiv:2212.01322).
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from sfseg.checks import require_at_least, require_options, require_shares, requ
 from sfseg.errors import ConfigError
 from sfseg.methods.mixing import require_one_head, strong, window, with_hidden_blocks
 from sfseg.methods.supervised import Look, SharedSupervised, Supervised
+from sfseg.methods.two_resolutions import seen_in_training, with_detail
 from sfseg.modes import evaluating
 from sfseg.networks.batch_norm import FakeStatistics, passing_by
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
@@ -145,13 +147,11 @@ class DACS(Supervised):
     def source_terms(self, source: Batch) -> dict[str, Tensor]:
         """Cross-entropy on the source's labels, and how far its things are from ImageNet's."""
         network, shown = cast(Segmenter, self.network), valid_pixels(source)
-        with statistics_of_pictures(network, shown):
-            logits, maps = network(source["image"], with_maps=True)
-        terms = self.cross_entropies(Look((logits,), shown), source["label"])
+        logits, maps, detail = seen_in_training(network, source["image"], shown)
+        terms = self.cross_entropies(Look((logits,), shown, detail), source["label"])
         if self.feature_distance:
             with torch.no_grad():
-                image = network.padded(network.normalize(source["image"]))
-                reference = self.imagenet(image)[-1]
+                reference = self.imagenet(network.prepared(source["image"]))[-1]
             label = network.padded(source["label"], value=IGNORE)
             distance = feature_distance(maps[-1], reference, label, classes=self.things)
             terms["feature_distance"] = self.feature_distance * distance
@@ -195,12 +195,8 @@ class DACS(Supervised):
         view = strong(images.image, self.network, colour=self.colour, valid=valid)
         if hide:
             view = with_hidden_blocks(view, self.network, block=self.mask_block)
-        with statistics_of_pictures(self.network, valid):
-            logits = self(view)
-        seen, label, weight = (
-            of_pictures(part, valid) for part in (logits, images.label, images.weight)
-        )
-        return cross_entropy(seen, label, normalize="all", weight=weight)
+        logits, _, detail = seen_in_training(self.network, view, valid)
+        return with_detail(_cross_entropy, logits, detail, images.label, images.weight, valid)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
@@ -208,3 +204,8 @@ class DACS(Supervised):
             return
         self.moves += 1
         self.teacher.follow(self.network, ramped(self.momentum, int(self.moves)))
+
+
+def _cross_entropy(logits: Tensor, label: Tensor, weight: Tensor, valid: Tensor | None) -> Tensor:
+    seen, label, weight = (of_pictures(part, valid) for part in (logits, label, weight))
+    return cross_entropy(seen, label, normalize="all", weight=weight)

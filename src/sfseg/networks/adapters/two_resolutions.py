@@ -197,7 +197,7 @@ class TwoResolutions(ExtendedSegmenter):
         windows = [pixels[..., y : y + size[0], x : x + size[1]] for y, x in begins]
         with looking_through(self, begins, size):
             logits: Tensor = self.head(self.backbone(torch.cat(windows)))
-        return list(logits.split(len(pixels)))
+        return list(torch.split(logits, len(pixels)))
 
     def _fused(
         self, maps: list[Tensor], context: Tensor, detail: Tensor, corner: Corner

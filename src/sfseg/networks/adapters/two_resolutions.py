@@ -14,6 +14,7 @@ from sfseg.errors import ConfigError
 from sfseg.modes import evaluating
 from sfseg.networks.heads.multi_head import ExtendedSegmenter
 from sfseg.networks.heads.scale_attention import attention_like
+from sfseg.networks.layers import resize
 from sfseg.networks.norm_of_pictures import looking_through
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.scale_fusion import Corner, corners, fused, mean_of_windows
@@ -154,7 +155,8 @@ class TwoResolutions(ExtendedSegmenter):
         pixels = super().prepared(image)
         detail = None
         if self.attention == 0 and not (with_window and self.detail_weight):
-            logits = self.enlarge(context, image)
+            grid = [cells * self.cells.factor for cells in context.shape[-2:]]
+            logits = self.enlarge(resize(context, grid), image)
         elif with_window:
             logits, detail = self._by_one_window(image, pixels, maps, context)
         else:
@@ -269,6 +271,11 @@ def with_two_resolutions(
 
 
 def _require_plain(network: Segmenter) -> None:
+    if isinstance(network, ExtendedSegmenter):
+        raise ConfigError(
+            "the network must have one head for two resolutions, got "
+            f"{type(network).__name__}; set method.source_adapter=null"
+        )
     if network.aux_head is not None:
         raise ConfigError(
             "backbone.aux must be null for a network of two resolutions, which has one head; "

@@ -1,5 +1,6 @@
 """Samplers and translations from the command line, to the end of a run and to a picture."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,10 @@ def test_a_run_on_translated_images(cli: Cli, root: Path) -> None:
         (["data/translation=fda", "data.translated=here"], "would translate images twice"),
         (["method=oracle", "data/sampler=rare_class"], "set data/sampler=uniform"),
         (["data/sampler=soft_balance", "data.sampler.normalise=sum"], "normalise must be one of"),
+        (
+            ["method=hrda", "start=backbone", "data.target_crop=[48,64]"],
+            "data.target_crop must be [height, width] in multiples of 64",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -70,6 +75,18 @@ def test_what_cannot_work_is_refused_before_training(
 ) -> None:
     done = cli("sfseg-train", *DEBUG, "data.source_view.ratio=[1,1]", *words)
     assert done.code == 2 and message in done.output and "training:" not in done.output
+
+
+def test_a_run_on_two_resolutions_is_evaluated_on_them(cli: Cli) -> None:
+    words = ["method=hrda", "method.masked=1", "start=backbone", "hydra.run.dir=run"]
+    done = cli("sfseg-train", *DEBUG, *words)
+    assert done.code == 0, done.output
+    evaluated = cli("sfseg-eval", "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=again")
+    assert evaluated.code == 0, evaluated.output
+    first, again = (
+        json.loads((done.folder / run / "results.json").read_text()) for run in ("run", "again")
+    )
+    assert first["target"] == again["target"]
 
 
 def test_a_preview_shows_the_source_as_training_would(cli: Cli, root: Path) -> None:

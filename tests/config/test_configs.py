@@ -72,8 +72,9 @@ def test_every_backbone_builds(backbone: str) -> None:
 
 
 GROUPS = [
-    "trainer", "logger", "callbacks", "evaluation", "backbone/head", "method/optimizer",
-    "method/pseudo_label", "source_model", "recipe", "data/sampler", "data/translation",
+    "trainer", "logger", "callbacks", "evaluation", "backbone/head", "method/adapter",
+    "method/optimizer", "method/pseudo_label", "source_model", "recipe", "data/sampler",
+    "data/translation",
 ]  # fmt: skip
 
 
@@ -83,7 +84,8 @@ def test_every_option_of_a_group_composes(group: str) -> None:
         choice = f"[{option}]" if group in {"callbacks", "logger"} else option
         # Of this one method alone.
         more = ["method=uplr"] if group == "method/pseudo_label" else []
-        cfg = composed("train", *more, f"{group}={choice}")
+        added = "+" if group == "method/adapter" else ""
+        cfg = composed("train", *more, f"{added}{group}={choice}")
         assert cfg.task_name == "train"
 
 

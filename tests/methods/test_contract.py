@@ -37,9 +37,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training"),
 ]
-VARIANTS = {"daformer", "datum", "mic", "oracle", "sfda_transfer"}
+VARIANTS = {"daformer", "datum", "hrda", "mic", "oracle", "sfda_transfer"}
 """Classes of other methods with settings of their own."""
-SETTINGS = {"daformer", "datum", "mic"}
+SETTINGS = {"daformer", "datum", "hrda", "mic"}
 """Files of settings for the code of another method, which fast tests see at work."""
 SWITCHES = [
     "adaptsegnet method.masked=1",
@@ -47,7 +47,7 @@ SWITCHES = [
     "dacs method.masked=1 method.propagate=each",
 ]
 """Methods with parts of their own that are off as shipped, and the settings that bring them."""
-FOLLOWED = {"cpsl", "dacs", "daformer", "datum", "hcl", "mean_teacher", "mic", *SWITCHES}
+FOLLOWED = {"cpsl", "dacs", "daformer", "datum", "hcl", "hrda", "mean_teacher", "mic", *SWITCHES}
 """Methods with an average of weights that are trained."""
 BATCH = (32, 64)
 """Height and width of training images."""

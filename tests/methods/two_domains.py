@@ -55,7 +55,7 @@ def make(kind, *, levels=1, num_classes=3, crops=(SIZE, SIZE), **options):
     views = {f"{d}_view": View(c) for d, c in zip(("source", "target"), crops, strict=True)}
     return kind(
         network=network(levels, num_classes), labels=labels, eval_domains=["target"],
-        inference=Inference(), source_adapter=None, adapter=None,
+        inference=Inference(), source_adapter=None, adapter=options.pop("adapter", None),
         plan={"steps": 4, "batch_size": 2, **views}, needs=["source", "target"], lr=0.1,
         weight_decay=0.0, parameter_rules=[], optimizer=partial(torch.optim.SGD, momentum=0.9),
         schedule=partial(LambdaLR, lr_lambda=lambda step: 0.5**step), log_every=1, seed=0,

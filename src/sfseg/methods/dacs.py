@@ -1,7 +1,8 @@
 """DACS (Tranheden et al., WACV 2021, arXiv:2007.08702): source's classes on the target's images.
 
-Its step is also DAFormer's (Hoyer et al., CVPR 2022, arXiv:2111.14887) and, with masked images,
-that of MIC (Hoyer et al., CVPR 2023, arXiv:2212.01322).
+Its step is also DAFormer's (Hoyer et al., CVPR 2022, arXiv:2111.14887), on a network of two
+resolutions HRDA's (Hoyer et al., ECCV 2022, arXiv:2204.13132) and, with masked images, that of MIC
+(Hoyer et al., CVPR 2023, arXiv:2212.01322).
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from sfseg.errors import ConfigError
 from sfseg.methods.masked_consistency import MaskedConsistency, SharedMasked
 from sfseg.methods.mixing import Labelled, require_one_head, strong, weighted_loss, window
 from sfseg.methods.supervised import Look
-from sfseg.networks.norm_of_pictures import statistics_of_pictures
+from sfseg.methods.two_resolutions import seen_in_training
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen
 from sfseg.ops.class_mix import class_mask
@@ -114,13 +115,11 @@ class DACS(MaskedConsistency):
     def source_terms(self, source: Batch) -> dict[str, Tensor]:
         """Cross-entropy on the source's labels, and how far its things are from ImageNet's."""
         network, shown = cast(Segmenter, self.network), valid_pixels(source)
-        with statistics_of_pictures(network, shown):
-            logits, maps = network(source["image"], with_maps=True)
-        terms = self.cross_entropies(Look((logits,), shown), source["label"])
+        logits, maps, detail = seen_in_training(network, source["image"], shown)
+        terms = self.cross_entropies(Look((logits,), shown, detail), source["label"])
         if self.feature_distance:
             with torch.no_grad():
-                image = network.padded(network.normalize(source["image"]))
-                reference = self.imagenet(image)[-1]
+                reference = self.imagenet(network.prepared(source["image"]))[-1]
             label = network.padded(source["label"], value=IGNORE)
             distance = feature_distance(maps[-1], reference, label, classes=self.things)
             terms["feature_distance"] = self.feature_distance * distance

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
-from sfseg.networks.norm_of_pictures import statistics_of_pictures
+from sfseg.methods.two_resolutions import seen_in_training, with_detail
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import strong_view
@@ -79,11 +79,12 @@ def weighted_loss(
         learnt: labels and weights of their pixels.
         valid: pixels that belong to pictures; None: all.
     """
-    with statistics_of_pictures(network, valid):
-        logits = network(view)
-    seen, label, weight = (
-        of_pictures(part, valid) for part in (logits, learnt.label, learnt.weight)
-    )
+    logits, _, detail = seen_in_training(network, view, valid)
+    return with_detail(_cross_entropy, logits, detail, learnt.label, learnt.weight, valid)
+
+
+def _cross_entropy(logits: Tensor, label: Tensor, weight: Tensor, valid: Tensor | None) -> Tensor:
+    seen, label, weight = (of_pictures(part, valid) for part in (logits, label, weight))
     return cross_entropy(seen, label, normalize="all", weight=weight)
 
 

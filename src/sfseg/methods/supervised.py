@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sfseg.checks import require_options, require_weights
 from sfseg.methods.base import Method, Shared
+from sfseg.methods.two_resolutions import seen_in_training, with_detail
+from sfseg.networks.adapters.two_resolutions import Detail
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import Normalize, cross_entropy
@@ -19,13 +21,15 @@ class Look(NamedTuple):
 
     levels: logits (B, K, H, W) of the head and, where there is one, of the auxiliary head.
     valid: (B, H, W), their pixels that belong to pictures; None: all do.
+    detail: of a window, where the network is one of two resolutions.
     """
 
     levels: tuple[Tensor, ...]
     valid: Tensor | None
+    detail: Detail | None = None
 
     def detached(self) -> "Look":
-        """The same, through which no gradient passes."""
+        """The same logits of whole images, through which no gradient passes."""
         return Look(tuple(logits.detach() for logits in self.levels), self.valid)
 
 
@@ -71,19 +75,21 @@ class Supervised(Method):
 
         Batch normalisation then takes the statistics of one domain alone.
         """
-        if not self.aux_weight:
-            logits, valid = self.look(images)
-            return Look((logits,), valid)
         network, valid = cast(Segmenter, self.network), valid_pixels(images)
+        if not self.aux_weight:
+            logits, _, detail = seen_in_training(network, images["image"], valid)
+            return Look((logits,), valid, detail)
         with statistics_of_pictures(network, valid):
             return Look(network.forward_levels(images["image"]), valid)
 
     def cross_entropies(self, look: Look, label: Tensor) -> dict[str, Tensor]:
         """Weighted terms of a loss on labels (B, H, W): ``cross_entropy`` and ``auxiliary``."""
-        main, *aux = (self._cross_entropy(logits, label, look.valid) for logits in look.levels)
-        terms = {"cross_entropy": main}
+        main, *aux = look.levels
+        loss = with_detail(self._cross_entropy, main, look.detail, label, look.valid)
+        terms = {"cross_entropy": loss}
         if aux:
-            terms["auxiliary"] = self.aux_weight * aux[0]
+            auxiliary = self._cross_entropy(aux[0], label, look.valid)
+            terms["auxiliary"] = self.aux_weight * auxiliary
         return terms
 
     def _cross_entropy(self, logits: Tensor, label: Tensor, valid: Tensor | None) -> Tensor:

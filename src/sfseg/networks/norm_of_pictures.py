@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfseg.modes import recomputed
-from sfseg.networks.segmenter import Segmenter
+from sfseg.networks.segmenter import Pictures, Segmenter
 from sfseg.ops.padding import cells_before, extents
 from sfseg.ops.processes import are_several, is_so_in_any, sum_of_processes
 
@@ -84,14 +84,57 @@ def statistics_of_pictures(
         network: a :class:`sfseg.networks.segmenter.Segmenter`; it sees images of one size inside.
         valid: pixels of these images that belong to pictures, see :mod:`sfseg.ops.padding`.
     """
-    running = _looking_at_padding(network, valid)
+    segmenter, running = cast(Segmenter, network), _looking_at_padding(network, valid)
+    before = segmenter.pictures
+    if valid is not None:
+        segmenter.pictures = Pictures(extents(valid), segmenter.padded_size(valid))
+    try:
+        with _standardised(segmenter, running):
+            yield
+    finally:
+        segmenter.pictures = before
+
+
+@contextmanager
+def looking_through(
+    network: Segmenter, begins: Sequence[tuple[int, int]], size: tuple[int, int]
+) -> Iterator[None]:
+    """The network's images are windows of those it was given, where these have padding.
+
+    Args:
+        network: sees all windows as one batch, each one's of all images together.
+        begins: row and column of each window's corner, in pixels.
+        size: height and width of each, of whole cells.
+    """
+    whole = network.pictures
+    if whole is not None:
+        network.pictures = Pictures(_in_windows(whole.extents, begins, size), size)
+    try:
+        yield
+    finally:
+        network.pictures = whole
+
+
+def _in_windows(
+    ends: Sequence[tuple[int, int]], begins: Sequence[tuple[int, int]], size: tuple[int, int]
+) -> list[tuple[int, int]]:
+    """Rows and columns that each window shows of each picture; both are 0 where one is."""
+    shown = (
+        (min(height - top, size[0]), min(width - left, size[1]))
+        for top, left in begins
+        for height, width in ends
+    )
+    return [sides if min(sides) > 0 else (0, 0) for sides in shown]
+
+
+@contextmanager
+def _standardised(network: Segmenter, running: list[_Running]) -> Iterator[None]:
+    """Some layers normalise by statistics of pictures."""
     if not running:
         yield
         return
-    seen = None if valid is None else extents(valid)
-    padded = (0, 0) if valid is None else cast(Segmenter, network).padded_size(valid)
     hooks = [
-        kept.norm.register_forward_pre_hook(partial(_standardise, seen, padded, kept))
+        kept.norm.register_forward_pre_hook(partial(_standardise, network, kept))
         for kept in running
     ]
     compiled, network._compiled_call_impl = network._compiled_call_impl, None
@@ -107,34 +150,36 @@ def statistics_of_pictures(
 
 
 def _standardise(
-    seen: Sizes,
-    padded: tuple[int, int],
-    running: _Running,
-    norm: _BatchNorm,
-    inputs: tuple[Any, ...],
+    network: Segmenter, running: _Running, norm: _BatchNorm, inputs: tuple[Any, ...]
 ) -> Tensor:
     """What enters a layer, so that mean 0 and variance 1 normalise it by its own statistics.
 
     Args:
-        seen: of the pictures, in pixels.
-        padded: height and width of the images as the backbone sees them.
+        network: that the layer is a part of.
         running: statistics of the layer.
         norm: the layer.
         inputs: maps (B, C, h, w).
     """
     entering: Tensor = inputs[0]
     cells: Sizes = None
-    if seen is not None:
-        rows, columns = entering.shape[-2:]
-        cells = [
-            (cells_before(height, rows, padded[0]), cells_before(width, columns, padded[1]))
-            for height, width in seen
-        ]
+    if network.pictures is not None:
+        grid, padded = entering.shape[-2:], network.pictures.padded
+        cells = [_cells_of(extent, grid, padded) for extent in network.pictures.extents]
     with torch.autocast(entering.device.type, enabled=False):
         x = entering.to(torch.promote_types(entering.dtype, torch.float32))
         standard, mean, variance = _Standard.apply(x, cells, norm.eps, running.is_synchronised)
         running.move(mean, variance)
         return cast(Tensor, standard.to(entering.dtype))
+
+
+def _cells_of(
+    extent: tuple[int, int], grid: Sequence[int], padded: tuple[int, int]
+) -> tuple[int, int]:
+    """Rows and columns of cells that belong to a picture, at least one of one that is seen."""
+    if 0 in extent:
+        return 0, 0
+    rows, columns = (cells_before(*place) for place in zip(extent, grid, padded, strict=True))
+    return rows, columns
 
 
 class _Standard(torch.autograd.Function):
@@ -150,7 +195,7 @@ class _Standard(torch.autograd.Function):
         ctx: Any, x: Tensor, cells: Sizes, eps: float, is_synchronised: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         total = sum_of_processes if is_synchronised else _own
-        parts = _cut(x, cells)
+        parts = [part for part in _cut(x, cells) if part.numel()]
         numbers = x.new_tensor([part[:, 0].numel() for part in parts])
         found = [torch.var_mean(part, dim=(0, 2, 3), correction=0) for part in parts]
         variances, means = (torch.stack(values) for values in zip(*found, strict=True))  # (P, C)

@@ -1,7 +1,7 @@
 """The model every method trains: pixels in, logits per pixel out."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,25 @@ class PromptsStages(Protocol):
     def forward_features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]: ...
 
 
+class Pictures(NamedTuple):
+    """Where the pictures of a batch lie: from the top left corner of its images.
+
+    extents: rows and columns of every picture, in pixels; 0 of one that is not seen.
+    padded: height and width of the images as the backbone sees them.
+    """
+
+    extents: list[tuple[int, int]]
+    padded: tuple[int, int]
+
+
 class Segmenter(nn.Module):
     """A backbone and a head behind one interface that accepts images of any size.
 
     The backbone has ``stride_multiple`` and returns feature maps, finest first; the head has
     ``num_classes`` and turns the maps into logits of any smaller size, see
     :class:`sfseg.networks.heads.head.Head`. Normalisation belongs to the model, so loaders hand
-    over plain uint8 images.
+    over plain uint8 images. ``pictures`` says where they lie in a batch that is padded, see
+    :func:`sfseg.networks.norm_of_pictures.statistics_of_pictures`.
 
     Args:
         backbone: images (B, 3, H, W) to a list of maps (B, C, H / stride, W / stride).
@@ -73,6 +85,7 @@ class Segmenter(nn.Module):
         self.aux_level = aux_level
         self.align_corners = align_corners
         self.batch_norm = batch_norm
+        self.pictures: Pictures | None = None
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._frozen: set[str] = set()
@@ -93,9 +106,13 @@ class Segmenter(nn.Module):
             pixels = pixels / 255
         return (pixels - self.mean) / self.std
 
+    def prepared(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """What the backbone is shown of the image: normalised, and padded where it must be."""
+        return self.padded(self.normalize(image))
+
     def features(self, image: Shaped[Tensor, "B 3 H W"]) -> list[Tensor]:
         """The backbone's feature maps of the image, padded where it must be."""
-        maps: list[Tensor] = self.backbone(self.padded(self.normalize(image)))
+        maps: list[Tensor] = self.backbone(self.prepared(image))
         return maps
 
     def forward(
@@ -115,7 +132,7 @@ class Segmenter(nn.Module):
         """
         if adapted:
             prompted = cast(PromptsStages, self.backbone)
-            maps, inputs = prompted.forward_features(self.padded(self.normalize(image)))
+            maps, inputs = prompted.forward_features(self.prepared(image))
             logits: Tensor = self.head(maps)
             return (self.enlarge(logits, image) if enlarged else logits), inputs
         maps = self.features(image)

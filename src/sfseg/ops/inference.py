@@ -125,8 +125,8 @@ def slide(
         raise ValueError(f"stride must be in [1, window {list(window)}], got {list(step)}")
     total: Tensor | None = None
     count = torch.zeros(1, 1, height, width, device=image.device)
-    for top in _starts(height, tall, step[0]):
-        for left in _starts(width, wide, step[1]):
+    for top in window_starts(height, tall, step[0]):
+        for left in window_starts(width, wide, step[1]):
             rows, columns = slice(top, top + tall), slice(left, left + wide)
             logits = predict(image[..., rows, columns]).float()
             if total is None:
@@ -149,7 +149,8 @@ def label_map(logits: Float[Tensor, "B K H W"], size: tuple[int, int]) -> UInt8[
     return resize(logits.float(), size).argmax(dim=1).to(torch.uint8)
 
 
-def _starts(length: int, window: int, step: int) -> list[int]:
+def window_starts(length: int, window: int, step: int) -> list[int]:
+    """Where windows begin along a side; the last one ends at its end."""
     starts = list(range(0, length - window, step))
     return [*starts, length - window]
 

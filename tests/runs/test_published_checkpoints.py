@@ -21,7 +21,9 @@ from test_published import (
     daformer_head,
     dlv2_head,
     filled,
+    hrda_head,
     layer,
+    light_daformer_head,
     mmseg_resnet_v1c,
     mmseg_swin,
     nvidia_mit,
@@ -35,6 +37,7 @@ from sfseg.config.composition import CONF
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
 from sfseg.networks.adapters.prompt_adapter import PromptedBackbone
+from sfseg.networks.adapters.two_resolutions import TwoResolutions
 from sfseg.networks.backbones import mit
 from sfseg.networks.heads.multi_head import LeaveOneOutSegmenter
 from sfseg.networks.weights import published
@@ -45,6 +48,7 @@ from sfseg.runs.preparation import network_of
 WIDTHS = {"swin_t": (24, 48, 96, 192), "mit_b0": (8, 16, 40, 64)}
 HEADS = {"swin_t": (6, 12, 16, 16), "mit_b0": (2, 4, 10, 16)}  # of the adapter's attention
 POINTS = 4
+MIT_B5_WIDTHS = (64, 128, 320, 512)
 SMALL = ["+data.num_workers=0", "+data.eval_size=[64,128]", "trainer.precision=32-true"]
 
 
@@ -175,11 +179,21 @@ def test_models_of_uni_uvpt_are_recognised_and_fit(
     ("backbone", "head", "millions", "choices"),
     [
         (
-            nvidia_mit(64, (3, 6, 40, 3)), daformer_head((64, 128, 320, 512)), 85.155283,
+            nvidia_mit(64, (3, 6, 40, 3)), daformer_head(MIT_B5_WIDTHS), 85.155283,
             ["backbone=mit_b5", "backbone/head=daformer", "backbone.head.channels=256"],
         ),
         (
             mmseg_resnet_v1c(), dlv2_head(), 43.219846,
+            ["backbone=resnet101c_deeplabv2", "backbone/head=deeplabv2_two_branch"],
+        ),
+        (
+            nvidia_mit(64, (3, 6, 40, 3)),
+            hrda_head(daformer_head(MIT_B5_WIDTHS), light_daformer_head(MIT_B5_WIDTHS)),
+            85.155283 + 0.530707,
+            ["backbone=mit_b5", "backbone/head=daformer", "backbone.head.channels=256"],
+        ),
+        (
+            mmseg_resnet_v1c(), hrda_head(dlv2_head(), dlv2_head()), 43.219846 + 0.700454,
             ["backbone=resnet101c_deeplabv2", "backbone/head=deeplabv2_two_branch"],
         ),
     ],
@@ -193,11 +207,16 @@ def test_models_of_daformers_family_are_recognised_and_fit(
     tensors = {k: torch.empty(v, device="meta") for part in parts for k, v in part.items()}
     path = saved(tmp_path / "iter_40000.pth", tensors)
     found = published.identify(Path(path))
-    assert found.overrides() == [*choices, "method=source_only", "data=gta5_to_cityscapes"]
+    of_hrda = ["+method/adapter=two_resolutions", "data.resolution=full"]
+    more = of_hrda if any("scale_attention" in key for key in head) else []
+    task = ["data=gta5_to_cityscapes", "method=source_only", *more]
+    assert found.overrides() == [*choices, *task]
     with torch.device("meta"):
         restored = restore(path)
     assert restored.labels.classes == CITYSCAPES.classes
-    assert count_parameters(restored.network.parameters())[0] / 1e6 == millions
+    assert count_parameters(restored.network.parameters())[0] == round(1e6 * millions)
+    assert isinstance(restored.network, TwoResolutions) == bool(more)
+    assert restored.config.data.eval_size == ([1024, 2048] if more else [512, 1024])
     without_head = {key: tensor for key, tensor in tensors.items() if "decode_head" not in key}
     with pytest.raises(ConfigError, match=r"head none of daformer"):
         restore(saved(tmp_path / "backbone.pth", without_head))

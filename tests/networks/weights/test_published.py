@@ -149,6 +149,20 @@ def dlv2_head(width: int = 2048, branches: int = 2, num_classes: int = 19) -> Sh
     return shapes
 
 
+def hrda_head(head: Shapes, attention: Shapes) -> Shapes:
+    return prefixed("head.", head) | prefixed("scale_attention.", attention)
+
+
+def light_daformer_head(
+    widths: tuple[int, ...], num_classes: int = 19, channels: int = 256
+) -> Shapes:
+    shapes = layer("conv_seg", num_classes, channels, 1, 1)
+    for i, width in enumerate(widths):
+        shapes |= layer(f"embed_layers.{i}.proj", channels, width)
+    shapes["fuse_layer.conv.weight"] = (channels, len(widths) * channels, 1, 1)
+    return shapes | batch_norm("fuse_layer.bn", channels)
+
+
 def segmenter(backbone: Shapes, head: Shapes) -> Shapes:
     return prefixed("backbone.", backbone) | prefixed("decode_head.", head)
 

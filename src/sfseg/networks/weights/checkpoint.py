@@ -35,7 +35,7 @@ _SHOWN = 3
 _BUFFERS = (r"(^|\.)(relative_position_index|attn_mask)$", "buffers that are computed anew")
 _CLASSIFIER = (r"^(head|fc|classifier|norm)\.", "weights of a classifier")
 _HEADS = (
-    r"^(decode_head|auxiliary_head|aux_head|leave_one_out|auxiliary_decoders)\.",
+    r"^(decode_head|auxiliary_head|aux_head|leave_one_out|auxiliary_decoders|attention_head)\.",
     "weights of heads that the model has not",
 )
 

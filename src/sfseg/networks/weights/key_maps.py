@@ -89,7 +89,19 @@ def segmenter_names(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def head_names(tensors: Tensors) -> dict[str, Tensor]:
-    """A ``decode_head`` of another project's, under our names."""
+    """A ``decode_head`` of another project's, under our names.
+
+    HRDA's holds two: the head, and that of its scale attention.
+    """
+    if any(key.startswith("decode_head.head.") for key in tensors):
+        attention = {key: tensors[key] for key in tensors if key.startswith(_ATTENTION)}
+        rest = {key: tensors[key] for key in tensors if key not in attention}
+        parts = ((rest, "decode_head.head.", "head."), (attention, _ATTENTION, "attention_head."))
+        return {
+            re.sub(r"^head\.", ours, key): tensor
+            for part, theirs, ours in parts
+            for key, tensor in head_names(renamed(part, ((theirs, "decode_head."),))).items()
+        }
     if any(key.startswith("decode_head.linear_fuse.") for key in tensors):
         return segformer_head(tensors)
     if "decode_head.aspp_modules.0.conv.bias" in tensors:  # mmseg's ASPP has no bias
@@ -176,6 +188,7 @@ def _counted_from_one(name: str) -> Callable[[re.Match[str]], str]:
     return lambda match: name.format(int(match[1]) + 1)
 
 
+_ATTENTION = "decode_head.scale_attention."
 _NUMBERED_HEAD = r"decode_head_aug(\d+)\."
 _SWIN: Rules = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -207,6 +220,7 @@ _DAFORMER: Rules = (
     (r"^decode_head\.embed_layers\.(\d+)\.proj\.", r"head.embeddings.\1."),
     (r"^decode_head\.fuse_layer\.aspp_modules\.", "head.branches."),
     (r"^decode_head\.fuse_layer\.bottleneck\.", "head.bottleneck."),
+    (r"^decode_head\.fuse_layer\.(conv|bn)\.", r"head.fusion.\1."),  # of scale attention
     (r"^decode_head\.conv_seg\.", "head.classifier."),
     (r"^(head\..*)\bdepthwise_conv\.", r"\g<1>0."),
     (r"^(head\..*)\bpointwise_conv\.", r"\g<1>1."),

@@ -52,6 +52,7 @@ class Published:
     num_classes: outputs.
     is_prompted: has the prompt adapter of Uni-UVPT.
     leave_one_out: heads beside the global one, of Generalize then Adapt.
+    attends: has scale attention between two resolutions, of HRDA.
     """
 
     backbone: str | None
@@ -60,6 +61,7 @@ class Published:
     num_classes: int | None
     is_prompted: bool
     leave_one_out: int
+    attends: bool = False
 
     def overrides(self) -> list[str]:
         """The choices of a command line that builds it."""
@@ -68,13 +70,15 @@ class Published:
             method = ["method=uniuvpt", "method.variant=release"]
         elif self.leave_one_out:
             method = ["method=source_gta", f"method.adapter.heads={self.leave_one_out}"]
+        elif self.attends:
+            method += ["+method/adapter=two_resolutions", "data.resolution=full"]
         width = self.head_channels
         return [
             f"backbone={self.backbone}",
             f"backbone/head={self.head}",
             *([] if width is None else [f"backbone.head.channels={width}"]),
-            *method,
             *TASKS.get(self.num_classes or 0, []),
+            *method,
         ]
 
 
@@ -95,6 +99,7 @@ def recognise(tensors: Tensors) -> Published:
         head_channels=channels,
         num_classes=outputs,
         is_prompted=_any(r"^backbone\.adapter\.", ours),
+        attends=_any(r"^attention_head\.", ours),
         leave_one_out=len(set(_numbers(r"leave_one_out\.(\d+)\.", ours))),
     )
 

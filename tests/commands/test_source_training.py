@@ -67,6 +67,10 @@ def test_a_run_on_translated_images(cli: Cli, root: Path) -> None:
             ["method=hrda", "start=backbone", "data.target_crop=[48,64]"],
             "data.target_crop must be [height, width] in multiples of 64",
         ),
+        (
+            ["method=mean_teacher", "+method/adapter=two_resolutions"],
+            "method.adapter must not be two_resolutions for MeanTeacher, which looks at whole",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -39,10 +39,11 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
         A trainer like the run's, which has neither loggers nor callbacks.
 
     Raises:
-        ConfigError: the checkpoint to continue, the optimiser, a metric's name, the share of
-            pseudo-labels to leave out, the callbacks, the trainer, a setting that would reach
-            nothing, or the target's style for a model that must not see the target.
+        ConfigError: the network, the checkpoint to continue, the optimiser, a metric's name, the
+            share of pseudo-labels to leave out, the callbacks, the trainer, a setting that would
+            reach nothing, or the target's style for a model that must not see the target.
     """
+    check_network(method)
     check_trainer(cfg, steps_itself=not method.automatic_optimization)
     check_plan(cfg, typed)
     check_source(cfg)
@@ -90,6 +91,23 @@ def built_trainer(
     if cfg.trainer.get("sync_batchnorm") and trainer.world_size > 1 and devices == "cpu":
         raise ConfigError("trainer.sync_batchnorm=true needs GPUs, got cpu; set it to false")
     return trainer
+
+
+def check_network(method: "Method") -> None:
+    """Refuse a network that the method cannot train.
+
+    Raises:
+        ConfigError: it is one of two resolutions, for a method without labels of the source.
+    """
+    from sfseg.methods.supervised import Supervised
+    from sfseg.networks.adapters.two_resolutions import TwoResolutions
+
+    if isinstance(method.network, TwoResolutions) and not isinstance(method, Supervised):
+        raise ConfigError(
+            f"method.adapter must not be two_resolutions for {type(method).__name__}, which looks "
+            "at whole images alone; set method/adapter=null, or choose a method that learns the "
+            "source's labels"
+        )
 
 
 def check_digits(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None:

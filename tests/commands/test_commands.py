@@ -57,6 +57,7 @@ def test_eval_of_a_checkpoint_from_before_evaluation_had_two_sizes(
     content = torch.load(checkpoint, weights_only=True)
     data = content["sfseg"]["config"]["data"]
     data["module"] |= {"eval_size": data["module"].pop("eval_view")["size"]}
+    data["module"].pop("replacement")
     data["module"]["check_samples"] = data["module"].pop("checks")["samples"]
     for key in ("cache", "eval_label_size", "cache_dir", "limits", "on_error", "max_skipped"):
         data["module"].pop(key, None)

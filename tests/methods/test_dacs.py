@@ -193,13 +193,10 @@ def test_padding_is_neither_pasted_nor_pasted_onto():
 
 
 def test_of_a_padded_crop_rows_of_the_picture_are_not_learnt():
-    method = make(DACS, pseudo_label_crop=(3, 4))
-    data = batch()
-    data["source"]["label"].fill_(IGNORE)
-    shown = torch.ones(2, 32, 64, dtype=torch.bool)
-    shown[1, 20:] = False
-    target = Labelled(data["target"]["image"], torch.zeros(2, 32, 64).long(), torch.ones(2, 32, 64))
-    weight = method.mix(data["source"], target, shown).weight
+    method = make(DACS, pseudo_label_crop=(3, 4), confidence=0.0)
+    target = batch()["target"]
+    target["geometry"][1, 6] = 20
+    weight = method.pseudo_labels(target).weight
     for own, height in zip(weight, (32, 20), strict=True):
         assert own[3 : height - 4].all()
         assert not own[:3].any() and not own[height - 4 : height].any()

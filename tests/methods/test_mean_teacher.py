@@ -110,7 +110,12 @@ def between(confidence):
 def watch(method):
     """What the student is shown from now on, and its answers."""
     shown = []
-    method.network.register_forward_hook(lambda _, given, logits: shown.append((given[0], logits)))
+
+    def keep(_, given, answer):
+        logits = answer if isinstance(answer, torch.Tensor) else answer[0]  # beside them maps
+        shown.append((given[0], logits))
+
+    method.network.register_forward_hook(keep)
     return shown
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from sfseg.data.class_map import require_sensible
 from sfseg.labels import BUILT_IN, Colour, LabelSpace, distinct_colour
 from sfseg.nesting import require_small
 
@@ -18,8 +19,6 @@ Channel = Literal["red", "green", "blue"]
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
 WIDEST = 65535
 """Largest id that a mask may hold, that of 16 bits."""
-NO_CLASS = ("void", "ignore", "ignored", "unlabeled", "unlabelled", "none", "nothing")
-"""Names by which people mean pixels that do not count."""
 NEAREST = 48.0
 """How far a colour may be from that of its class with ``nearest: true``."""
 
@@ -307,27 +306,7 @@ def _renamed(entries: Any, names: Sequence[str], where: str) -> dict[str, str | 
         for old, new in entries.items()
     }
     require_known(found, names, f"'map' of {where} has the class", f"there are {list(names)}")
-    for old, new in found.items():
-        if new is None or new in names:
-            continue
-        if new.lower() in NO_CLASS or new.isdecimal():
-            raise ValueError(
-                f"'map' of {where} makes {new!r} of {old!r}, which would be a class; write null "
-                "where pixels are not to count, and names for classes"
-            )
-        # What a class may be merged with keeps its name.
-        kept = [name for name in names if name not in found]
-        if close := difflib.get_close_matches(new, kept, n=1, cutoff=0.8):
-            raise ValueError(
-                f"'map' of {where} makes {new!r} of {old!r}, which is no class; did you mean "
-                f"{close[0]!r}?"
-            )
-    for old, new in found.items():
-        if new is not None and found.get(new, new) != new:
-            raise ValueError(
-                f"'map' of {where} makes {new!r} of {old!r} and {found[new]!r} of {new!r}; name "
-                "the last one for both"
-            )
+    require_sensible(found, names, where)
     return found
 
 

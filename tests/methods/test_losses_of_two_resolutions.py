@@ -9,7 +9,7 @@ from small import QUIET
 from two_domains import batch, fit, make, network, reached
 
 from sfseg.errors import ConfigError
-from sfseg.methods import dacs, supervised
+from sfseg.methods import dacs, mixing, supervised
 from sfseg.methods.adaptsegnet import AdaptSegNet
 from sfseg.methods.advent_minent import AdventMinEnt
 from sfseg.methods.dacs import DACS
@@ -34,7 +34,7 @@ def looks(monkeypatch):
         kept.append(whole(*arguments))
         return kept[-1]
 
-    for module in (dacs, supervised):
+    for module in (dacs, mixing, supervised):
         monkeypatch.setattr(module, "seen_in_training", spied)
     return kept
 

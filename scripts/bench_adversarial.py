@@ -12,15 +12,14 @@ The goal is a ratio of at most 1.05.
 """
 
 import argparse
-import time
 from copy import deepcopy
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Callback, LightningModule, Trainer
+from in_turn import InTurn
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from sfseg.callbacks.finite import FiniteGuard
@@ -92,29 +91,6 @@ class Bare:
 
 def against(verdict: Tensor, domain: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(verdict, torch.full_like(verdict, domain))
-
-
-class InTurn(Callback):
-    """Times the trainer's iterations, from end to end, and runs one of the loop after each."""
-
-    def __init__(self, bare: Bare) -> None:
-        self.bare = bare
-        self.ours: list[float] = []
-        self.theirs: list[float] = []
-        self.last = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last = time.process_time()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        middle = time.process_time()
-        self.bare.step(batch["source"], batch["target"])
-        end = time.process_time()
-        self.ours.append(middle - self.last)
-        self.theirs.append(end - middle)
-        self.last = time.process_time()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,7 +25,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from copy import deepcopy
 from statistics import median
 from typing import Any
@@ -33,6 +32,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from in_turn import InTurn
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -124,7 +124,7 @@ class Bare:
         trained = dict(zip(method.network.parameters(), self.student.parameters(), strict=True))
         for group in self.optimizer.param_groups:
             group["params"] = [trained[p] for p in group["params"]]
-        self.confidence, self.colour = method.confidence, method.colour
+        self.confidence, self.colour, self.hue = method.confidence, method.colour, method.hue
         self.steps = 0
 
     def step(self, source: Batch, target: Batch) -> None:
@@ -136,7 +136,7 @@ class Bare:
             share = (sure >= self.confidence).float().mean()
             taken = class_mask(label, num_classes=CITYSCAPES.num_classes)
             mixed = torch.where(taken[:, None], image, target["image"])
-            view = strong_view(mixed.float() / 255, strength=self.colour)
+            view = strong_view(mixed.float() / 255, strength=self.colour, hue=self.hue)
         label = torch.where(taken, label, taught)
         weighted(self.student(view), label, torch.where(taken, 1.0, share)).backward()
         self.optimizer.step()
@@ -153,29 +153,6 @@ def weighted(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     rows = logits.permute(0, 2, 3, 1).flatten(0, 2)
     each = F.cross_entropy(rows, label.flatten(), ignore_index=IGNORE, reduction="none")
     return each @ weight.flatten() / label.numel()
-
-
-class InTurn(Callback):
-    """Times the trainer's steps, from end to end, and runs one of the loop after each."""
-
-    def __init__(self, bare: Bare | None = None) -> None:
-        self.bare = bare
-        self.ours: list[float] = []
-        self.theirs: list[float] = []
-        self.last = 0.0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.last = time.process_time()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        middle = time.process_time()
-        self.ours.append(middle - self.last)
-        if self.bare is not None:
-            self.bare.step(batch["source"], batch["target"])
-            self.theirs.append(time.process_time() - middle)
-        self.last = time.process_time()
 
 
 class FirstGradients(Callback):

@@ -22,8 +22,9 @@ Load = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def load() -> Iterator[Load]:
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     """Import a script; the thread counts that it sets end with the test."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     threads = torch.get_num_threads(), cv2.getNumThreads()
 
     def load(name: str) -> ModuleType:
@@ -166,7 +167,6 @@ def test_uniuvpt_tables_read_finished_runs(
 def test_source_free_tables_read_finished_runs(
     load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     tables = load("source_free_tables")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for name, settings in (tables.ROWS | tables.SWITCHES).items():
@@ -193,7 +193,6 @@ def test_source_free_tables_read_finished_runs(
 def test_with_source_tables_read_finished_runs(
     load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
     tables = load("with_source_tables")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for settings in (tables.LADDER | tables.BESIDE).values():

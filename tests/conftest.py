@@ -1,5 +1,6 @@
 """Run the commands in this process: the same code as the console scripts, without their start."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Hashable, Iterator
@@ -68,6 +69,12 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: k for k, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: the collector of garbage need not look again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

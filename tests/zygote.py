@@ -4,6 +4,7 @@ A process that has imported all it needs, and computed nothing, forks a child fo
 a run. As a script it takes one request a line and answers each.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -197,6 +198,7 @@ def prepare() -> None:
     make_shallow()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", overrides=["method=uniuvpt", "trainer=debug"], return_hydra_config=True)
+    gc.freeze()  # what the children share stays shared: the collector of garbage writes into all
 
 
 def _end(children: list[int], request: dict[str, Any]) -> list[int]:

@@ -257,6 +257,7 @@ def test_features_of_things_stay_near_to_imagenets():
         ({"confidence": -0.1}, "confidence must be in"),
         ({"masked": -1.0}, "masked must not be negative"),
         ({"mask_block": 0}, "mask_block must be at least 1"),
+        ({"mask_ratio": 1.5}, "mask_ratio must be in"),
         ({"propagate": "all"}, "propagate must be one of sum, each, got 'all'"),
         ({"pseudo_label_crop": (3, -1)}, "pseudo_label_crop must be at least 0, got -1"),
         ({"teacher_statistics": "batch"}, "teacher_statistics must be"),

@@ -13,7 +13,7 @@ from sfseg.methods.adaptsegnet import AdaptSegNet
 from sfseg.methods.advent import Advent
 from sfseg.methods.advent_minent import AdventMinEnt
 from sfseg.methods.dacs import DACS
-from sfseg.methods.mixing import Labelled, half_of_source, window
+from sfseg.methods.mixing import Labelled, half_of_source, weighted_loss, window
 from sfseg.types import IGNORE
 
 pytestmark = QUIET
@@ -65,6 +65,17 @@ def test_the_loss_is_that_of_the_formulas(seen, kind, mode, levels):
         each = F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
         (term,) = method.masked_terms(data).values()
     assert term.item() == pytest.approx(0.5 * float((weight * each).mean()))
+
+
+@pytest.mark.parametrize(("ratio", "shown"), [(0.0, 1.0), (1.0, 0.0)])
+def test_all_blocks_or_none_may_be_hidden(ratio, shown):
+    method = taught(AdaptSegNet, mask_ratio=ratio, colour=0.0)
+    data = batch()
+    labelled = method.pseudo_labels(data["target"])
+    mean, image = method.network.mean, data["target"]["image"].double() / 255
+    view = torch.lerp(mean, image, shown)
+    expected = 0.5 * weighted_loss(method.network, view, labelled, None)
+    assert method.masked_terms(data)["masked"].item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("kind", HOSTS)

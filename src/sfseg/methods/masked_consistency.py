@@ -24,9 +24,6 @@ from sfseg.types import Batch, TrainingBatch, size_text
 
 MaskMode = Literal["target", "both"]
 
-HIDDEN = 0.7
-"""Share of the blocks of a masked image."""
-
 
 def require_fitting(block: int, plan: Mapping[str, Any]) -> None:
     """Refuse blocks larger than the target's crops, which would be hidden or shown whole.
@@ -55,6 +52,7 @@ def masked_loss(
     colour: float,
     hue: float = 0.0,
     block: int,
+    ratio: float = 0.7,
 ) -> Float[Tensor, ""]:
     """See :func:`weighted_loss`, of images in other colours with blocks of the mean colour.
 
@@ -67,9 +65,10 @@ def masked_loss(
         colour: strength of :func:`sfseg.ops.masking.strong_view`; 0 leaves the colours.
         hue: its largest shift of the hue, in turns.
         block: side of a block in pixels.
+        ratio: probability of a block to be hidden.
     """
     view = strong(images.image, network, colour=colour, hue=hue, valid=valid)
-    visible = block_mask(view, ratio=HIDDEN, block=block)
+    visible = block_mask(view, ratio=ratio, block=block)
     view = torch.where(visible, view, cast(Segmenter, network).mean)
     return weighted_loss(network, view, images, valid)
 
@@ -85,6 +84,7 @@ class SharedMasked(SharedSupervised, total=False):
     hue: float
     masked: float
     mask_block: int
+    mask_ratio: float
     mask_mode: MaskMode
 
 
@@ -106,6 +106,7 @@ class MaskedConsistency(Supervised):
         hue: its largest shift of the hue, in turns.
         masked: lambda_M, weight of the masked images' loss; 0 leaves it out, 1 in MIC.
         mask_block: side of a hidden block in pixels.
+        mask_ratio: probability of a block to be hidden; 0.7 in MIC.
         mask_mode: what is masked: the ``target``'s images in other colours, MIC's choice for
             synthetic sources; or ``both`` domains' in their own, half of a batch with the source's
             labels, its choice for Cityscapes to ACDC and to Dark Zurich.
@@ -130,11 +131,14 @@ class MaskedConsistency(Supervised):
         hue: float = 0.2,
         masked: float = 0.0,
         mask_block: int = 8,
+        mask_ratio: float = 0.7,
         mask_mode: MaskMode = "target",
         **shared: Unpack[SharedSupervised],
     ) -> None:
         super().__init__(**shared)
-        require_shares(momentum=momentum, confidence=confidence, colour=colour, hue=hue)
+        require_shares(
+            momentum=momentum, confidence=confidence, colour=colour, hue=hue, mask_ratio=mask_ratio
+        )
         require_weights(masked=masked)
         require_at_least(1, mask_block=mask_block)
         require_at_least(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
@@ -154,7 +158,7 @@ class MaskedConsistency(Supervised):
         self.teacher_statistics: FakeStatistics = teacher_statistics
         self.top, self.bottom = pseudo_label_crop
         self.colour, self.hue = colour, hue
-        self.masked, self.mask_block = masked, mask_block
+        self.masked, self.mask_block, self.mask_ratio = masked, mask_block, mask_ratio
         self.mask_mode: MaskMode = mask_mode
         self.teacher: Teacher | None = None
         if masked or self.is_taught:
@@ -178,8 +182,9 @@ class MaskedConsistency(Supervised):
         if self.mask_mode == "both":
             images, valid, colour = *half_of_source(batch["source"], images, valid), 0.0
         loss = masked_loss(
-            self.network, images, valid, colour=colour, hue=self.hue, block=self.mask_block
-        )
+            self.network, images, valid, colour=colour, hue=self.hue, block=self.mask_block,
+            ratio=self.mask_ratio,
+        )  # fmt: skip
         return {"masked": self.masked * loss}
 
     @torch.no_grad()

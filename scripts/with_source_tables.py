@@ -27,8 +27,11 @@ LADDER: dict[str, tuple[str, ...]] = {
 }
 BESIDE: dict[str, tuple[str, ...]] = {
     name: (f"method={name}",)
-    for name in ("adaptsegnet", "advent", "advent_minent", "fda", "mean_teacher")
-}
+    for name in (
+        "adaptsegnet", "advent", "advent_minent", "fda", "dacs", "daformer", "hrda", "mic",
+        "mean_teacher",
+    )
+}  # fmt: skip
 SLIDES = {"uplr, AA": 42.9, "uplr, IT": 45.3, "uplr, SR": 46.1, "uplr, TGAA": 48.8,
           "uplr, UPST": 52.6}  # fmt: skip
 SLIDES_SOURCE_ONLY = 36.6

@@ -11,8 +11,9 @@ propagate   CPU time and peak of resident memory of ``method.propagate=sum`` ove
 checkpoint  the same of ``backbone.gradient_checkpointing=true`` over ``false``, in bfloat16. The
             goal is 0.6 of the memory.
 
-The arms of the last two run in processes of their own, whose memory includes the libraries; how far
-the gradients of their first steps are apart is printed too. Noise for images, random weights, one
+The arms of the last two run in processes of their own. Their memory includes the libraries and the
+networks, which are there before the first step, so what steps add stands beside; how far the
+gradients of their first steps are apart is printed too. Noise for images, random weights, one
 thread, no feature distance.
 
     python scripts/bench_engine.py step
@@ -52,6 +53,7 @@ DEFAULTS = {
     "propagate": {"backbone": "tiny", "size": [256, 256], "steps": 5, "precision": "32-true"},
     "checkpoint": {"backbone": "mit_b5", "size": [512, 512], "steps": 1, "precision": "bf16-mixed"},
 }
+GB = ("peak", "before", "step")
 ARMS = {
     "propagate": {
         "each": ["method.propagate=each", "method.masked=1"],
@@ -172,16 +174,24 @@ class FirstGradients(Callback):
 
 
 def measure(arm: str, options: argparse.Namespace) -> dict[str, Any]:
-    """CPU seconds of the median step, peak GB and gradients, of a process of its own."""
+    """CPU seconds of the median step, GB and gradients, of a process of its own."""
     turns, gradients = InTurn(), FirstGradients()
-    train(built(options, *ARMS[options.part][arm]), options, turns, gradients)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    method = built(options, *ARMS[options.part][arm])
+    before = peak_gb()
+    train(method, options, turns, gradients)
     return {
         # The first step also makes the optimiser's state and the libraries' kernels.
         "seconds": median(turns.ours[1:] or turns.ours),
-        "peak": peak * (1 if sys.platform == "darwin" else 1024) / 1e9,
+        "peak": peak_gb(),
+        "before": before,
         "gradients": gradients.sums,
     }
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def beside_a_loop(options: argparse.Namespace) -> None:
@@ -197,15 +207,16 @@ def beside_a_loop(options: argparse.Namespace) -> None:
 
 def beside_each_other(options: argparse.Namespace, given: list[str]) -> None:
     found: dict[str, dict[str, Any]] = {}
-    print(f"{'':12s}{'CPU s a step':>16s}{'peak GB':>10s}")
+    print(f"{'':12s}{'CPU s a step':>16s}{'peak GB':>10s}{'before':>10s}{'a step':>10s}")
     for arm in ARMS[options.part]:
         command = [sys.executable, __file__, options.part, "--arm", arm, *given]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[arm] = json.loads(run.stdout.splitlines()[-1])
-        print(f"{arm:12s}{found[arm]['seconds']:16.2f}{found[arm]['peak']:10.2f}")
+        one = found[arm] = json.loads(run.stdout.splitlines()[-1])
+        one["step"] = one["peak"] - one["before"]
+        print(f"{arm:12s}{one['seconds']:16.2f}", *(f"{one[key]:9.2f}" for key in GB))
     first, second = found.values()
-    seconds, peak = (second[key] / first[key] for key in ("seconds", "peak"))
-    print(f"{'ratio':12s}{seconds:16.3f}{peak:10.3f}")
+    seconds, *ratios = (second[key] / first[key] for key in ("seconds", *GB))
+    print(f"{'ratio':12s}{seconds:16.3f}", *(f"{ratio:9.3f}" for ratio in ratios))
     mine, theirs = (torch.tensor(run["gradients"]).double() for run in (first, second))
     print(f"gradients differ by {float((mine - theirs).norm() / mine.norm()):.1e} of their size")
 

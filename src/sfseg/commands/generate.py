@@ -1,0 +1,31 @@
+"""``sfseg-generate``: a diffusion model learns the look of a place and draws pictures of it."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from sfseg.config.composition import as_typed, subcommands
+from sfseg.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+USAGE = """\
+usage: sfseg-generate personalise [key=value ...]
+
+  personalise  teach a diffusion model the look of a place from one picture of it, or some
+
+sfseg-generate personalise --help lists the settings.
+"""
+
+
+def main() -> None:
+    """Entry point of ``sfseg-generate``; its first argument says what to do."""
+    subcommands(TASKS, USAGE)
+
+
+TASKS: dict[str, Callable[[DictConfig], None]] = {}
+
+if __name__ == "__main__":
+    main()

@@ -6,17 +6,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from sfseg.commands.generate_images import images
 from sfseg.config.composition import as_typed, subcommands
 from sfseg.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 USAGE = """\
-usage: sfseg-generate personalise [key=value ...]
+usage: sfseg-generate personalise|images [key=value ...]
 
   personalise  teach a diffusion model the look of a place from one picture of it, or some
+  images       a set of images from prompts, by that model or any other
 
-sfseg-generate personalise --help lists the settings.
+sfseg-generate images --help lists the settings.
 """
 
 
@@ -25,7 +27,7 @@ def main() -> None:
     subcommands(TASKS, USAGE)
 
 
-TASKS: dict[str, Callable[[DictConfig], None]] = {}
+TASKS: dict[str, Callable[[DictConfig], None]] = {"images": images}
 
 if __name__ == "__main__":
     main()

@@ -69,6 +69,8 @@ SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
 MASKED = "masked"
 LIST = re.compile(r"""^(\+{0,2}data\.\w+_list=)([^'"]*\{split\}[^'"]*)$""")
 """The setting of a file list whose name has a place for the split."""
+TEMPLATE = re.compile(r"""^(\+{0,2}template=)([^'"]*\{[^'"]*)$""")
+"""The setting of a prompt with places to fill."""
 NAME = re.compile(
     r"^(\+{0,2}(?:data\.(?:[\w.]+\.)?(?:\w+_)?(?:root|list|dir|suffix)|data\.(?:\w+_)?classes"
     r"|ckpt_path|out|model|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
@@ -149,7 +151,9 @@ def quoted(words: Sequence[str]) -> list[str]:
     Hydra would read the braces of ``data.source_list={split}.txt`` as a dictionary, and
     ``data.root=2024_05`` as the number 202405.
     """
-    return [NAME.sub(r'\1"\2"', LIST.sub(r'\1"\2"', word)) for word in words]
+    for pattern in (LIST, TEMPLATE, NAME):
+        words = [pattern.sub(r'\1"\2"', word) for word in words]
+    return list(words)
 
 
 class _Ended(BaseException):

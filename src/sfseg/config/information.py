@@ -18,6 +18,8 @@ NAMES = {
     "check": "sfseg-data check",
     "preview": "sfseg-data preview",
     "personalise": "sfseg-generate personalise",
+    "images": "sfseg-generate images",
+    "report": "sfseg-generate report",
 }
 """How those commands are called that are not called ``sfseg-`` and their configuration's name."""
 CHOICES, EXAMPLES = "== Choices ==", "== Examples =="

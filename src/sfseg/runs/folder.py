@@ -161,10 +161,10 @@ def is_first_process() -> bool:
     return all(int(rank) == 0 for rank in ranks)
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Installed versions of the packages that results depend on, and of some more."""
     found = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -2,21 +2,21 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sfseg.commands.generate_images import images
-from sfseg.config.composition import as_typed, subcommands
-from sfseg.errors import ConfigError
+from sfseg.commands.generate_report import report
+from sfseg.config.composition import subcommands
 
 log = logging.getLogger(__name__)
 
 USAGE = """\
-usage: sfseg-generate personalise|images [key=value ...]
+usage: sfseg-generate personalise|images|report [key=value ...]
 
   personalise  teach a diffusion model the look of a place from one picture of it, or some
   images       a set of images from prompts, by that model or any other
+  report       a page on a set beside images of the target
 
 sfseg-generate images --help lists the settings.
 """
@@ -27,7 +27,7 @@ def main() -> None:
     subcommands(TASKS, USAGE)
 
 
-TASKS: dict[str, Callable[[DictConfig], None]] = {"images": images}
+TASKS: dict[str, Callable[[DictConfig], None]] = {"images": images, "report": report}
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,6 @@ from sfseg.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from sfseg.generation.image_set import ImageSet
     from sfseg.generation.sampling import Sampling
 
 log = logging.getLogger(__name__)

@@ -103,9 +103,7 @@ def find_model(model: str) -> Path:
             f"model={model} is neither a folder nor owner/name of huggingface.co; a model of the "
             f"hub is, for example, {OPEN_MODELS[0]}"
         )
-    return Path(
-        _attempt(model, lambda: DiffusionPipeline.download(model, use_safetensors=True))
-    )
+    return Path(_attempt(model, lambda: DiffusionPipeline.download(model, use_safetensors=True)))
 
 
 def require_no_adapter(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Which images a set has, and which of them a process makes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sfseg.errors import ConfigError
@@ -63,7 +63,7 @@ class Plan:
             yield range(start, min(start + step, self.n_images))
 
 
-def shard_of(setting: str | None, environment: dict[str, str]) -> tuple[int, int]:
+def shard_of(setting: str | None, environment: Mapping[str, str]) -> tuple[int, int]:
     """Which share of a set a process makes.
 
     Args:

@@ -66,7 +66,7 @@ def load_pipeline(
     folder = find_model(model)
     for part in TRAINED:
         require_no_adapter(folder / part)
-    arguments: dict[str, Any] = {"torch_dtype": dtype or torch.float32}
+    arguments: dict[str, Any] = {"dtype": dtype or torch.float32}
     if not safety_checker and "safety_checker" in _index(folder):
         arguments |= {"safety_checker": None, "requires_safety_checker": False}
     quiet_libraries()

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sfseg.config.composition import as_typed
 from sfseg.config.information import tell
@@ -33,15 +33,9 @@ def images(cfg: DictConfig) -> None:
         OutputError: the disk is full.
     """
     from sfseg.generation.plan import Plan, shard_of
-    from sfseg.generation.prompts import prompts_of
     from sfseg.generation.sampling import Sampling
 
-    prompts = prompts_of(
-        as_typed(cfg, "prompts"),
-        classes=cfg.classes,
-        template=cfg.template,
-        identifier=as_typed(cfg, "identifier"),
-    )
+    prompts = chosen_prompts(cfg)
     if cfg.print_prompts:
         tell("".join(f"{prompt}\n" for prompt in prompts))
         return
@@ -49,6 +43,29 @@ def images(cfg: DictConfig) -> None:
     plan = Plan(prompts, cfg.n_images, seed=cfg.seed, batch_size=cfg.batch_size, shard=shard)
     sampling = Sampling(cfg.height, cfg.width, cfg.steps, cfg.guidance)
     generate(cfg, plan, sampling)
+
+
+def chosen_prompts(cfg: DictConfig) -> list[str]:
+    """The prompts that the settings name, and that fit what the model was personalised with.
+
+    Raises:
+        ConfigError: no such prompts, or the model knows the target by another word.
+    """
+    from sfseg.generation.model_card import personalised
+    from sfseg.generation.prompts import prompts_of
+
+    source, identifier = as_typed(cfg, "prompts"), as_typed(cfg, "identifier")
+    template = cfg.template
+    if source == "datum" and not OmegaConf.is_missing(cfg, "model"):
+        trained = personalised(as_typed(cfg, "model"))
+        if trained.get("identifier", identifier) != identifier:
+            raise ConfigError(
+                f"identifier={identifier} is not what model={cfg.model} was personalised with; set "
+                f"identifier={trained['identifier']}"
+            )
+        if cfg.classes == "none" and template is None and "prompt" in trained:
+            return [str(trained["prompt"])]
+    return prompts_of(source, classes=cfg.classes, template=template, identifier=identifier)
 
 
 def generate(cfg: DictConfig, plan: Any, sampling: "Sampling") -> None:
@@ -94,7 +111,7 @@ def record_of(cfg: DictConfig, sampling: "Sampling") -> dict[str, Any]:
     """What the manifest says of how images were made, as far as no model is needed for it."""
     from dataclasses import asdict
 
-    from sfseg.generation.licence import licence_of
+    from sfseg.generation.model_card import licence_of
     from sfseg.runs.folder import versions
 
     model = as_typed(cfg, "model")

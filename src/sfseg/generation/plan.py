@@ -35,6 +35,9 @@ class Plan:
     shard: tuple[int, int] = WHOLE
 
     def __post_init__(self) -> None:
+        for name in ("n_images", "batch_size", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"{name} must be a whole number, got {getattr(self, name)!r}")
         for name in ("n_images", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

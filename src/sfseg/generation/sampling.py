@@ -54,9 +54,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+        is_number = isinstance(self.guidance, int | float) and math.isfinite(self.guidance)
+        if not is_number or self.guidance < 0:
             raise ConfigError(f"guidance must be a number from 0, got {self.guidance}")
 
     def require_fitting(self, pipeline: "DiffusionPipeline") -> None:

@@ -1,27 +1,57 @@
-"""What a model's card says of its licence."""
+"""What a model says of itself: its licence, and what it was personalised with."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from sfseg.errors import ConfigError
+from sfseg.generation.kept import RECORD
 
 CARD = "README.md"
 UNKNOWN = "not stated"
 
 
 def licence_of(model: str) -> str:
-    """The licence of a model, as far as its card says; ``not stated`` where there is none.
+    """The licence of a model, as far as its card says; ``not stated`` where it does not.
+
+    A personalised model stands under that of the model it was made from.
 
     Args:
         model: a folder, or an id of the Hugging Face Hub, whose card is fetched if need be.
+
+    Raises:
+        ConfigError: its record is damaged.
     """
     card = card_of(model)
     licence = card.get("license")
+    base = personalised(model).get("base_model")
+    if licence is None and isinstance(base, str):
+        return f"{licence_of(base)}, of {base}"
     if licence == "other":
         licence = card.get("license_name") or licence
     link = card.get("license_link")
     text = ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence or UNKNOWN)
     return f"{text} ({link})" if link else text
+
+
+def personalised(model: str) -> dict[str, Any]:
+    """The record of a model that ``sfseg-generate personalise`` has written; empty for others.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = Path(model).expanduser() / RECORD
+    if not path.is_file():
+        return {}
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(read, dict):
+            raise TypeError(f"a {type(read).__name__}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); restore it") from error
+    return read
 
 
 def card_of(model: str) -> dict[str, Any]:

@@ -40,9 +40,12 @@ def report(cfg: DictConfig) -> None:
         raise ConfigError(f"out={out} is a folder; name the page, such as {out / 'report.html'}")
     generated = open_set(Path(as_typed(cfg, "images")).expanduser(), "images")
     target = open_set(Path(as_typed(cfg, "target")).expanduser(), "target", range_of(cfg))
+    weights = weights_of(cfg)
+    if isinstance(weights, str):
+        log.info("no distances: %s", weights)
     found = look_at(generated, target)
     found.shares = shares(cfg, found.generated, target)
-    found.distances = measured(cfg, found)
+    found.distances = weights if isinstance(weights, str) else measured(cfg, weights, found)
     text = write_page(found)
     try:
         write_whole(out, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
@@ -87,15 +90,28 @@ def shares(cfg: DictConfig, generated: "Set", target: "Set") -> list[tuple[str, 
     return [(name, float(one[k]), float(two[k])) for k, name in enumerate(labels.classes)]
 
 
-def measured(cfg: DictConfig, found: "Findings") -> Mapping[str, float] | str:
-    """FID and KID of the sets, or why there are none."""
-    from sfseg.generation.image_distances import Pictures, can_measure, distances
-    from sfseg.generation.pipelines import chosen_device
+def weights_of(cfg: DictConfig) -> Path | str:
+    """Weights of the network that FID and KID need, or why there will be none.
+
+    Raises:
+        ConfigError: a file that cannot be.
+    """
+    from sfseg.generation.image_distances import cached_weights, can_measure, checked_weights
 
     if not cfg.distances:
-        return ""
+        return "Not asked for."
     if not can_measure():
         return "FID and KID need torch-fidelity: pip install torch-fidelity, then run this again."
+    if cfg.inception is not None:
+        return checked_weights(Path(as_typed(cfg, "inception")).expanduser())
+    return cached_weights()
+
+
+def measured(cfg: DictConfig, weights: Path, found: "Findings") -> Mapping[str, float]:
+    """FID and KID of the sets."""
+    from sfseg.generation.image_distances import Pictures, distances
+    from sfseg.generation.pipelines import chosen_device
+
     own, target, size = found.generated, found.target, found.size
     sets = [Pictures(partial(s.cut, size=size), len(s)) for s in (own, target)]
-    return distances(*sets, weights=cfg.inception, device=chosen_device(cfg.device))
+    return distances(*sets, weights=weights, device=chosen_device(cfg.device))

@@ -1,6 +1,5 @@
 """FID and KID: how far apart two sets of images are in the features of an Inception network."""
 
-import pickle
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +40,7 @@ def can_measure() -> bool:
 
 
 def distances(
-    generated: Pictures, target: Pictures, *, weights: str | None, device: torch.device
+    generated: Pictures, target: Pictures, *, weights: Path, device: torch.device
 ) -> Mapping[str, float]:
     """FID, and mean and standard deviation of KID, of two sets of images of one size.
 
@@ -51,11 +50,11 @@ def distances(
     Args:
         generated: one set.
         target: the other one.
-        weights: a file of the Inception network's; None: torch-fidelity downloads it once.
+        weights: file of the Inception network's.
         device: of the network.
 
     Raises:
-        ConfigError: too few images, or weights that cannot be had.
+        ConfigError: too few images.
     """
     from torch_fidelity import calculate_metrics
 
@@ -65,7 +64,7 @@ def distances(
     found: dict[str, Any] = calculate_metrics(
         input1=generated, input2=target, fid=True, kid=True, verbose=False, cache=False,
         kid_subset_size=min(SUBSET, fewest), cuda=device.type == "cuda",
-        feature_extractor_weights_path=str(inception_weights(weights)),
+        feature_extractor_weights_path=str(weights),
     )  # fmt: skip
     return {
         "FID": float(found["frechet_inception_distance"]),
@@ -74,28 +73,39 @@ def distances(
     }
 
 
-def inception_weights(given: str | None) -> Path:
-    """A file that torch-fidelity may open, which would run code that it holds.
-
-    Args:
-        given: the file; None: the one that torch-fidelity names, from torch's cache or its address.
+def checked_weights(path: Path) -> Path:
+    """A file of the network's weights; torch-fidelity would run code that another file may hold.
 
     Raises:
-        ConfigError: it cannot be had, or holds other things than tensors.
+        ConfigError: it cannot be read, or holds other things than tensors.
     """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    # What is damaged fails in any of its readers, each with an exception of its own; torch's text
+    # advises to run what the file holds, so it is not repeated.
+    except Exception as error:
+        raise ConfigError(
+            f"inception={path} cannot be read ({type(error).__name__}): it is missing, damaged or "
+            "no file of weights; nothing in it was executed. Leave it out to have it downloaded"
+        ) from error
+    return path
+
+
+def cached_weights() -> Path | str:
+    """The file that torch-fidelity names, from torch's cache or the net; else what to do."""
+    try:
+        torch.hub.load_state_dict_from_url(
+            _address(), map_location="cpu", progress=False, weights_only=True
+        )
+    except OSError as error:
+        return (
+            f"FID and KID need the weights of their network, which cannot be downloaded: {error}. "
+            f"Where there is a network, download {_address()}, and set inception=<that file>."
+        )
+    return Path(torch.hub.get_dir()) / "checkpoints" / _address().rpartition("/")[2]
+
+
+def _address() -> str:
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-    name = str(URL_INCEPTION_V3).rpartition("/")[2]
-    try:
-        if given is None:
-            torch.hub.load_state_dict_from_url(
-                URL_INCEPTION_V3, map_location="cpu", progress=False, weights_only=True
-            )
-            return Path(torch.hub.get_dir()) / "checkpoints" / name
-        torch.load(given, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError) as error:
-        raise ConfigError(
-            f"the weights of FID's network, inception={given}, cannot be had: {error}. Download "
-            f"{URL_INCEPTION_V3} and set inception=<that file>, or set distances=false"
-        ) from error
-    return Path(given)
+    return str(URL_INCEPTION_V3)

@@ -212,7 +212,7 @@ def _small(image: Image) -> Pixels:
 
 def _distances(found: Findings) -> str:
     if isinstance(found.distances, str):
-        return paragraph(found.distances or "Not asked for.")
+        return paragraph(found.distances)
     note = (
         f"Of {len(found.generated)} generated images and {len(found.target)} of the target, whose "
         "middle is cut to the proportions of the generated ones. FID is biased upwards for few "
@@ -238,11 +238,9 @@ def _shares(found: Findings) -> str:
 def _pairs(
     pairs: Sequence[Pair], images: Set, others: Set, caption: Callable[[int], str], whose: str
 ) -> str:
-    rule = f"thumbnails that differ by less than {CLOSE:g} of 255"
-    if not pairs:
-        return paragraph(f"None: no pair has {rule}.")
-    involved = len({pair.first for pair in pairs})
-    text = f"{len(pairs)} pairs have {rule}; {involved} generated images are the first of one."
+    text = f"Pairs whose thumbnails differ by less than {CLOSE:g} of 255: {len(pairs)}."
+    if len(pairs) > PAIRS:
+        text += f" The closest {PAIRS}:"
     shown = []
     for pair in pairs[:PAIRS]:
         shown.append((caption(pair.first), _small(images.image(pair.first))))

@@ -17,14 +17,14 @@ table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: 
 td:first-child, th:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
 table.facts td { text-align: left; }
 tr { border-bottom: 1px solid #ddd; } th { font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr));
-  gap: .8rem; }
-figure { margin: 0; } figure img { width: 100%; display: block; }
+.figures { display: flex; flex-wrap: wrap; gap: .8rem; }
+figure { margin: 0; width: 11.4rem; } figure img { width: 100%; display: block; }
 figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere; }
 .bars { width: 16rem; } .bars svg { display: block; width: 100%; height: 1.1rem; }
-.first { fill: #2f6db3; } .second { fill: #c9a227; }
 .key { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem; }
 """
+FIRST, SECOND = "#2f6db3", "#c9a227"
+"""Colours of the bars of two sets."""
 QUALITY = 88
 """Of JPEG, 0..100: pictures of a page are there to be looked at."""
 
@@ -65,16 +65,16 @@ def comparison(
     """
     first, second = names
     key = (
-        f'<p><span class="key" style="background:#2f6db3"></span>{escape(first)}'
-        f'<span class="key" style="background:#c9a227"></span>{escape(second)}</p>'
+        f'<p><span class="key" style="background:{FIRST}"></span>{escape(first)}'
+        f'<span class="key" style="background:{SECOND}"></span>{escape(second)}</p>'
     )
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     lines = []
     for cells, one, two in rows:
         bars = (
             '<svg viewBox="0 0 100 10" preserveAspectRatio="none">'
-            f'<rect class="first" width="{100 * one:.2f}" height="4.5"/>'
-            f'<rect class="second" y="5.5" width="{100 * two:.2f}" height="4.5"/></svg>'
+            f'<rect fill="{FIRST}" width="{100 * one:.2f}" height="4.5"/>'
+            f'<rect fill="{SECOND}" y="5.5" width="{100 * two:.2f}" height="4.5"/></svg>'
         )
         text = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         lines.append(f'<tr>{text}<td class="bars">{bars}</td></tr>')

@@ -200,9 +200,9 @@ def test_models_that_predict_the_picture_are_refused(pipeline: Any) -> None:
 
 def test_a_crop_is_a_multiple_of_what_the_model_halves(pipeline: Any) -> None:
     assert size_factor(pipeline) == 4
-    with pytest.raises(ConfigError, match="crop=18 must be a multiple of 4.*crop=16 or 20"):
+    with pytest.raises(ConfigError, match=r"crop=18 must be a multiple of 4.*crop=16 or 20"):
         DreamBooth(pipeline, replace(SETTINGS, crop=18))
-    with pytest.raises(ConfigError, match="crop=4$"):
+    with pytest.raises(ConfigError, match=r"crop=4$"):
         DreamBooth(pipeline, replace(SETTINGS, crop=3))
 
 

@@ -4,6 +4,7 @@ peft alone puts them in: transformers' own way asks for a version of it, which 5
 that is not out.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ PROJECTIONS = {
     "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
 }
 """Matrices of the attention, self and cross, that get an adapter, by the end of their names."""
-NAME = "default"
+NAME, FILE = "default", "pytorch_lora_weights.safetensors"
 
 
 def add_adapters(parts: Mapping[str, nn.Module], lora: Lora, seed: int) -> None:
@@ -39,7 +40,7 @@ def add_adapters(parts: Mapping[str, nn.Module], lora: Lora, seed: int) -> None:
 
 
 def write_adapters(pipeline: Any, parts: Mapping[str, nn.Module], folder: Path) -> None:
-    """Write ``pytorch_lora_weights.safetensors``, which ``pipeline.load_lora_weights`` reads.
+    """Write a file that ``pipeline.load_lora_weights`` reads.
 
     Alpha stands in the file's metadata; a reader that finds none there takes the rank for it.
     """
@@ -53,7 +54,17 @@ def write_adapters(pipeline: Any, parts: Mapping[str, nn.Module], folder: Path) 
         config: Any = part.peft_config[NAME]  # type: ignore[index]
         metadata = {**config.to_dict(), "target_modules": sorted(config.target_modules)}
         arguments[f"{name}_lora_adapter_metadata"] = metadata
-    pipeline.save_lora_weights(folder, **arguments)
+    pipeline.save_lora_weights(folder, weight_name=FILE, **arguments)
+    sort_header(folder / FILE)
+
+
+def sort_header(file: Path) -> None:
+    """Give equal safetensors files equal bytes: entries of their headers come in any order."""
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
 
 
 def merged(model: str, parts: Mapping[str, nn.Module]) -> Any:

@@ -13,6 +13,7 @@ from sfseg.commands.generate_report import report
 from sfseg.config.composition import as_typed, build, overrides, plain, subcommands
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import claim, differences, finish, read_record
+from sfseg.storage.atomic import remove_partial
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -71,6 +72,7 @@ def personalise(cfg: DictConfig) -> None:
     lock = claim(out, config, overrides(), plain(cfg, resolve=True), resume=is_begun)
     loggers: list[Logger] = []
     try:
+        remove_partial(out)
         others = others_of(cfg, pipeline, out, settings)
         run = Personalisation(DreamBooth(pipeline, settings), places, others, out)
         loggers += [build(node) for node in (cfg.logger or {}).values() if node is not None]
@@ -90,8 +92,8 @@ def settings_of(cfg: DictConfig) -> "Settings":
     """
     from sfseg.generation.settings import Lora, Prior, Samples, Settings
 
-    if cfg.method not in ("dreambooth", "lora"):
-        raise ConfigError(f"method must be dreambooth or lora, got {cfg.method}")
+    if cfg.adapter not in (None, "lora"):
+        raise ConfigError(f"adapter must be null or lora, got {cfg.adapter}")
     if cfg.resume not in ("auto", None):
         raise ConfigError(f"resume must be auto or null, got {cfg.resume}")
     parts = plain(cfg, resolve=True)
@@ -100,7 +102,7 @@ def settings_of(cfg: DictConfig) -> "Settings":
     return Settings(
         **{name: parts[name] for name in own},
         model=as_typed(cfg, "model"),
-        lora=Lora(**parts["lora"]) if cfg.method == "lora" else None,
+        lora=Lora(**parts["lora"]) if cfg.adapter == "lora" else None,
         prior=Prior(**{key: value for key, value in parts["prior"].items() if key != "images"}),
         samples=Samples(**parts["samples"]),
     )

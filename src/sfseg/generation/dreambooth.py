@@ -242,4 +242,8 @@ def checkpoint_gradients(pipeline: Any, settings: Settings) -> None:
     """Let trained parts compute activations again rather than keep them."""
     pipeline.unet.enable_gradient_checkpointing()
     if settings.train_text_encoder:
-        pipeline.text_encoder.gradient_checkpointing_enable()
+        text = pipeline.text_encoder
+        # transformers has given it a new name, and warns of the old one (5.24).
+        has_new = hasattr(text, "activation_checkpointing_enable")
+        enable = "activation_checkpointing_enable" if has_new else "gradient_checkpointing_enable"
+        getattr(text, enable)()

@@ -36,10 +36,10 @@ def require_identifier(tokenizer: Any, identifier: str, prompt: str) -> None:
             f"{', '.join(rare_words(tokenizer)) or 'none'}"
         )
     require_short(tokenizer, prompt, "prompt")
-    if tokens[0] not in tokenizer(prompt).input_ids:
+    if not re.search(rf"(?<!\w){re.escape(identifier)}(?!\w)", prompt, re.IGNORECASE):
         raise ConfigError(
             f"prompt={prompt!r} does not have the identifier {identifier!r}, which is to mean the "
-            f"place; write it as a word of the prompt, or set identifier=<the word that is there>"
+            "place; write it as a word of the prompt, or set identifier=<the word that is there>"
         )
 
 

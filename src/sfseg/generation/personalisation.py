@@ -107,9 +107,7 @@ class Personalisation:
     def _draw(self, loggers: Sequence[Logger]) -> None:
         self.training.set_training(False)
         picture = draw_progress(self.training.pipeline, self.settings)
-        folder = self.out / "samples"
-        folder.mkdir(exist_ok=True)
-        write_png(folder / f"step_{self.done:06d}.png", picture)
+        write_png(self.out / "samples" / f"step_{self.done:06d}.png", picture)
         send_picture(loggers, "samples", picture, self.done - 1)
 
     def _save(self, loggers: Sequence[Logger]) -> None:

@@ -188,6 +188,7 @@ def _attempt(model: str, load: Callable[[], Any]) -> Any:
 
 
 def _reason(model: str, error: Exception) -> str:
+    from httpx import TransportError
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,
@@ -208,7 +209,7 @@ def _reason(model: str, error: Exception) -> str:
             f"model={model} is not on huggingface.co, or private: names are case-sensitive, and "
             f"models are withdrawn; take {' or '.join(OPEN_MODELS)}, {local}"
         )
-    offline = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)
+    offline = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TransportError)
     if any(isinstance(cause, offline) for cause in causes):
         return (
             f"model={model} is no folder here, not in the cache, and huggingface.co cannot be "

@@ -45,7 +45,6 @@ def draw_others(pipeline: Any, settings: Settings, folder: Path) -> list[Path]:
     """
     paths = [folder / f"{k:05d}.png" for k in range(settings.prior.number)]
     missing = [k for k, path in enumerate(paths) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     for k in track(missing, "drawing pictures of other places"):
         seed = seed32(settings.seed, 0, k, "generation/others")
         prior = settings.prior

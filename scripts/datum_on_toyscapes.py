@@ -88,7 +88,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     run(
         "adapt", "sfseg-train", "method=datum", "data=toyscapes",
-        f"data.generated={folder}/images", f"data.target_crop=[{height},{width}]", "data.n_shots=1", f"data.shot_seed={given.shot_seed}",
+        f"data.generated={folder}/images", f"data.target_crop=[{height},{width}]",
+        "data.n_shots=1", f"data.shot_seed={given.shot_seed}",
         f"trainer.max_steps={given.train_steps}", "logger=csv", "resume=auto",
         f"hydra.run.dir={folder}/segmenter",
     )  # fmt: skip

@@ -82,6 +82,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, dies_at: int) -> 
     whole = made(tmp_path / "whole", Drawn(black=[6]))
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "killed", Drawn(black=[6], dies_at=dies_at))
+    for name in ("im_10_p1.png", "im_2_p2.png"):  # what a kill in the middle of one leaves
+        (tmp_path / "killed" / f".{name}.0123abcd.partial").write_bytes(b"a part")
     # As if the kill had come between two images of a batch.
     for path in (tmp_path / "killed").glob("im_0_*"):
         path.unlink()

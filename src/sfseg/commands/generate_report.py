@@ -1,20 +1,21 @@
 """``sfseg-generate report``: a page on a generated set beside images of the target."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.commands.predict import predictor
+from sfseg.commands.predict import Predictor, predictor
 from sfseg.config.composition import as_typed
 from sfseg.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from sfseg.data.images import ValueRange
     from sfseg.generation.set_report import Findings, Set
+    from sfseg.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ def report(cfg: DictConfig) -> None:
         raise ConfigError(f"out={out} is a folder; name the page, such as {out / 'report.html'}")
     generated = open_set(Path(as_typed(cfg, "images")).expanduser(), "images")
     target = open_set(Path(as_typed(cfg, "target")).expanduser(), "target", range_of(cfg))
-    weights = weights_of(cfg)
+    segmenter, weights = segmenter_of(cfg), weights_of(cfg)
     if isinstance(weights, str):
         log.info("no distances: %s", weights)
     found = look_at(generated, target)
-    found.shares = shares(cfg, found.generated, target)
+    if segmenter is not None:
+        found.shares = shares(*segmenter, [found.generated, target], cfg.samples)
     found.distances = weights if isinstance(weights, str) else measured(cfg, weights, found)
     text = write_page(found)
     try:
@@ -72,21 +74,35 @@ def range_of(cfg: DictConfig) -> "ValueRange":
         raise ConfigError(str(error).replace("data.value_range", "value_range")) from error
 
 
-def shares(cfg: DictConfig, generated: "Set", target: "Set") -> list[tuple[str, float, float]]:
-    """Each class and its shares of the pixels of both sets; empty without a segmenter."""
+def segmenter_of(cfg: DictConfig) -> "tuple[LabelSpace, Predictor] | None":
+    """The classes and the network that looks at images; None where none is given.
+
+    Raises:
+        ConfigError: a setting of it that cannot work.
+    """
     from sfseg.commands.data import require_positive
-    from sfseg.data.check import count_classes
-    from sfseg.generation.set_report import class_shares
     from sfseg.runs.checkpoints import restore
 
     if cfg.samples is not None:
         require_positive("samples", cfg.samples)
     if cfg.segmenter is None:
-        return []
-    restored = restore(as_typed(cfg, "segmenter"))
-    labels, predict = restored.labels, predictor(cfg, restored)
+        return None
+    try:
+        restored = restore(Path(as_typed(cfg, "segmenter")).expanduser())
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("ckpt_path=", "segmenter=")) from error
+    return restored.labels, predictor(cfg, restored)
+
+
+def shares(
+    labels: "LabelSpace", predict: Predictor, sets: "Sequence[Set]", number: int | None
+) -> list[tuple[str, float, float]]:
+    """Each class and its shares of the pixels of both sets."""
+    from sfseg.data.check import count_classes
+    from sfseg.generation.set_report import class_shares
+
     count = partial(count_classes, num_classes=labels.num_classes)
-    one, two = (class_shares(predict, count, s, cfg.samples) for s in (generated, target))
+    one, two = (class_shares(predict, count, each, number) for each in sets)
     return [(name, float(one[k]), float(two[k])) for k, name in enumerate(labels.classes)]
 
 

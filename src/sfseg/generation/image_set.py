@@ -71,6 +71,13 @@ class ImageSet:
         self._write(self._path(number) if kept else self._mark(number), png(image) if kept else b"")
         return kept
 
+    def remove_partial(self) -> None:
+        """Remove what killed processes have left of images of this process's share."""
+        own = {self.plan.name(number) for batch in self.plan.batches() for number in batch}
+        for path in self.folder.glob(".*.partial"):
+            if path.name[1:].rsplit(".", 2)[0] in own:
+                path.unlink()
+
     def write_manifest(self) -> None:
         """Say how each image was made, and which were black.
 

@@ -33,6 +33,7 @@ def make_images(pipeline: "DiffusionPipeline", sampling: Sampling, images: Image
     """
     from rich.progress import track
 
+    images.remove_partial()
     plan = images.plan
     batches = list(plan.batches())
     own = [number for batch in batches for number in batch]

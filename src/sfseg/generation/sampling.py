@@ -137,12 +137,15 @@ def fingerprint(pipeline: "DiffusionPipeline") -> str:
             continue
         for name, tensor in sorted(module.state_dict().items()):
             found.update(f"{part}.{name}".encode())
-            found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            held = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(held.view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
 def longer_than_read(pipeline: "DiffusionPipeline", prompts: Sequence[str]) -> list[str]:
     """Prompts of more tokens than the model reads, which cuts them."""
-    tokenizer: Any = pipeline.components["tokenizer"]
+    tokenizer: Any = pipeline.components.get("tokenizer")
+    if tokenizer is None:
+        return []
     longest = tokenizer.model_max_length
     return [prompt for prompt in prompts if len(tokenizer(prompt).input_ids) > longest]

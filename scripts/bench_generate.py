@@ -125,14 +125,24 @@ def write_model(folder: str, is_tiny: bool) -> int:
     return 0
 
 
-def run(folder: str, picture: Path, settings: Settings) -> int:
-    """A personalisation from its beginning to its end; the most bytes that its process has held."""
-    Path("/proc/self/clear_refs").write_text("5")
+def run(picture: Path, settings: Settings) -> None:
+    """A personalisation from its beginning to its end."""
     crops = windows(picture, settings)
     with tempfile.TemporaryDirectory() as out:
-        training = DreamBooth(load_pipeline(folder), settings)
+        training = DreamBooth(load_pipeline(settings.model), settings)
         Personalisation(training, crops, None, Path(out)).run([])
-    return peak()
+
+
+def measured(picture: Path, small: Settings, settings: Settings) -> int:
+    """The most bytes that a run holds above what its process held before.
+
+    A small run comes first: a fork does not count pages of libraries until it touches them.
+    """
+    run(picture, small)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = held()
+    run(picture, settings)
+    return peak() - before
 
 
 def windows(picture: Path, settings: Settings) -> Crops:
@@ -140,13 +150,12 @@ def windows(picture: Path, settings: Settings) -> Crops:
     return Crops([picture], resize=2 * crop, crop=crop, seed=0, purpose="images")
 
 
-def compare_memory(folder: str, picture: Path, settings: Settings) -> None:
+def compare_memory(picture: Path, small: Settings, settings: Settings) -> None:
     """Print the peak of a run that trains all weights, and of one that trains adapters."""
     peaks = []
     for name, lora in (("all weights", None), ("adapters", ADAPTERS)):
-        # Of this process: a fork does not count pages of libraries until it touches them.
-        imports = held()
-        peaks.append(apart(run, folder, picture, replace(settings, lora=lora)) - imports)
+        arms = (replace(each, lora=lora) for each in (small, settings))
+        peaks.append(apart(measured, picture, *arms))
         print(f"{name}: {peaks[-1] / MIB:,.0f} MiB at most above the imports")
     print(f"ratio: {peaks[1] / peaks[0]:.3f}")
 
@@ -167,15 +176,15 @@ def main(words: Sequence[str] | None = None) -> None:
         size = (2 * crop, 4 * crop, 3)
         noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         Image.fromarray(noise).save(picture)
-        small = f"{place}/small"
-        write_model(small, is_tiny=True)
+        small = Settings(model=f"{place}/small", crop=32, steps=1)
+        write_model(small.model, is_tiny=True)
         for lora in (None, ADAPTERS):  # so that all is imported: much is so late
-            run(small, picture, Settings(model=small, crop=32, steps=1, lora=lora))
+            run(picture, replace(small, lora=lora))
         # In a process of its own: what it frees here, a run would not be counted for.
         apart(write_model, folder, given.quick)
         settings = Settings(model=folder, crop=crop, steps=2, keep_every=2, save_every=2)
         # First: what a timed run leaves in memory would be counted as imported.
-        compare_memory(folder, picture, settings)
+        compare_memory(picture, small, settings)
         compare_time(load_pipeline(folder), windows(picture, settings), settings, given.steps)
 
 

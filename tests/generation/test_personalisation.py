@@ -174,7 +174,7 @@ def test_merging_leaves_the_adapters_as_they_are(
     begun_run.training.step(0, begun_run.images(0))
     before = {name: weight.clone() for name, weight in pipeline.unet.state_dict().items()}
     names = set(load_pipeline(str(tiny)).unet.state_dict())
-    assert set(merged(str(tiny), begun_run.training.trained).unet.state_dict()) == names
+    assert set(merged(pipeline, begun_run.training.trained).unet.state_dict()) == names
     after = pipeline.unet.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 

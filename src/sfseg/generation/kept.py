@@ -39,7 +39,7 @@ def keep(training: DreamBooth, folder: Path, record: Mapping[str, Any]) -> None:
             training.pipeline.save_pretrained(partial)
         else:
             write_adapters(training.pipeline, training.trained, partial)
-            merged(training.settings.model, training.trained).save_pretrained(partial)
+            merged(training.pipeline, training.trained).save_pretrained(partial)
         (partial / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     write_folder(folder, write)

@@ -4,15 +4,15 @@ peft alone puts them in: transformers' own way asks for a version of it, which 5
 that is not out.
 """
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from sfseg.generation.pipelines import load_pipeline
 from sfseg.generation.settings import Lora
 from sfseg.randomness import seed32
 
@@ -67,25 +67,26 @@ def sort_header(file: Path) -> None:
     file.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
 
 
-def merged(model: str, parts: Mapping[str, nn.Module]) -> Any:
-    """The model with the parts' adapters added to its weights.
-
-    It is read anew: what is added to a weight and subtracted again leaves another rounding.
-    """
-    pipeline = load_pipeline(model)
-    for name, part in parts.items():
-        plain: nn.Module = getattr(pipeline, name)
-        for key, update in updates(part):
-            weight = plain.get_parameter(f"{key}.weight")
-            weight.data += update.to(weight.device)
-    return pipeline
-
-
 @torch.no_grad()
-def updates(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names of the layers that have adapters, and alpha / rank * B A of each."""
+def merged(pipeline: Any, parts: Mapping[str, nn.Module]) -> Any:
+    """The pipeline with the parts' adapters added to its weights; the parts stay as they are.
+
+    It shares all weights that have no adapter, so that it takes little memory.
+    """
     from peft.tuners.lora import LoraLayer
 
-    for key, layer in part.named_modules():
-        if isinstance(layer, LoraLayer):
-            yield key, layer.get_delta_weight(NAME)
+    plain = {}
+    for name, part in parts.items():
+        shared = {id(tensor): tensor for tensor in (*part.parameters(), *part.buffers())}
+        plain[name] = copy.deepcopy(part, shared)
+        layers = {
+            key: layer for key, layer in plain[name].named_modules() if isinstance(layer, LoraLayer)
+        }
+        for key, layer in layers.items():
+            linear = layer.get_base_layer()
+            update = layer.get_delta_weight(NAME)  # alpha / rank * B A
+            linear.weight = nn.Parameter(linear.weight + update, requires_grad=False)
+            plain[name].set_submodule(key, linear)
+    whole = copy.copy(pipeline)
+    whole.register_modules(**plain)
+    return whole

@@ -17,7 +17,7 @@ install: $(READY) ## Make the virtual environment and install sfseg into it
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,parity]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,parity,generate]'
 	@touch $@
 
 demo: install ## Train a source model on drawn streets of a game and adapt it to a city

@@ -17,6 +17,8 @@ from zygote import Parent, main_of
 
 from sfseg.data.toyscapes.scenes import Toyscapes
 
+pytest_plugins = ["diffusion"]
+
 # Small tensors on several threads wait for each other more than they compute.
 THREADS = os.environ.get("SFSEG_TEST_THREADS", "1")
 torch.set_num_threads(int(THREADS))

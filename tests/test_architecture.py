@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "networks": {"ops"},
     "data": {"pseudo", "storage"},
     "methods": {"networks", "ops", "pseudo", "storage", "metrics", "optim"},
+    "generation": {"data", "report", "storage"},
     "callbacks": {"data", "report", "pseudo", "ops", "storage", "metrics", "optim"},
 }
 MAY_IMPORT["runs"] = set(MAY_IMPORT) | set(WORDS)

@@ -58,7 +58,7 @@ def test_wheel_runs_from_another_folder(site: Path, tmp_path: Path) -> None:
 
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:
-    commands = ["train", "evaluate", "predict", "data"]
+    commands = ["train", "evaluate", "predict", "data", "generate"]
     names = ", ".join(f"sfseg.commands.{name}" for name in commands)
     code = f"import sys, {names}; print('torch' in sys.modules)"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "False"

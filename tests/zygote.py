@@ -25,6 +25,7 @@ COMMANDS = {
     "sfseg-eval": "evaluate",
     "sfseg-predict": "predict",
     "sfseg-data": "data",
+    "sfseg-generate": "generate",
 }
 
 

@@ -512,7 +512,9 @@ def test_a_file_list_as_a_shell_hands_it_over(cli: Cli, mine: Path) -> None:
     assert found["target_train"]["labelled"] and not findings(done)
 
 
-@pytest.mark.parametrize("command", ["sfseg-train", "sfseg-eval", "sfseg-predict", "sfseg-data"])
+@pytest.mark.parametrize(
+    "command", ["sfseg-train", "sfseg-eval", "sfseg-predict", "sfseg-data", "sfseg-generate"]
+)
 def test_every_command_says_its_version(cli: Cli, command: str) -> None:
     from sfseg import __version__
 
@@ -526,6 +528,7 @@ def test_every_command_says_its_version(cli: Cli, command: str) -> None:
         (["sfseg-train"], ["method/optimizer: ", "backbone: ", "sfseg-train -m"], ["sfseg-eval "]),
         (["sfseg-eval"], ["evaluation: ", "data: ", "sfseg-eval c"], ["method: ", "sfseg-train"]),
         (["sfseg-predict"], ["evaluation: ", "sfseg-predict"], ["data: cam", "sfseg-data"]),
+        (["sfseg-generate", "personalise"], ["logger: ", "personalise i"], ["method: ", "sfseg-d"]),
         (["sfseg-data", "check"], ["data: ", "sfseg-data check"], ["method: ", "data preview"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -68,6 +68,7 @@ def test_text_that_looks_like_a_link_stays_text(text: str) -> None:
         ("data.root=a/2024", "a/2024"),
         ("data.batch_size=5", 5),
         ("images=4", 4),
+        ("template=a {cls} of {identifier}", "a {cls} of {identifier}"),
     ],
 )
 def test_names_that_look_like_numbers_are_names(word: str, value: object) -> None:

@@ -118,7 +118,7 @@ def test_every_documented_command_composes(line: str, tmp_path: Path) -> None:
     if "--config-dir" in words:
         return
     names = {"sfseg-train": "train", "sfseg-eval": "eval", "sfseg-predict": "predict"}
-    name = words.pop(0) if program == "sfseg-data" else names[program]
+    name = words.pop(0) if program in {"sfseg-data", "sfseg-generate"} else names[program]
     overrides = [re.sub(r"=([^\[]*?),.*", r"=\1", word) for word in words]
     assert composed(name, *overrides).task_name == name
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sfseg.config.composition import build, command, overrides, plain
-from sfseg.config.information import VERSION, tell
+from sfseg.config.composition import build, overrides, plain, subcommands
 from sfseg.errors import ConfigError, DataError
 from sfseg.runs.folder import claim, versions
 
@@ -37,21 +35,7 @@ DRAWN, OPACITY = 3, 0.7
 
 def main() -> None:
     """Entry point of ``sfseg-data``; its first argument says what to do."""
-    program, *words = sys.argv
-    name = words[0] if words else ""
-    if name in {"-h", "--help", "--version"}:
-        tell(VERSION if name == "--version" else USAGE)
-        return
-    if name not in TASKS:
-        sys.stderr.write(USAGE)
-        sys.exit(ConfigError.exit_code)
-
-    def task(cfg: DictConfig) -> None:
-        sys.argv = [program, *words]  # as the run's record keeps it
-        TASKS[name](cfg)
-
-    sys.argv = [program, *words[1:]]  # Hydra knows settings only
-    command(task, name)
+    subcommands(TASKS, USAGE)
 
 
 def check(cfg: DictConfig) -> None:

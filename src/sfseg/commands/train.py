@@ -162,13 +162,15 @@ def run(
         data: opened.
         source: checkpoint of the source model, if the method starts from one.
     """
+    from sfseg.report.sending import close
+
     report_size(method)
     log.info("evaluation: %s", method.protocol)
     loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]
     try:
         metric = fit(cfg, {**config, "resume": None}, method, data, source, loggers)
     finally:
-        finish_loggers(loggers)
+        close(loggers)
         data.close()
     if is_first_process():
         finish(Path(HydraConfig.get().runtime.output_dir), metric)
@@ -310,15 +312,6 @@ def logged_metric(trainer: "Trainer", name: str | None) -> float | None:
     if name not in logged:
         raise ConfigError(f"optimized_metric={name!r} was not logged; choose one of {logged}")
     return float(trainer.callback_metrics[name])
-
-
-def finish_loggers(loggers: "list[Logger]") -> None:
-    """Close W&B's run, or the next job of a sweep would go on in it."""
-    from sfseg.report.loggers import WandbRun
-
-    for logger in loggers:
-        if isinstance(logger, WandbRun):
-            logger.close()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from platform import machine
@@ -69,9 +69,11 @@ SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE
 MASKED = "masked"
 LIST = re.compile(r"""^(\+{0,2}data\.\w+_list=)([^'"]*\{split\}[^'"]*)$""")
 """The setting of a file list whose name has a place for the split."""
+TEMPLATE = re.compile(r"""^(\+{0,2}template=)([^'"]*\{[^'"]*)$""")
+"""The setting of a prompt with places to fill."""
 NAME = re.compile(
     r"^(\+{0,2}(?:data\.(?:[\w.]+\.)?(?:\w+_)?(?:root|list|dir|suffix)|data\.(?:\w+_)?classes"
-    r"|ckpt_path|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
+    r"|ckpt_path|out|model|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
     r"([+-]?\.?\d[\w.+-]*)$"
 )
 """The setting of a path, or of a part of one, that begins like a number."""
@@ -124,13 +126,34 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
         _fail(f"the output folder cannot be written: {error}", ConfigError.exit_code)
 
 
+def subcommands(tasks: Mapping[str, Callable[[DictConfig], None]], usage: str) -> None:
+    """Run the task that the first word of the command line names, with the configuration of it."""
+    program, *words = sys.argv
+    name = words[0] if words else ""
+    if name in {"-h", "--help", "--version"}:
+        tell(VERSION if name == "--version" else usage)
+        return
+    if name not in tasks:
+        sys.stderr.write(usage)
+        sys.exit(ConfigError.exit_code)
+
+    def task(cfg: DictConfig) -> None:
+        sys.argv = [program, *words]  # as the run's record keeps it
+        tasks[name](cfg)
+
+    sys.argv = [program, *words[1:]]  # Hydra knows settings only
+    command(task, name)
+
+
 def quoted(words: Sequence[str]) -> list[str]:
     """A command line in which names stand in quotes, which shells take away.
 
     Hydra would read the braces of ``data.source_list={split}.txt`` as a dictionary, and
     ``data.root=2024_05`` as the number 202405.
     """
-    return [NAME.sub(r'\1"\2"', LIST.sub(r'\1"\2"', word)) for word in words]
+    for pattern in (LIST, TEMPLATE, NAME):
+        words = [pattern.sub(r'\1"\2"', word) for word in words]
+    return list(words)
 
 
 class _Ended(BaseException):

@@ -14,7 +14,13 @@ from sfseg import __version__
 VERSION = f"sfseg {__version__}\n"
 HELP = {"--help", "-h"}
 FLAGS = HELP | {"--cfg", "-c", "--info", "-i", "--hydra-help"}
-NAMES = {"check": "sfseg-data check", "preview": "sfseg-data preview"}
+NAMES = {
+    "check": "sfseg-data check",
+    "preview": "sfseg-data preview",
+    "personalise": "sfseg-generate personalise",
+    "images": "sfseg-generate images",
+    "report": "sfseg-generate report",
+}
 """How those commands are called that are not called ``sfseg-`` and their configuration's name."""
 CHOICES, EXAMPLES = "== Choices ==", "== Examples =="
 

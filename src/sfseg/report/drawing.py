@@ -131,14 +131,24 @@ def write_png(path: Path, image: Pixels) -> None:
     Raises:
         DataError: the folder cannot be written.
     """
+    data = png(image)
+    try:
+        write_whole(path, lambda file: file.write(data))
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+
+
+def png(image: Pixels) -> bytes:
+    """(H, W) or RGB (H, W, 3) pixels as the content of a PNG file.
+
+    Raises:
+        DataError: no image has this shape.
+    """
     stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     encoded, data = cv2.imencode(".png", stored)
     if not encoded:
-        raise DataError(f"an image of shape {image.shape} cannot be encoded for {path}")
-    try:
-        write_whole(path, lambda file: file.write(data.tobytes()))
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}") from error
+        raise DataError(f"an image of shape {image.shape} cannot be encoded as PNG")
+    return data.tobytes()
 
 
 def _tile(tile: Pixels, size: tuple[int, int]) -> Pixels:

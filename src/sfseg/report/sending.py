@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from sfseg.report.drawing import Pixels
+from sfseg.report.loggers import WandbRun
 from sfseg.report.tables import Cell
 
 
@@ -24,3 +25,10 @@ def send_table(
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_table(key=key, columns=list(header), data=[list(row) for row in rows])
+
+
+def close(loggers: Iterable[Logger]) -> None:
+    """Close W&B's run, or the next job of a sweep would go on in it."""
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.close()

@@ -24,6 +24,7 @@ FINISHED = "finished"
 PACKAGES = (
     "sfseg", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf",
     "timm", "albumentations", "opencv-python-headless", "numpy", "wandb",
+    "diffusers", "transformers", "peft",
 )  # fmt: skip
 
 
@@ -123,6 +124,26 @@ def require_same(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the settings that differ.
     """
+    if differ := differences(folder, config):
+        raise ConfigError(
+            f"resume=auto: the run in {folder} has other settings\n"
+            + "\n".join(differ[:5])
+            + "\nrepeat its command, choose another hydra.run.dir, or continue its checkpoint with "
+            "ckpt_path=<file> in a new folder"
+        )
+
+
+def differences(folder: Path, config: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
+    """Settings of the run in a folder that are others in this one, a line each.
+
+    Args:
+        folder: of the run.
+        config: as composed, interpolations unresolved.
+        free: names of settings, or of groups of them, that may differ.
+
+    Raises:
+        ConfigError: the folder's record of them is damaged.
+    """
     path = folder / HYDRA / "config.yaml"
     try:
         before = with_todays_names(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -131,15 +152,12 @@ def require_same(folder: Path, config: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path} is damaged ({error}), so this run cannot go on") from error
     # As a file says it: tuples become lists, and so on.
     now = dict(_leaves(yaml.safe_load(yaml.safe_dump({**config, "resume": None}))))
-    differ = [key for key in sorted({*known, *now}) if known.get(key) != now.get(key)]
-    if differ:
-        lines = [f"  {key}: {known.get(key)} there, {now.get(key)} here" for key in differ[:5]]
-        raise ConfigError(
-            f"resume=auto: the run in {folder} has other settings\n"
-            + "\n".join(lines)
-            + "\nrepeat its command, choose another hydra.run.dir, or continue its checkpoint with "
-            "ckpt_path=<file> in a new folder"
-        )
+    differ = (key for key in sorted({*known, *now}) if known.get(key) != now.get(key))
+    return [
+        f"  {key}: {known.get(key)} there, {now.get(key)} here"
+        for key in differ
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
 
 
 def _write(path: Path, text: str) -> None:
@@ -161,10 +179,10 @@ def is_first_process() -> bool:
     return all(int(rank) == 0 for rank in ranks)
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Installed versions of the packages that results depend on, and of some more."""
     found = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

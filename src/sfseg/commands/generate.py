@@ -1,0 +1,191 @@
+"""``sfseg-generate``: a diffusion model learns the look of a place and draws pictures of it."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sfseg.commands.generate_images import images
+from sfseg.commands.generate_report import report
+from sfseg.config.composition import as_typed, build, overrides, plain, subcommands
+from sfseg.errors import ConfigError
+from sfseg.runs.folder import claim, differences, finish, read_record
+from sfseg.storage.atomic import remove_partial
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from sfseg.generation.crops import Crops
+    from sfseg.generation.settings import Settings
+
+log = logging.getLogger(__name__)
+
+USAGE = """\
+usage: sfseg-generate personalise|images|report [key=value ...]
+
+  personalise  teach a diffusion model the look of a place from one picture of it, or some
+  images       a set of images from prompts, by that model or any other
+  report       a page on a set beside images of the target
+
+sfseg-generate personalise --help lists the settings.
+"""
+FREE = ("steps", "keep_every", "save_every", "samples", "logger", "device", "tags", "run_name")
+"""Settings that a personalisation may go on with changed: the steps it does stay the same."""
+
+
+def main() -> None:
+    """Entry point of ``sfseg-generate``; its first argument says what to do."""
+    subcommands(TASKS, USAGE)
+
+
+def personalise(cfg: DictConfig) -> None:
+    """Train a model on pictures of a place, and keep it every so many steps.
+
+    Raises:
+        ConfigError: a setting that cannot work, or ``out`` holds something else.
+        DataError: there are no pictures, or one cannot be read.
+    """
+    import torch
+
+    from sfseg.generation.dreambooth import DreamBooth, require_trainable
+    from sfseg.generation.kept import step_folder
+    from sfseg.generation.personalisation import Personalisation
+    from sfseg.generation.pipelines import chosen_device, load_pipeline, require_libraries
+    from sfseg.report.sending import close
+    from sfseg.runs.quiet import quiet_lightning
+
+    quiet_lightning()
+    require_libraries()
+    settings, out = settings_of(cfg), Path(as_typed(cfg, "out"))
+    config = plain(cfg, resolve=False)
+    is_begun = require_own(out, config, cfg.resume)
+    if is_begun and step_folder(out, settings.steps).exists():
+        log.info("%s is complete: nothing is left to do", step_folder(out, settings.steps))
+        return
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+    places = crops_of(sources(cfg.images), cfg.resize, settings, "images")
+    pipeline = load_pipeline(settings.model, device=chosen_device(cfg.device))
+    require_trainable(pipeline, settings)
+    lock = claim(out, config, overrides(), plain(cfg, resolve=True), resume=is_begun)
+    loggers: list[Logger] = []
+    try:
+        remove_partial(out)
+        others = others_of(cfg, pipeline, out, settings)
+        run = Personalisation(DreamBooth(pipeline, settings), places, others, out)
+        loggers += [build(node) for node in (cfg.logger or {}).values() if node is not None]
+        begin_logs(loggers, plain(cfg, resolve=True), run.done)
+        run.run(loggers)
+        finish(out, None)
+    finally:
+        close(loggers)
+        lock.release()
+
+
+def settings_of(cfg: DictConfig) -> "Settings":
+    """What is asked for, checked.
+
+    Raises:
+        ConfigError: names the setting that cannot be.
+    """
+    from sfseg.generation.settings import Lora, Prior, Samples, Settings
+
+    if cfg.adapter not in (None, "lora"):
+        raise ConfigError(f"adapter must be null or lora, got {cfg.adapter}")
+    if cfg.resume not in ("auto", None):
+        raise ConfigError(f"resume must be auto or null, got {cfg.resume}")
+    parts = plain(cfg, resolve=True)
+    apart = {"lora", "prior", "samples", "model"}
+    own = {field.name for field in fields(Settings)} - apart
+    return Settings(
+        **{name: parts[name] for name in own},
+        model=as_typed(cfg, "model"),
+        lora=Lora(**parts["lora"]) if cfg.adapter == "lora" else None,
+        prior=Prior(**{key: value for key, value in parts["prior"].items() if key != "images"}),
+        samples=Samples(**parts["samples"]),
+    )
+
+
+def require_own(out: Path, config: Mapping[str, Any], resume: str | None) -> bool:
+    """Whether the folder holds this run, which then goes on.
+
+    Raises:
+        ConfigError: it holds something else, or a run of other settings.
+    """
+    if read_record(out) is None:
+        strange = list(out.glob("[!.]*"))
+        if strange:
+            raise ConfigError(
+                f"out={out} is not empty: it has {strange[0].name}; choose another folder"
+            )
+        return False
+    if resume is None:
+        raise ConfigError(f"out={out} holds a run; choose another folder, or set resume=auto")
+    if differ := differences(out, config, FREE):
+        raise ConfigError(
+            f"out={out} holds a run of other settings\n"
+            + "\n".join(differ[:5])
+            + "\nrepeat its command to go on with it, or choose another folder"
+        )
+    return True
+
+
+def sources(setting: Any) -> list[str]:
+    """What names pictures: one or several folders, files or patterns."""
+    return [str(each) for each in (setting if OmegaConf.is_list(setting) else [setting])]
+
+
+def crops_of(
+    named: Sequence[str], resize: int | None, settings: "Settings", setting: str
+) -> "Crops":
+    """The pictures that a setting names, to be cut.
+
+    Raises:
+        ConfigError: one is smaller than a crop.
+        DataError: there are none, or one cannot be read.
+    """
+    from sfseg.data.inputs import find_inputs
+    from sfseg.generation.crops import Crops
+    from sfseg.generation.settings import require_whole
+
+    if resize is not None:
+        require_whole("resize", resize)
+    return Crops(
+        [path for path, _ in find_inputs(named)],
+        resize=resize, crop=settings.crop, seed=settings.seed, purpose=setting, setting=setting,
+    )  # fmt: skip
+
+
+def others_of(cfg: DictConfig, pipeline: Any, out: Path, settings: "Settings") -> "Crops | None":
+    """Pictures of prior preservation, if there is to be any; drawn first where none are given."""
+    from sfseg.generation.samples import draw_others
+
+    if not settings.prior.weight:
+        return None
+    given = cfg.prior.images
+    if given is None:
+        draw_others(pipeline, settings, out / "others")
+    named = [str(out / "others")] if given is None else sources(given)
+    return crops_of(named, settings.crop, settings, "prior.images")
+
+
+def begin_logs(loggers: "Sequence[Logger]", config: dict[str, Any], done: int) -> None:
+    """Send the configuration, and forget losses of steps that will be done again."""
+    from sfseg.report.loggers import MetricsCsv
+
+    for logger in loggers:
+        logger.log_hyperparams(config)
+        if isinstance(logger, MetricsCsv):
+            logger.resume_from(done - 1)
+
+
+TASKS: dict[str, Callable[[DictConfig], None]] = {
+    "personalise": personalise,
+    "images": images,
+    "report": report,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Random windows of a few pictures, each a function of the seed and of its number."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfseg.data.geometry import Image, fitting_size, resize_image
+from sfseg.data.images import decode_image, read_bytes
+from sfseg.errors import ConfigError
+from sfseg.randomness import generator
+from sfseg.types import size_text
+
+log = logging.getLogger(__name__)
+
+
+class Crops:
+    """Pictures in memory, of which square windows are cut.
+
+    Crop ``n`` is of picture ``n`` modulo their number, at a place that only the seed and ``n``
+    decide, so that training goes on anywhere as if it had never stopped.
+
+    Args:
+        paths: of the pictures.
+        resize: pixels of the shorter side, to which pictures are resized first; None leaves them.
+        crop: side of a window in pixels.
+        seed: of the places.
+        purpose: keeps several sets of pictures apart.
+        setting: what named the pictures, for messages.
+
+    Raises:
+        ConfigError: a picture is smaller than a crop, as it is or once it is resized.
+        DataError: a picture cannot be read.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        resize: int | None,
+        crop: int,
+        seed: int,
+        purpose: str,
+        setting: str = "images",
+    ) -> None:
+        if resize is not None and resize < crop:
+            raise ConfigError(
+                f"crop={crop} does not fit into pictures whose shorter side is resize={resize}; "
+                f"set crop={resize} or less, or resize={crop} or more"
+            )
+        self.crop, self.seed, self.purpose = crop, seed, purpose
+        self.paths = list(paths)
+        self.digests: list[str] = []
+        self.pictures: list[Image] = []
+        for path in paths:
+            data = read_bytes(path)
+            picture = decode_image(data, path)
+            full = (picture.shape[0], picture.shape[1])
+            if min(full) < crop:
+                raise ConfigError(
+                    f"{setting}: {path} has {size_text(full)} pixels, fewer than crop={crop}: what "
+                    f"is learnt of it would be blur. Set crop={min(full)} or less and "
+                    f"resize={min(full)}, or take a larger picture"
+                )
+            size = fitting_size(resize, full)
+            if size[0] > full[0]:
+                log.info("%s is enlarged from %s to %s", path, size_text(full), size_text(size))
+            self.pictures.append(resize_image(picture, size))
+            self.digests.append(hashlib.sha256(data).hexdigest())
+
+    def batch(self, first: int, number: int) -> Tensor:
+        """Crops ``first`` and on: (B, 3, crop, crop) float32 in [-1, 1], as a VAE expects them."""
+        windows = np.stack([self._window(n) for n in range(first, first + number)])
+        return torch.from_numpy(windows).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _window(self, number: int) -> Image:
+        picture = self.pictures[number % len(self.pictures)]
+        rng = generator(self.seed, 0, number, f"generation/{self.purpose}")
+        top = rng.integers(picture.shape[0] - self.crop + 1)
+        left = rng.integers(picture.shape[1] - self.crop + 1)
+        return picture[top : top + self.crop, left : left + self.crop]

@@ -85,7 +85,8 @@ def test_a_run_on_two_resolutions_is_evaluated_on_them(cli: Cli) -> None:
     words = ["method=hrda", "method.masked=1", "start=backbone", "hydra.run.dir=run"]
     done = cli("sfseg-train", *DEBUG, *words)
     assert done.code == 0, done.output
-    evaluated = cli("sfseg-eval", "ckpt_path=run/checkpoints/last.ckpt", "hydra.run.dir=again")
+    last = ["ckpt_path=run/checkpoints/last.ckpt", "trainer.precision=32-true"]
+    evaluated = cli("sfseg-eval", *last, "hydra.run.dir=again")
     assert evaluated.code == 0, evaluated.output
     first, again = (
         json.loads((done.folder / run / "results.json").read_text()) for run in ("run", "again")

@@ -213,6 +213,7 @@ def test_a_crop_is_a_multiple_of_what_the_model_halves(pipeline: Any) -> None:
         ("a photo of asks", "sks", "does not have the identifier"),
         ("a photo of a dog", "dog", r"dog is 3 tokens of this model \(d, o, g</w>\).*are: sks"),
         ("a photo of a sks", "", "is 0 tokens"),
+        ("a <|endoftext|>", "<|endoftext|>", "is a special token .* rare words are: sks"),
         ("sks" + " far" * 40, "sks", "has 123 tokens, of which this model sees 77"),
     ],
 )
@@ -235,6 +236,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: replace(SETTINGS, seed=-1), "seed must be a whole number of at least 0"),
     (lambda: replace(SETTINGS, precision="bf16-true"), "lost in rounding or become NaN"),
     (lambda: replace(SETTINGS, precision="64"), "precision must be 32-true or bf16-mixed"),
+    (lambda: replace(SETTINGS, train_text_encoder="no"), "train_text_encoder must be true or"),
     (lambda: Lora(rank=0, alpha=1), r"lora\.rank must be"),
     (lambda: Lora(rank=1, alpha=0), r"lora\.alpha must be"),
     (lambda: Prior(weight=-1), r"prior\.weight must be a number at least 0"),

@@ -1,6 +1,8 @@
 """Runs that are killed, kept models, adapters' files, and the command."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
+from omegaconf import OmegaConf
 from PIL import Image
 
-from sfseg.errors import ConfigError, OutputError
+from sfseg.commands.generate import read_texts
+from sfseg.errors import ConfigError, DataError, OutputError
+from sfseg.generation.begun import entries, require_same_pictures
 from sfseg.generation.crops import Crops
 from sfseg.generation.dreambooth import DreamBooth
 from sfseg.generation.kept import write_folder
@@ -232,6 +237,37 @@ def test_pictures_that_do_not_fit_are_refused(photographs: Photographs) -> None:
         crops(folder, resize=8)
 
 
+def test_all_pictures_that_do_not_fit_are_named(photographs: Photographs) -> None:
+    folder = photographs(2, size=(12, 40))
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(folder / "2.png")
+    with pytest.raises(DataError, match=r"2\.png is black.*take them out of the folder"):
+        crops(folder)
+    (folder / "2.png").unlink()
+    with pytest.raises(ConfigError, match=r"0\.png has 40x12 .*1\.png has .*or take them out"):
+        crops(folder)
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    texts = {"prompt": "a", "model": "a", "identifier": "a", "out": "~/runs"}
+    cfg = OmegaConf.create({**texts, "prior": {"prompt": "a"}, "samples": {"prompt": "a"}})
+    read_texts(cfg)
+    assert cfg.out == "/home/me/runs"
+
+
+def test_given_pictures_of_prior_preservation_are_known_by_content(
+    photographs: Photographs, tmp_path: Path
+) -> None:
+    places = crops(photographs())
+    record = {"images": entries(places), "prior_images": entries(places)}
+    (tmp_path / "out" / "step_000002").mkdir(parents=True)
+    (tmp_path / "out" / "step_000002" / "personalised.json").write_text(json.dumps(record))
+    require_same_pictures(tmp_path / "out", places, crops(photographs()))
+    for others in (None, crops(photographs(seed=1))):
+        with pytest.raises(ConfigError, match="has begun with other pictures"):
+            require_same_pictures(tmp_path / "out", places, others)
+
+
 QUICK = [
     "crop=16", "resize=24", "steps=2", "save_every=1", "precision=32-true", "device=cpu",
 ]  # fmt: skip
@@ -261,6 +297,21 @@ def test_the_command_trains_and_goes_on(
     assert other.code == 2 and "lr: 5e-06 there, 0.0001 here" in other.output
     refused = cli("sfseg-generate", *words, *prior, "resume=null")
     assert refused.code == 2 and "holds a run" in refused.output
+    past = cli("sfseg-generate", *words, *prior, "steps=1")
+    assert past.code == 2 and "steps=1, but the run in 2024_05 has done 3" in past.output
+    assert "kept: step_000002, step_000003" in past.output
+    out.rename(tmp_path / "moved")
+    (tmp_path / "photographs").rename(tmp_path / "elsewhere")
+    moved = ["out=./moved", "images=elsewhere", f"model={os.path.relpath(tiny, tmp_path)}"]
+    again = cli("sfseg-generate", *words, *prior, *moved, "steps=3")
+    assert again.code == 0 and "nothing is left to do" in again.output, again.output
+    shutil.rmtree(tmp_path / "moved" / "state")
+    longer = cli("sfseg-generate", *words, *prior, *moved, "steps=4")
+    assert longer.code == 0 and "has no state to go on from" in longer.output
+    moved[1] = f"images={photographs(seed=1)}"
+    for steps in (4, 5):
+        other = cli("sfseg-generate", *words, *prior, *moved, f"steps={steps}")
+        assert other.code == 2 and "has begun with other pictures" in other.output
 
 
 @pytest.mark.parametrize(
@@ -273,6 +324,11 @@ def test_the_command_trains_and_goes_on(
         (["precision=bf16-true"], 2, "lost in rounding or become NaN"),
         (["adapter=dora"], 2, "adapter must be null or lora, got dora"),
         (["model=nowhere"], 2, "model=nowhere is neither a folder nor owner/name"),
+        (["out=photographs/new"], 2, "out=photographs/new is inside images="),
+        (["out=photographs/0.png/new"], 2, "photographs/0.png is a file; choose a folder"),
+        (["out=/proc/sfseg"], 5, "the run folder /proc/sfseg cannot be written"),
+        (["identifier=123"], 2, "identifier=123 is 3 tokens"),
+        (["prompt=5"], 2, "prompt='5' does not have the identifier 'sks'"),
         (["out=photographs"], 2, "out=photographs is not empty: it has 0.png"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

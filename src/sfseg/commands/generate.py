@@ -32,8 +32,16 @@ usage: sfseg-generate personalise|images|report [key=value ...]
 
 sfseg-generate personalise --help lists the settings.
 """
-FREE = ("steps", "keep_every", "save_every", "samples", "logger", "device", "tags", "run_name")
-"""Settings that a personalisation may go on with changed: the steps it does stay the same."""
+FREE = (
+    "steps", "keep_every", "save_every", "samples", "logger", "device", "tags", "run_name",
+    "out", "images", "prior.images",
+)  # fmt: skip
+"""Settings that a personalisation may go on with changed: the steps it does stay the same.
+
+Pictures are known by their content, wherever they and the folder are now.
+"""
+TEXTS = ("model", "out", "identifier", "prompt", "prior.prompt", "samples.prompt")
+"""Settings that are text, also where they look like a number."""
 
 
 def main() -> None:
@@ -47,11 +55,12 @@ def personalise(cfg: DictConfig) -> None:
     Raises:
         ConfigError: a setting that cannot work, or ``out`` holds something else.
         DataError: there are no pictures, or one cannot be read.
+        OutputError: ``out`` cannot be written.
     """
     import torch
 
+    from sfseg.generation.begun import kept_models, require_ahead, require_same_pictures
     from sfseg.generation.dreambooth import DreamBooth, require_trainable
-    from sfseg.generation.kept import step_folder
     from sfseg.generation.personalisation import Personalisation
     from sfseg.generation.pipelines import chosen_device, load_pipeline, require_libraries
     from sfseg.report.sending import close
@@ -59,21 +68,28 @@ def personalise(cfg: DictConfig) -> None:
 
     quiet_lightning()
     require_libraries()
-    settings, out = settings_of(cfg), Path(as_typed(cfg, "out"))
-    config = plain(cfg, resolve=False)
+    read_texts(cfg)
+    settings, out = settings_of(cfg), Path(cfg.out)
+    config = {**plain(cfg, resolve=False), "model": located(settings.model)}
     is_begun = require_own(out, config, cfg.resume)
-    if is_begun and step_folder(out, settings.steps).exists():
-        log.info("%s is complete: nothing is left to do", step_folder(out, settings.steps))
-        return
+    places = crops_of(sources(cfg.images, "images", out), cfg.resize, settings, "images")
+    others = given_others(cfg, out, settings)
+    if is_begun:
+        require_same_pictures(out, places, others)
+        kept = kept_models(out)
+        if settings.steps in kept:
+            log.info("%s is complete: nothing is left to do", kept[settings.steps])
+            return
+        require_ahead(out, settings.steps, max(kept, default=0))
     torch.set_float32_matmul_precision(cfg.matmul_precision)
-    places = crops_of(sources(cfg.images), cfg.resize, settings, "images")
     pipeline = load_pipeline(settings.model, device=chosen_device(cfg.device))
     require_trainable(pipeline, settings)
     lock = claim(out, config, overrides(), plain(cfg, resolve=True), resume=is_begun)
     loggers: list[Logger] = []
     try:
         remove_partial(out)
-        others = others_of(cfg, pipeline, out, settings)
+        if settings.prior.weight and others is None:
+            others = drawn_others(pipeline, out, settings)
         run = Personalisation(DreamBooth(pipeline, settings), places, others, out)
         loggers += [build(node) for node in (cfg.logger or {}).values() if node is not None]
         begin_logs(loggers, plain(cfg, resolve=True), run.done)
@@ -82,6 +98,21 @@ def personalise(cfg: DictConfig) -> None:
     finally:
         close(loggers)
         lock.release()
+
+
+def read_texts(cfg: DictConfig) -> None:
+    """Put text where a setting is to be text, and the home folder where ``out`` has ``~``."""
+    for key in TEXTS:
+        text = as_typed(cfg, key)
+        if not isinstance(OmegaConf.select(cfg, key), str):
+            OmegaConf.update(cfg, key, text)
+    cfg.out = str(Path(cfg.out).expanduser())
+
+
+def located(model: str) -> str:
+    """A model's folder, however it is named; an id of the hub as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def settings_of(cfg: DictConfig) -> "Settings":
@@ -101,7 +132,7 @@ def settings_of(cfg: DictConfig) -> "Settings":
     own = {field.name for field in fields(Settings)} - apart
     return Settings(
         **{name: parts[name] for name in own},
-        model=as_typed(cfg, "model"),
+        model=cfg.model,
         lora=Lora(**parts["lora"]) if cfg.adapter == "lora" else None,
         prior=Prior(**{key: value for key, value in parts["prior"].items() if key != "images"}),
         samples=Samples(**parts["samples"]),
@@ -112,8 +143,13 @@ def require_own(out: Path, config: Mapping[str, Any], resume: str | None) -> boo
     """Whether the folder holds this run, which then goes on.
 
     Raises:
-        ConfigError: it holds something else, or a run of other settings.
+        ConfigError: it is no folder, or holds something else or a run of other settings.
     """
+    file = next((path for path in (out, *out.parents) if path.is_file()), None)
+    if file is not None:
+        raise ConfigError(
+            f"out={out}: {file} is a file; choose a folder that is new, or that holds this run"
+        )
     if read_record(out) is None:
         strange = list(out.glob("[!.]*"))
         if strange:
@@ -132,43 +168,60 @@ def require_own(out: Path, config: Mapping[str, Any], resume: str | None) -> boo
     return True
 
 
-def sources(setting: Any) -> list[str]:
-    """What names pictures: one or several folders, files or patterns."""
-    return [str(each) for each in (setting if OmegaConf.is_list(setting) else [setting])]
+def sources(value: Any, setting: str, out: Path) -> list[Path]:
+    """Pictures that a setting names: one or several folders, files or patterns.
+
+    Raises:
+        ConfigError: ``out`` is inside one of the folders, whose pictures would then be of both.
+        DataError: there are none.
+    """
+    from sfseg.data.inputs import find_inputs
+
+    listed = value if OmegaConf.is_list(value) else [value]
+    named = [Path(str(each)).expanduser() for each in listed]
+    for path in named:
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(
+                f"out={out} is inside {setting}={path}, whose pictures are learnt, sub-folders' "
+                "too; choose a folder elsewhere"
+            )
+    return [path for path, _ in find_inputs([str(path) for path in named], own=[out])]
 
 
 def crops_of(
-    named: Sequence[str], resize: int | None, settings: "Settings", setting: str
+    paths: Sequence[Path], resize: int | None, settings: "Settings", setting: str
 ) -> "Crops":
-    """The pictures that a setting names, to be cut.
+    """Pictures of a setting, to be cut.
 
     Raises:
         ConfigError: one is smaller than a crop.
-        DataError: there are none, or one cannot be read.
+        DataError: one cannot be read, or is black.
     """
-    from sfseg.data.inputs import find_inputs
     from sfseg.generation.crops import Crops
     from sfseg.generation.settings import require_whole
 
     if resize is not None:
         require_whole("resize", resize)
     return Crops(
-        [path for path, _ in find_inputs(named)],
+        paths,
         resize=resize, crop=settings.crop, seed=settings.seed, purpose=setting, setting=setting,
     )  # fmt: skip
 
 
-def others_of(cfg: DictConfig, pipeline: Any, out: Path, settings: "Settings") -> "Crops | None":
-    """Pictures of prior preservation, if there is to be any; drawn first where none are given."""
+def given_others(cfg: DictConfig, out: Path, settings: "Settings") -> "Crops | None":
+    """Pictures of prior preservation that a setting names; None where there are none to be."""
+    given = cfg.prior.images
+    if not settings.prior.weight or given is None:
+        return None
+    return crops_of(sources(given, "prior.images", out), settings.crop, settings, "prior.images")
+
+
+def drawn_others(pipeline: Any, out: Path, settings: "Settings") -> "Crops":
+    """Pictures of prior preservation that the model draws first."""
     from sfseg.generation.samples import draw_others
 
-    if not settings.prior.weight:
-        return None
-    given = cfg.prior.images
-    if given is None:
-        draw_others(pipeline, settings, out / "others")
-    named = [str(out / "others")] if given is None else sources(given)
-    return crops_of(named, settings.crop, settings, "prior.images")
+    drawn = draw_others(pipeline, settings, out / "others")
+    return crops_of(drawn, settings.crop, settings, "prior.images")
 
 
 def begin_logs(loggers: "Sequence[Logger]", config: dict[str, Any], done: int) -> None:

@@ -244,10 +244,11 @@ def plain(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
 
 def as_typed(cfg: DictConfig, key: str) -> str:
     """A setting that is a name, though it may look like a number: ``2024_05`` is no 202405."""
-    if isinstance(cfg[key], str):
-        return str(cfg[key])
+    value = OmegaConf.select(cfg, key, throw_on_missing=True)
+    if isinstance(value, str):
+        return value
     typed = [word.partition("=") for word in overrides()]
-    return next((text for name, _, text in reversed(typed) if name == key), str(cfg[key]))
+    return next((text for name, _, text in reversed(typed) if name == key), str(value))
 
 
 def overrides() -> list[str]:

@@ -13,7 +13,7 @@ SHOWN = 3
 
 
 def require_identifier(tokenizer: Any, identifier: str, prompt: str) -> None:
-    """Refuse an identifier that is not one token, and a prompt that does not have it.
+    """Refuse an identifier that is not one word and token, and a prompt that does not have it.
 
     The parts of a word of several tokens have meanings of their own, which would all be trained
     away, and the model would draw these.
@@ -34,6 +34,11 @@ def require_identifier(tokenizer: Any, identifier: str, prompt: str) -> None:
             f"identifier={identifier} is {len(tokens)} tokens of this model "
             f"({', '.join(map(str, pieces))}), and must be one; rare words that are: "
             f"{', '.join(rare_words(tokenizer)) or 'none'}"
+        )
+    if tokens[0] in tokenizer.all_special_ids:
+        raise ConfigError(
+            f"identifier={identifier} is a special token of this model, or unknown to it, and must "
+            f"be a word; rare words are: {', '.join(rare_words(tokenizer)) or 'none'}"
         )
     require_short(tokenizer, prompt, "prompt")
     if not re.search(rf"(?<!\w){re.escape(identifier)}(?!\w)", prompt, re.IGNORECASE):

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from rich.progress import track
 from torch import Tensor
 
-from sfseg.errors import ConfigError
+from sfseg.generation.begun import entries, kept_models, other_pictures, require_ahead
 from sfseg.generation.crops import Crops
 from sfseg.generation.dreambooth import DreamBooth
 from sfseg.generation.kept import keep, step_folder
@@ -36,6 +36,9 @@ class Personalisation:
         places: pictures to learn.
         others: pictures of prior preservation; None without it.
         out: the run's folder.
+
+    Raises:
+        ConfigError: the run has done more steps, or has begun with other pictures or weights.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Personalisation:
         self.training, self.places, self.others, self.out = training, places, others, out
         self.settings = training.settings
         self.done = self._restored()
+        require_ahead(out, self.settings.steps, self.done)
 
     def run(self, loggers: Sequence[Logger]) -> None:
         """Train up to ``settings.steps``; models are kept on the way and at the end.
@@ -54,6 +58,11 @@ class Personalisation:
         """
         if self.done:
             log.info("going on after step %d of %d", self.done, self.settings.steps)
+        elif kept_models(self.out):
+            log.warning(
+                "the run in %s has no state to go on from, so its steps are trained again from the "
+                "first; models that are kept stay as they are", self.out,
+            )  # fmt: skip
         remaining = range(self.done, self.settings.steps)
         for number in track(remaining, "personalising", total=len(remaining)):
             loss = self.training.step(number, self.images(number))
@@ -78,6 +87,8 @@ class Personalisation:
         """What a kept model is, for those who find it."""
         settings = self.settings
         lora = settings.lora
+        others = self.others
+        given = None if others is None or self._are_drawn(others) else entries(others)
         return {
             "base_model": settings.model,
             "method": "dreambooth" if lora is None else "lora",
@@ -90,11 +101,13 @@ class Personalisation:
             "crop": settings.crop,
             "lr": settings.lr,
             "prior_weight": settings.prior.weight,
-            "images": [
-                {"file": str(path), "sha256": digest}
-                for path, digest in zip(self.places.paths, self.places.digests, strict=True)
-            ],
+            "images": entries(self.places),
+            "prior_images": given,
         }
+
+    def _are_drawn(self, others: Crops) -> bool:
+        """Whether the model has drawn them: they follow from the settings then."""
+        return others.paths[0].is_relative_to(self.out)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.done % every == 0
@@ -131,9 +144,6 @@ class Personalisation:
             return 0
         state = CheckpointFiles().load_checkpoint(path)
         if state["images"] != self._digests():
-            raise ConfigError(
-                f"the run in {self.out} has begun with other pictures, though their names are the "
-                "same; restore these, or choose another folder for out"
-            )
+            raise other_pictures(self.out)
         self.training.load_state(state)
         return int(state["global_step"])

@@ -119,6 +119,9 @@ class Settings:
         require_above("lr", self.lr, 0)
         require_above("weight_decay", self.weight_decay, 0, or_equal=True)
         require_above("max_grad_norm", self.max_grad_norm, 0)
+        for name in ("train_text_encoder", "gradient_checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)}")
         if self.precision in HALF:
             raise ConfigError(
                 f"precision={self.precision} would hold or scale values in half precision, in "

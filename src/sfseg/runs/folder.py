@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from sfseg.config.moved import with_todays_names
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, OutputError
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.lock import WriterLock
 
@@ -53,7 +53,8 @@ def claim(
         What keeps other processes out until it is released.
 
     Raises:
-        ConfigError: the folder holds another run, a process works in it, or it cannot be written.
+        ConfigError: the folder holds another run, or a process works in it.
+        OutputError: it cannot be written.
     """
     start = {
         "command": sys.argv,
@@ -86,7 +87,7 @@ def claim(
         if lock is not None:
             lock.release()
         if isinstance(error, OSError):
-            raise ConfigError(f"the run folder {folder} cannot be written: {error}") from error
+            raise OutputError(f"the run folder {folder} cannot be written: {error}") from error
         raise
     return lock
 

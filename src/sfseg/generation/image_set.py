@@ -219,7 +219,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise ConfigError(
             f"{path} cannot be read ({error}); restore it, or choose another folder"
         ) from error
-    return content
+    found: dict[str, Any] = content
+    return found
 
 
 def _short(value: object) -> str:

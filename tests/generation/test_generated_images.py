@@ -38,6 +38,8 @@ def test_resume_and_shares_give_the_bits_of_one_run(cli: Cli, tiny: Path) -> Non
     resumed = cli(*words, "out=shared")
     assert "images of this process: 5, of which 4 are there" in resumed.output
     assert files(whole.folder / "shared") == expected
+    idle = cli(*words, "out=idle", "shard=3/4")  # of five images in batches of two
+    assert idle.code == 0 and "shard=3/4 has nothing to do: shares are of whole" in idle.output
     other = cli(*words, "out=shared", "steps=3")
     assert other.code == 2
     assert "out=shared holds images of another steps, 2, not 3" in other.output
@@ -85,7 +87,10 @@ def test_prompts_are_shown_without_a_model(cli: Cli) -> None:
         (["scheduler=fast"], "scheduler must be one of ddim"),
         (["template=a photo of {identifier}"], "must contain {cls}"),
         (["prompts=none.txt"], "as a file it cannot be read"),
-        (["guidance=much"], "guidance must be a number from 0, got much"),
+        (["guidance=much"], "guidance must be a number at least 0, got much"),
+        (["template=5"], "template='5' must contain {cls}"),
+        (["safety_checker=abc"], "safety_checker must be true or false, got abc"),
+        (["height=true"], "height must be a whole number of at least 1, got True"),
         (["shard=3/2"], "shard=3/2 must be"),
     ],
 )

@@ -44,7 +44,7 @@ class Drawn:
 
 def opened(folder: Path, record: dict[str, Any] | None = None, **plan: Any) -> ImageSet:
     settings = {"prompts": PROMPTS, "n_images": 11, "seed": 5, "batch_size": 4, **plan}
-    return ImageSet(folder, Plan(**settings), record or {"model": "m"}, ["model"])
+    return ImageSet(folder, Plan(**settings), record or {"model": "m"}, ["model"], (8, 8))
 
 
 def made(folder: Path, drawn: Drawn | None = None, **plan: Any) -> dict[str, bytes]:
@@ -164,24 +164,63 @@ def test_a_folder_holds_one_set(tmp_path: Path, change: dict[str, Any], message:
 def test_strange_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "im_0_p0.png").write_bytes(b"")
-    with pytest.raises(ConfigError, match="holds images, but no manifest"):
+    with pytest.raises(ConfigError, match=r"such as im_0_p0\.png, but no manifest"):
         opened(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "manifest.json").write_text("[]")
     with pytest.raises(ConfigError, match="it lists no images"):
         opened(tmp_path / "b")
     (tmp_path / "c").write_text("a file")
-    with pytest.raises(ConfigError, match=r"manifest\.json cannot be read"):
-        opened(tmp_path / "c")
+    for place in ("c", "c/set"):
+        with pytest.raises(ConfigError, match=r"out=.* is a file; choose another"):
+            opened(tmp_path / place)
+
+
+@pytest.mark.parametrize("name", ["shot.jpg", "deep/a.png", "im_11_p2.png", "im_0_p1.png"])
+def test_other_images_beside_the_set_are_refused(tmp_path: Path, name: str) -> None:
+    made(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    message = rf"images that are not of the set, such as {name} \(1 in all\)"
+    with pytest.raises(ConfigError, match=message):
+        opened(tmp_path)
+
+
+def test_damaged_images_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = made(tmp_path)
+    (tmp_path / "im_0_p0.png").write_bytes(b"")
+    (tmp_path / "im_5_p2.png").write_bytes(whole["im_5_p2.png"][:-1])
+    cv2.imwrite(str(tmp_path / "im_9_p0.png"), np.zeros((8, 9, 3), np.uint8))
+    with caplog.at_level("WARNING"):
+        assert made(tmp_path) == whole
+    assert "damaged images, which are made again: 3, such as im_0_p0.png" in caplog.text
+
+
+def test_the_record_is_that_of_the_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def device(name: str, **plan: Any) -> Any:
+        images = opened(tmp_path, {"model": "m", "device": name}, **plan)
+        make_images(None, Drawn(), images)  # type: ignore[arg-type]
+        return json.loads((tmp_path / "manifest.json").read_text())["device"]
+
+    assert device("cuda") == "cuda"
+    with caplog.at_level("INFO"):
+        assert device("cpu", n_images=4) == "cuda"
+    assert "now another device" in caplog.text
+    assert "images beyond n_images=4 that stay: 7; training takes all" in caplog.text
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    assert device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_images": 0}, "n_images must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"n_images": 0}, "n_images must be a whole number of at least 1, got 0"),
+        ({"n_images": True}, "n_images must be a whole number of at least 1, got True"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"seed": 2**63}, "seed must be below"),
         ({"n_images": 2.5}, "n_images must be a whole number"),
-        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"shard": (2, 2)}, "shard=2/2 must be"),
     ],
 )

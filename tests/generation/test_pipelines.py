@@ -53,7 +53,37 @@ def test_weights_that_are_no_safetensors_are_not_opened(copied: Path) -> None:
     weights = copied / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save({}, weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(ConfigError, match="cannot be loaded"):
+    message = r"is a pickle, which may run code.*only safetensors are read.*safe_serialization=True"
+    with pytest.raises(ConfigError, match=message):
+        load_pipeline(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"unet": ["diffusers", "UNet9"]},
+            r"UNet9.*that the installed diffusers and transformers have",
+        ),
+        ({"_class_name": "NoPipeline"}, r"NoPipeline.*that the installed diffusers.* update"),
+        ({"unet": ["mine", "UNet"]}, r"has unet of class UNet in mine\.py.*never executes code"),
+        ({"_class_name": ["pipeline", "Mine"]}, r"class Mine in pipeline\.py.*never executes code"),
+    ],
+)
+def test_classes_that_are_not_the_libraries_own(
+    tiny: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    index = json.loads((tiny / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | change))
+    (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
+    with pytest.raises(ConfigError, match=message):
+        load_pipeline(str(tmp_path))
+
+
+def test_any_truncated_part_is_named(copied: Path) -> None:
+    (file,) = (copied / "vae").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=rf"{file} is truncated or damaged.*; restore it"):
         load_pipeline(str(copied))
 
 

@@ -64,6 +64,9 @@ def test_a_file_has_one_prompt_a_line(tmp_path: Path) -> None:
         ({"classes": "none", "template": "{identifier} {cls}"}, "must not contain {cls}"),
         ({"template": "{identifier} {cls} {city}"}, "must not contain {city}"),
         ({"template": "{identifier} {cls"}, "cannot be read"),
+        ({"template": "{identifier:{x}} {cls}"}, "must not format {identifier}"),
+        ({"template": "{identifier} {cls!r}"}, "must not format {cls}"),
+        ({"template": "5"}, "must contain {cls}"),
         ({"identifier": " "}, "identifier must be the word"),
     ],
 )

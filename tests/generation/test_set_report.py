@@ -28,8 +28,12 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 def store(folder: Path, images: dict[str, np.ndarray]) -> Path:
     folder.mkdir()
     for name, image in images.items():
-        cv2.imwrite(str(folder / name), image[..., ::-1])
+        store_one(folder / name, image)
     return folder
+
+
+def store_one(path: Path, image: np.ndarray) -> None:
+    cv2.imwrite(str(path), image[..., ::-1])
 
 
 @pytest.fixture
@@ -48,8 +52,13 @@ def sets(tmp_path: Path) -> tuple[Path, Path]:
     return made, store(tmp_path / "target", target)
 
 
+def opened(folders: tuple[Path, Path]) -> tuple[Set, Set]:
+    own, target = folders
+    return open_set([str(own)], "images"), open_set([str(target)], "target")
+
+
 def test_duplicates_copies_and_black_images_are_found(sets: tuple[Path, Path]) -> None:
-    found = look_at(open_set(sets[0], "images"), open_set(sets[1], "target"))
+    found = look_at(*opened(sets))
     assert (len(found.generated), found.generated.black) == (4, 1)
     assert [pair[:2] for pair in found.twins] == [(0, 2)]
     assert 0 < found.twins[0].difference <= 4
@@ -82,9 +91,13 @@ def test_the_page_has_all_sections_and_needs_nothing_else(
 
 def test_bad_places_are_refused(cli: Cli, sets: tuple[Path, Path]) -> None:
     words = ("sfseg-generate", "report", "images=made", "target=target")
+    (sets[0].parent / "other.html").write_text("<!DOCTYPE html>\n<p>mine</p>")
     for word, code, message in (
-        ("target=nowhere", 3, "target=nowhere is no folder"),
+        ("target=nowhere", 3, "target=nowhere does not exist"),
+        ("target=[target/t0.png,none*.png]", 3, "target=none*.png holds no image files"),
         ("out=made", 2, "name the page, such as made/report.html"),
+        ("out=target/t0.png", 2, "must end in .html; name the page, such as target/t0.html"),
+        ("out=other.html", 2, "out=other.html is there and no report"),
         ("segmenter=none.ckpt", 2, "none.ckpt"),
         ("samples=0", 2, "samples must be a whole number of at least 1"),
         ("value_range=wide", 2, "value_range"),
@@ -94,8 +107,28 @@ def test_bad_places_are_refused(cli: Cli, sets: tuple[Path, Path]) -> None:
     for path in sets[0].glob("*.png"):
         if path.name != "im_4_p0.png":
             path.unlink()
-    with pytest.raises(DataError, match="all 1 images are black"):
-        look_at(open_set(sets[0], "images"), open_set(sets[1], "target"))
+    with pytest.raises(DataError, match=r"all 1 images are black; .*safety_checker=false"):
+        look_at(*opened(sets))
+    for name in ("t0.png", "t2.png"):
+        (sets[1] / name).write_text("no picture")
+    store_one(sets[0] / "im_4_p0.png", picture(1))
+    message = r"target: 2 of 3 images cannot be read.* out of the folder:\n.*t0.png.*\n.*t2.png"
+    with pytest.raises(DataError, match=message):
+        look_at(*opened(sets))
+
+
+def test_the_target_may_be_one_file_a_pattern_or_a_list(cli: Cli, sets: tuple[Path, Path]) -> None:
+    file = str(sets[1] / "t1.png")
+    one = open_set([file], "target")
+    assert (len(one), one.name(0)) == (1, "t1.png")
+    assert [pair[:2] for pair in look_at(opened(sets)[0], one).copies] == [(3, 0)]
+    several = open_set([file, f"{sets[1]}/t*.png", f"{sets[0]}/im_1_*.png"], "target")
+    names = ["target/t1.png", "target/t0.png", "target/t2.png", "made/im_1_p1.png"]
+    assert [several.name(k) for k in range(len(several))] == names
+    words = ("images=made", "target=target/t1.png", "out=page.html", "distances=false")
+    for _ in range(2):  # the second replaces the report of the first
+        done = cli("sfseg-generate", "report", *words)
+        assert done.code == 0 and "copies of the target: 1" in done.output, done.output
 
 
 def test_near_duplicates_are_those_of_the_definition() -> None:
@@ -117,7 +150,7 @@ def test_a_thumbnail_is_the_means_of_areas() -> None:
 
 
 def test_class_shares_are_of_all_pixels(sets: tuple[Path, Path]) -> None:
-    images = open_set(sets[1], "target")
+    _, images = opened(sets)
 
     def predict(image: np.ndarray, path: Path) -> tuple[np.ndarray, ...]:
         label = np.zeros(image.shape[:2], np.uint8)

@@ -136,7 +136,7 @@ def require_positive(name: str, number: object) -> None:
     Raises:
         ConfigError: names the setting.
     """
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {number}")
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +21,10 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("diffusers", "transformers", "peft", "accelerate", "safetensors")
 """Whose versions the manifest names beside those that every record has."""
-DECISIVE = ("weights_sha256", "height", "width", "steps", "guidance", "scheduler", "dtype")
+DECISIVE = (
+    "weights_sha256", "height", "width", "steps", "guidance", "scheduler", "dtype",
+    "safety_checker",
+)  # fmt: skip
 """What images of one folder have in common; the rest changes no more than their rounding."""
 
 
@@ -32,9 +36,12 @@ def images(cfg: DictConfig) -> None:
         DataError: nothing but black images.
         OutputError: the disk is full.
     """
+    from sfseg.generation.image_set import require_own
     from sfseg.generation.plan import Plan, shard_of
     from sfseg.generation.sampling import Sampling
 
+    require_flag("safety_checker", cfg.safety_checker)
+    require_flag("print_prompts", cfg.print_prompts)
     prompts = chosen_prompts(cfg)
     if cfg.print_prompts:
         tell("".join(f"{prompt}\n" for prompt in prompts))
@@ -42,7 +49,19 @@ def images(cfg: DictConfig) -> None:
     shard = shard_of(cfg.shard, os.environ)
     plan = Plan(prompts, cfg.n_images, seed=cfg.seed, batch_size=cfg.batch_size, shard=shard)
     sampling = Sampling(cfg.height, cfg.width, cfg.steps, cfg.guidance)
+    if not any(plan.batches()):
+        log.warning(
+            "shard=%d/%d has nothing to do: shares are of whole batches, and %d images in batches "
+            "of batch_size=%d are fewer than shares", *shard, plan.n_images, plan.batch_size,
+        )  # fmt: skip
+        return
+    require_own(folder_of(cfg))
     generate(cfg, plan, sampling)
+
+
+def folder_of(cfg: DictConfig) -> Path:
+    """Where the set is."""
+    return Path(as_typed(cfg, "out")).expanduser()
 
 
 def chosen_prompts(cfg: DictConfig) -> list[str]:
@@ -55,7 +74,8 @@ def chosen_prompts(cfg: DictConfig) -> list[str]:
     from sfseg.generation.prompts import prompts_of
 
     source, identifier = as_typed(cfg, "prompts"), as_typed(cfg, "identifier")
-    template = cfg.template
+    template = None if cfg.template is None else as_typed(cfg, "template")
+    classes = as_typed(cfg, "classes")
     if source == "datum" and not OmegaConf.is_missing(cfg, "model"):
         trained = personalised(as_typed(cfg, "model"))
         if trained.get("identifier", identifier) != identifier:
@@ -63,9 +83,9 @@ def chosen_prompts(cfg: DictConfig) -> list[str]:
                 f"identifier={identifier} is not what model={cfg.model} was personalised with; set "
                 f"identifier={trained['identifier']}"
             )
-        if cfg.classes == "none" and template is None and "prompt" in trained:
+        if classes == "none" and template is None and "prompt" in trained:
             return [str(trained["prompt"])]
-    return prompts_of(source, classes=cfg.classes, template=template, identifier=identifier)
+    return prompts_of(source, classes=classes, template=template, identifier=identifier)
 
 
 def generate(cfg: DictConfig, plan: Any, sampling: "Sampling") -> None:
@@ -84,15 +104,19 @@ def generate(cfg: DictConfig, plan: Any, sampling: "Sampling") -> None:
     pipeline = load_pipeline(as_typed(cfg, "model"), dtype=dtype, safety_checker=cfg.safety_checker)
     sampling.require_fitting(pipeline)
     scheduler = use_scheduler(pipeline, cfg.scheduler)
-    for prompt in longer_than_read(pipeline, plan.prompts):
-        log.warning("the model cuts a prompt of more tokens than it reads: %s", prompt)
+    if cut := longer_than_read(pipeline, plan.prompts):
+        log.warning(
+            "prompts of more tokens than the model reads, which cuts them: %d, such as: %s",
+            len(cut), shorten(cut[0], 80, placeholder="..."),
+        )  # fmt: skip
     record = record_of(cfg, sampling) | {
         "weights_sha256": fingerprint(pipeline),
         "scheduler": scheduler,
         "dtype": str(dtype).removeprefix("torch."),
         "device": device.type,
     }
-    images = ImageSet(Path(as_typed(cfg, "out")).expanduser(), plan, record, DECISIVE)
+    size = (sampling.height, sampling.width)
+    images = ImageSet(folder_of(cfg), plan, record, DECISIVE, size)
     log.info("images of %s, licence: %s", record["model"], record["licence"])
     try:
         made = make_images(pipeline.to(device), sampling, images)
@@ -120,10 +144,20 @@ def record_of(cfg: DictConfig, sampling: "Sampling") -> dict[str, Any]:
         "model": model,
         "licence": licence_of(model),
         **asdict(sampling),
-        "safety_checker": bool(cfg.safety_checker),
+        "safety_checker": cfg.safety_checker,
         "batch_size": cfg.batch_size,
         "versions": versions(PACKAGES),
     }
+
+
+def require_flag(name: str, value: object) -> None:
+    """Refuse a setting that is neither true nor false.
+
+    Raises:
+        ConfigError: names it.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {value}")
 
 
 def dtype_of(setting: str, device: "torch.device") -> "torch.dtype":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.commands.predict import Predictor, predictor
+from sfseg.commands.generate_images import require_flag
+from sfseg.commands.predict import Predictor, predictor, sources
 from sfseg.config.composition import as_typed
 from sfseg.errors import ConfigError, OutputError
 
@@ -35,12 +36,11 @@ def report(cfg: DictConfig) -> None:
     from sfseg.storage.atomic import write_whole
 
     quiet_lightning()
+    require_flag("distances", cfg.distances)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
-    out = Path(as_typed(cfg, "out")).expanduser()
-    if out.is_dir():
-        raise ConfigError(f"out={out} is a folder; name the page, such as {out / 'report.html'}")
-    generated = open_set(Path(as_typed(cfg, "images")).expanduser(), "images")
-    target = open_set(Path(as_typed(cfg, "target")).expanduser(), "target", range_of(cfg))
+    out = place_of(cfg)
+    generated = open_set(sources(cfg), "images")
+    target = open_set(sources(cfg, "target"), "target", range_of(cfg))
     segmenter, weights = segmenter_of(cfg), weights_of(cfg)
     if isinstance(weights, str):
         log.info("no distances: %s", weights)
@@ -57,6 +57,26 @@ def report(cfg: DictConfig) -> None:
         "%d images, near-duplicates: %d pairs, copies of the target: %d; report: %s",
         len(found.generated), len(found.twins), len(found.copies), out,
     )  # fmt: skip
+
+
+def place_of(cfg: DictConfig) -> Path:
+    """Where the page is written; nothing but an earlier one is replaced.
+
+    Raises:
+        ConfigError: a folder, no name of a page, or another file is there.
+    """
+    from sfseg.report.html import is_page
+
+    out = Path(as_typed(cfg, "out")).expanduser()
+    if out.is_dir():
+        raise ConfigError(f"out={out} is a folder; name the page, such as {out / 'report.html'}")
+    if out.suffix.lower() != ".html":
+        raise ConfigError(
+            f"out={out} must end in .html; name the page, such as {out.with_suffix('.html')}"
+        )
+    if out.exists() and not is_page(out):
+        raise ConfigError(f"out={out} is there and no report of this command; choose another name")
+    return out
 
 
 def range_of(cfg: DictConfig) -> "ValueRange":

@@ -1,6 +1,7 @@
 """``sfseg-predict``: pictures in, label maps and overlays out."""
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -79,10 +80,11 @@ def predict(cfg: DictConfig) -> None:
         raise DataError(f"{len(failed)} of {len(inputs)} images were skipped:\n  {listed}")
 
 
-def sources(cfg: DictConfig) -> list[str]:
-    """What ``images`` names: one or several folders, files or patterns."""
-    several = OmegaConf.is_list(cfg.images)
-    return [str(source) for source in cfg.images] if several else [as_typed(cfg, "images")]
+def sources(cfg: DictConfig, setting: str = "images") -> list[str]:
+    """What a setting names: one or several folders, files or patterns."""
+    several = OmegaConf.is_list(cfg[setting])
+    named = map(str, cfg[setting]) if several else [as_typed(cfg, setting)]
+    return [os.path.expanduser(name) for name in named]  # noqa: PTH111 - patterns stay as they are
 
 
 def stored_ids(choice: object, labels: "LabelSpace") -> list[int] | None:

@@ -55,7 +55,26 @@ def find_inputs(sources: Sequence[str], own: Collection[Path] = ()) -> list[Inpu
     return [Input(path, name) for name, path in found.items()]
 
 
-def _found(source: str) -> Iterator[Input]:
+def find_images(sources: Sequence[str], setting: str) -> list[Path]:
+    """All pictures that are meant, each once, in the order of :func:`find_inputs`.
+
+    Args:
+        sources: as there.
+        setting: what names them, for messages.
+
+    Raises:
+        DataError: a source is not there, or has no images.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        paths = [path for path, _ in _found(source, setting)]
+        if not paths:
+            raise DataError(f"{setting}={source} holds no image files")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def _found(source: str, setting: str = "images") -> Iterator[Input]:
     path = Path(source)
     if path.is_dir():
         yield from (_input(image, path) for image in list_images(path))
@@ -64,7 +83,7 @@ def _found(source: str) -> Iterator[Input]:
     elif glob.has_magic(source):
         yield from _matching(source)
     else:
-        raise DataError(f"images={source} does not exist")
+        raise DataError(f"{setting}={source} does not exist")
 
 
 def _matching(pattern: str) -> Iterator[Input]:

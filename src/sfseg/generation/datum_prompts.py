@@ -47,9 +47,15 @@ def datum_prompts(classes: str, template: str | None, identifier: str) -> list[s
 
 def _require_places(template: str, wanted: set[str], classes: str) -> None:
     try:
-        places = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        fields = [field for field in Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
         raise ConfigError(f"template={template!r} cannot be read: {error}") from error
+    for _, name, form, conversion in fields:
+        if form or conversion:
+            raise ConfigError(
+                f"template={template!r} must not format {{{name}}}; write the place alone"
+            )
+    places = {str(name) for _, name, _, _ in fields}
     for name in sorted(wanted - places):
         raise ConfigError(
             f"template={template!r} must contain {{{name}}} with classes={classes}; a file with "

@@ -1,6 +1,7 @@
 """Make the images of a set that are missing."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sfseg.errors import DataError
@@ -39,6 +40,7 @@ def make_images(pipeline: "DiffusionPipeline", sampling: Sampling, images: Image
     own = [number for batch in batches for number in batch]
     black = sum(map(images.is_black, own))
     kept = sum(map(images.has, own)) - black
+    _say_what_is_there(images, own)
     missing = [batch for batch in batches if not all(map(images.has, batch))]
     log.info("images of this process: %d, of which %d are there", len(own), kept + black)
     before = kept
@@ -62,3 +64,17 @@ def make_images(pipeline: "DiffusionPipeline", sampling: Sampling, images: Image
     if black:
         log.warning("black images, which are not kept: %d of %d", black, len(own))
     return kept - before
+
+
+def _say_what_is_there(images: ImageSet, own: Sequence[int]) -> None:
+    """Log images that are made again, and those that the set holds beyond its plan."""
+    damaged = [images.plan.name(number) for number in own if images.is_damaged(number)]
+    if damaged:
+        log.warning(
+            "damaged images, which are made again: %d, such as %s", len(damaged), damaged[0]
+        )
+    if beyond := images.beyond:
+        log.info(
+            "images beyond n_images=%d that stay: %d; training takes all of the folder",
+            images.plan.n_images, beyond,
+        )  # fmt: skip

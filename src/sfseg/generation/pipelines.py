@@ -6,7 +6,7 @@ Weights are read from safetensors files alone: other formats may run code when t
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,6 @@ LIBRARIES = ("diffusers", "transformers", "peft")
 OPEN_MODELS = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5")
 """Models of the hub that need no consent when this was written; both under CreativeML OpenRAIL-M,
 whose conditions hold for whoever uses them or passes them on."""
-TRAINED = ("unet", "text_encoder")
-"""Parts whose files an adapter may have found its way into."""
 
 
 def require_libraries() -> None:
@@ -57,17 +55,21 @@ def load_pipeline(
 
     Raises:
         ConfigError: no such model, one that asks for consent first, weights that are no
-            safetensors, or a part that was saved while an adapter was in it.
+            safetensors or damaged, code beside them, or a part that was saved while an adapter was
+            in it.
     """
     require_libraries()
     import torch
     from diffusers import DiffusionPipeline
 
     folder = find_model(model)
-    for part in TRAINED:
+    index = _index(folder)
+    require_no_code(folder, index)
+    for part in index.keys() - ({"safety_checker"} if not safety_checker else set()):
+        require_safetensors(folder / part)
         require_no_adapter(folder / part)
     arguments: dict[str, Any] = {"dtype": dtype or torch.float32}
-    if not safety_checker and "safety_checker" in _index(folder):
+    if not safety_checker and "safety_checker" in index:
         arguments |= {"safety_checker": None, "requires_safety_checker": False}
     quiet_libraries()
     pipeline = _attempt(
@@ -104,6 +106,45 @@ def find_model(model: str) -> Path:
             f"hub is, for example, {OPEN_MODELS[0]}"
         )
     return Path(_attempt(model, lambda: DiffusionPipeline.download(model, use_safetensors=True)))
+
+
+def require_no_code(folder: Path, index: Mapping[str, Any]) -> None:
+    """Refuse a model with classes of its own.
+
+    Raises:
+        ConfigError: names the part and the class.
+    """
+    for part, value in index.items():
+        if not isinstance(value, list) or len(value) != 2:
+            continue
+        library, name = value
+        # A pipeline of diffusers' own is named by its class alone.
+        if part == "_class_name" or _has_code(folder, part, library):
+            raise ConfigError(
+                f"{folder / INDEX} has {part} of class {name} in {library}.py, which comes with "
+                "the model: sfseg never executes code of a model; take one that consists of "
+                "classes of diffusers and transformers"
+            )
+
+
+def _has_code(folder: Path, part: str, library: object) -> bool:
+    return any((place / f"{library}.py").is_file() for place in (folder, folder / part))
+
+
+def require_safetensors(folder: Path) -> None:
+    """Refuse a part of a model that has weights in pickles alone.
+
+    Raises:
+        ConfigError: names one, and how it becomes safetensors.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    for file in sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt")]):
+        raise ConfigError(
+            f"{file} is a pickle, which may run code when it is opened, and only safetensors are "
+            "read; where you trust it, convert it elsewhere: "
+            "pipeline.save_pretrained(<folder>, safe_serialization=True)"
+        )
 
 
 def require_no_adapter(folder: Path) -> None:
@@ -216,7 +257,11 @@ def _reason(model: str, error: Exception) -> str:
             f"reached; go online once, {local}"
         )
     first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"model={model} cannot be loaded: {type(error).__name__}: {first}"
+    return (
+        f"model={model} cannot be loaded: {type(error).__name__}: {first}; a model is what "
+        "save_pretrained has written, in safetensors, of classes that the installed diffusers and "
+        "transformers have: restore it, update them, or take another"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

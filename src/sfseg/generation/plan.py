@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sfseg.errors import ConfigError
+from sfseg.generation.settings import require_whole
 
 WHOLE = (0, 1)
 """Of one share in all, the first."""
@@ -35,14 +36,11 @@ class Plan:
     shard: tuple[int, int] = WHOLE
 
     def __post_init__(self) -> None:
-        for name in ("n_images", "batch_size", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        for name in ("n_images", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63 - self.n_images:
-            raise ConfigError(f"seed must be from 0 and below 2^63 - n_images, got {self.seed}")
+        require_whole("n_images", self.n_images)
+        require_whole("batch_size", self.batch_size)
+        require_whole("seed", self.seed, least=0)
+        if self.seed >= 2**63 - self.n_images:
+            raise ConfigError(f"seed must be below 2^63 - n_images, got {self.seed}")
         index, shares = self.shard
         if not 0 <= index < shares:
             raise ConfigError(

@@ -12,6 +12,7 @@ from torch import nn
 
 from sfseg.data.geometry import Image
 from sfseg.errors import ConfigError
+from sfseg.generation.settings import require_above, require_whole
 from sfseg.types import size_text
 
 if TYPE_CHECKING:
@@ -54,12 +55,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
-        is_number = isinstance(self.guidance, int | float) and math.isfinite(self.guidance)
-        if not is_number or self.guidance < 0:
-            raise ConfigError(f"guidance must be a number from 0, got {self.guidance}")
+            require_whole(name, getattr(self, name))
+        require_above("guidance", self.guidance, 0, or_equal=True)
+        if math.isinf(self.guidance):
+            raise ConfigError(f"guidance must be finite, got {self.guidance}")
 
     def require_fitting(self, pipeline: "DiffusionPipeline") -> None:
         """Refuse a size that the model would not give.

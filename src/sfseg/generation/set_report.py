@@ -1,5 +1,6 @@
 """A page on a generated set: what it shows, how it differs from the target, what comes twice."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sfseg.data.check import on_all_processors, spread
+from sfseg.data.check import listing, on_all_processors, spread
 from sfseg.data.geometry import Image, Size, resize_image
 from sfseg.data.images import ValueRange, read_image
-from sfseg.data.paths import list_images
+from sfseg.data.inputs import find_images
 from sfseg.data.replacement import is_black
 from sfseg.errors import DataError
 from sfseg.generation.image_set import read_manifest
@@ -32,10 +33,10 @@ WIDEST = 240
 
 @dataclass(frozen=True)
 class Set:
-    """Images of a folder, read when they are needed.
+    """Images, read when they are needed.
 
     paths: of the images that count.
-    base: the folder.
+    base: the folder below which all of them are.
     value_range: which stored values become 0 to 255, see :func:`read_image`.
     black: images that are left out.
     """
@@ -91,46 +92,70 @@ class Findings:
     shares: Sequence[tuple[str, float, float]] = field(default_factory=list)
 
 
-def open_set(folder: Path, argument: str, value_range: ValueRange = None) -> Set:
-    """The images of a folder.
+def open_set(sources: Sequence[str], argument: str, value_range: ValueRange = None) -> Set:
+    """The images of folders, files and patterns.
 
     Raises:
-        DataError: it is not there, or has no images.
+        DataError: one is not there, or there are no images.
     """
-    if not folder.is_dir():
-        raise DataError(f"{argument}={folder} is no folder")
-    paths = list_images(folder)
-    if not paths:
-        raise DataError(f"{argument}={folder} holds no images")
-    return Set(paths, folder, value_range)
+    paths = find_images(sources, argument)
+    if len(sources) == 1 and (folder := Path(sources[0])).is_dir():
+        return Set(paths, folder, value_range)
+    paths = [path.absolute() for path in paths]
+    return Set(paths, Path(os.path.commonpath([path.parent for path in paths])), value_range)
 
 
 def look_at(generated: Set, target: Set) -> Findings:
     """Read all images once: sizes, black ones, which are left out, and near-duplicates.
 
     Raises:
-        DataError: an image that cannot be read, or all are black.
+        DataError: images that cannot be read, all of which are named, or all are black.
     """
 
     def look(index: int) -> tuple[bool, Size, Any]:
         image = generated.image(index)
         return is_black(image), (image.shape[0], image.shape[1]), thumbnail(image)
 
-    looks = list(on_all_processors(look, range(len(generated))))
+    looks = _of_all(look, generated, "images")
     kept = [index for index, (black, _, _) in enumerate(looks) if not black]
     if not kept:
-        raise DataError(f"images={generated.base}: all {len(looks)} images are black")
+        raise DataError(
+            f"images={generated.base}: all {len(looks)} images are black; generate others into "
+            "another folder, with safety_checker=false or, where that is set, dtype=float32"
+        )
     sizes = Counter(looks[index][1] for index in kept)
     size = sizes.most_common(1)[0][0]
     own = Set([generated.paths[k] for k in kept], generated.base, black=len(looks) - len(kept))
     thumbnails: Thumbnails = np.stack([looks[index][2] for index in kept])
     others: Thumbnails = np.stack(
-        list(on_all_processors(lambda k: thumbnail(target.cut(k, size)), range(len(target))))
+        _of_all(lambda k: thumbnail(target.cut(k, size)), target, "target")
     )
     return Findings(
         own, target, size, {size_text(s): number for s, number in sizes.most_common()},
         near_duplicates(thumbnails), near_duplicates(thumbnails, others),
     )  # fmt: skip
+
+
+def _of_all(look: Callable[[int], Any], images: Set, argument: str) -> list[Any]:
+    """What a look at each image gives.
+
+    Raises:
+        DataError: names all that cannot be read.
+    """
+
+    def attempt(index: int) -> Any:
+        try:
+            return look(index)
+        except DataError as error:
+            return error
+
+    looks = list(on_all_processors(attempt, range(len(images))))
+    if bad := [str(each) for each in looks if isinstance(each, DataError)]:
+        raise DataError(
+            f"{argument}: {len(bad)} of {len(images)} images cannot be read; restore them, or take "
+            f"them out of the folder:{listing(bad)}"
+        )
+    return looks
 
 
 def class_shares(

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 import cv2
 
@@ -23,6 +24,8 @@ figcaption { font-size: .8rem; color: #555; overflow-wrap: anywhere; }
 .bars { width: 16rem; } .bars svg { display: block; width: 100%; height: 1.1rem; }
 .key { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem; }
 """
+MARK = '<meta name="generator" content="sfseg">'
+"""Tells pages of ours from others'."""
 FIRST, SECOND = "#2f6db3", "#c9a227"
 """Colours of the bars of two sets."""
 QUALITY = 88
@@ -34,10 +37,16 @@ def page(title: str, sections: Iterable[tuple[str, str]]) -> str:
     body = "\n".join(f"<h2>{escape(head)}</h2>\n{content}" for head, content in sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
+        f'{MARK}\n<meta name="viewport" content="width=device-width">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
         f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that :func:`page` has made."""
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(500)
 
 
 def paragraph(text: str) -> str:

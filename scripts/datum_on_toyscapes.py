@@ -59,7 +59,9 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", help="a folder or an id; without it, a tiny model is written")
-    parser.add_argument("--train", action="store_true", help="the tiny model, four minutes more")
+    parser.add_argument(
+        "--train", action="store_true", help="the tiny model on drawn streets first"
+    )
     parser.add_argument("--shot-seed", type=int, default=0)
     parser.add_argument("--personalise-steps", type=int, default=200)
     parser.add_argument("--images", type=int, default=64)

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 SCENES, SIZE, WINDOW = 192, (64, 128), (32, 32)
 """Different scenes; (height, width) in pixels of a scene, and of what the VAE sees of it."""
 VAE_BATCH, UNET_BATCH = 4, 2
-LR = 1e-3
-KL_WEIGHT = 1e-3
+LR = 2e-3
+KL_WEIGHT = 1e-4
 """Of the mean over a latent's values; the reconstruction's error is a mean over pixels."""
+FIRST_LOG_VARIANCE = -6.0
+"""Of the posterior: with that of random weights, near 0, noise drowns what the decoder could see."""
 WITHOUT_PROMPT = 0.1
 """Share of steps' images that are learnt under an empty prompt."""
 EVERY = 25
@@ -101,7 +103,10 @@ def train_vae(pipeline: Any, images: Tensor, steps: int, rng: np.random.Generato
         kl = posterior.kl().mean() / latent[0].numel()
         return F.l1_loss(pipeline.vae.decode(latent).sample, batch) + KL_WEIGHT * kl
 
-    optimise("VAE", [pipeline.vae], steps, loss)
+    vae = pipeline.vae
+    with torch.no_grad():
+        vae.quant_conv.bias[vae.config.latent_channels :] = FIRST_LOG_VARIANCE
+    optimise("VAE", [vae], steps, loss)
 
 
 def train_unet(

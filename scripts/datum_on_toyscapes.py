@@ -10,8 +10,8 @@
 5. ``segmenter/``: ``sfseg-train method=datum`` on them, judged on the city; it ends with the table
 
 Every step goes on where it was stopped, and what is there is not made again. The tiny model knows
-no streets, so its images are not what DATUM's are: the table shows that the steps fit together,
-and nothing of the method.
+no streets, or with ``--train`` has seen a few drawn ones, so its images are not what DATUM's are:
+the table shows that the steps fit together, and nothing of the method.
 """
 
 import argparse

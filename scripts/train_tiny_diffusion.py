@@ -32,7 +32,7 @@ LR = 2e-3
 KL_WEIGHT = 1e-4
 """Of the mean over a latent's values; the reconstruction's error is a mean over pixels."""
 FIRST_LOG_VARIANCE = -6.0
-"""Of the posterior: with that of random weights, near 0, noise drowns what the decoder could see."""
+"""Of the posterior. Begun near 0, its deviation was still 0.7 after 150 steps, the means' 1.9."""
 WITHOUT_PROMPT = 0.1
 """Share of steps' images that are learnt under an empty prompt."""
 EVERY = 25

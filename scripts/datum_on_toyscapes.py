@@ -10,8 +10,8 @@
 5. ``segmenter/``: ``sfseg-train method=datum`` on them, judged on the city; it ends with the table
 
 Every step goes on where it was stopped, and what is there is not made again. The tiny model knows
-no streets, so its images are not what DATUM's are: the table shows that the steps fit together,
-and nothing of the method.
+no streets, or with ``--train`` has seen a few drawn ones, so its images are not what DATUM's are:
+the table shows that the steps fit together, and nothing of the method.
 """
 
 import argparse
@@ -59,6 +59,9 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", help="a folder or an id; without it, a tiny model is written")
+    parser.add_argument(
+        "--train", action="store_true", help="the tiny model on drawn streets first"
+    )
     parser.add_argument("--shot-seed", type=int, default=0)
     parser.add_argument("--personalise-steps", type=int, default=200)
     parser.add_argument("--images", type=int, default=64)
@@ -70,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     photo = photograph(folder / "photograph", given.shot_seed)
     model = given.model or str(folder / "model")
     if given.model is None and not Path(model).exists():
-        tiny_diffusion.main([model])
+        tiny_diffusion.main([model, *(["--train"] if given.train else [])])
     steps, (height, width) = given.personalise_steps, given.size
     run(
         "personalise", "sfseg-generate", "personalise", f"images={photo}", f"model={model}",

@@ -1,11 +1,16 @@
 """Write a diffusion model of the shape of Stable Diffusion, small enough for a test.
 
-python scripts/tiny_diffusion.py <folder> [--seed 0]
+python scripts/tiny_diffusion.py <folder> [--seed 0] [--train]
 
 A folder as diffusers writes it, with the parts of Stable Diffusion 1.4 (U-Net, VAE, CLIP's text
 encoder and tokenizer, PNDM), 1.7 million random weights in all. Pictures of any size that is a
-multiple of 8 come out, of noise alone: no weight has ever been trained. What it is for: that a
-command runs, goes on where it stopped, and gives the same bits again.
+multiple of 8 come out, of noise alone, unless ``--train`` is given. What it is for: that a command
+runs, goes on where it stopped, and gives the same bits again.
+
+``--train`` teaches it drawn streets first, some minutes of one core; train_tiny_diffusion.py says
+how. It stays coarse: the VAE's mean error of a value in -1..1 falls from 0.36 to 0.14 on scenes
+that it trains on, where means of 2x2 pixels have 0.09. Nothing has been measured of how far
+pictures follow their prompts, whose words it reads letter by letter.
 
 The tokenizer knows every single character, and ``sks`` as one token; other words are as many tokens
 as they have characters.
@@ -29,6 +34,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 IDENTIFIER = "sks"
 LONGEST = 77
 """Tokens of a prompt, as in Stable Diffusion."""
+VAE_STEPS, UNET_STEPS = 400, 350
+"""Of ``--train``: three minutes of one idle core."""
 
 
 def tokenizer() -> "CLIPTokenizer":
@@ -108,11 +115,20 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
+    parser.add_argument("--train", action="store_true", help="on drawn streets, for some minutes")
+    parser.add_argument("--vae-steps", type=int, default=VAE_STEPS)
+    parser.add_argument("--unet-steps", type=int, default=UNET_STEPS)
     given = parser.parse_args(words)
     if given.folder.exists() and any(given.folder.iterdir()):
         parser.error(f"{given.folder} is not empty; choose another folder")
-    pipeline(given.seed).save_pretrained(given.folder)
-    print(f"{given.folder}: a tiny model of the shape of Stable Diffusion, not trained")
+    made = pipeline(given.seed)
+    if given.train:
+        from train_tiny_diffusion import train
+
+        train(made, given.vae_steps, given.unet_steps, given.seed)
+    made.save_pretrained(given.folder)
+    known = "trained on drawn streets" if given.train else "not trained"
+    print(f"{given.folder}: a tiny model of the shape of Stable Diffusion, {known}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ runs, goes on where it stopped, and gives the same bits again.
 
 ``--train`` teaches it drawn streets first, some minutes of one core; train_tiny_diffusion.py says
 how. It stays coarse: the VAE's mean error of a value in -1..1 falls from 0.36 to 0.14 on scenes
-that it trains on, where means of 2x2 pixels have 0.09. Nothing has been measured of how far
-pictures follow their prompts, whose words it reads letter by letter.
+that it trains on, where means of 2x2 pixels have 0.09, and reconstructions look like their streets.
+Pictures that it draws have the colours and the grain of streets, dark green, grey, a blue of the
+sky, often the sky above, and neither a road nor things; no prompt that was tried changed them to
+the eye.
 
 The tokenizer knows every single character, and ``sks`` as one token; other words are as many tokens
 as they have characters.

@@ -16,7 +16,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: right; }
 td:first-child, th:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
-table.facts td { text-align: left; }
+table.facts td { text-align: left; overflow-wrap: anywhere; }
+table.facts td:first-child { white-space: nowrap; }
 tr { border-bottom: 1px solid #ddd; } th { font-weight: 600; }
 .figures { display: flex; flex-wrap: wrap; gap: .8rem; }
 figure { margin: 0; width: 11.4rem; } figure img { width: 100%; display: block; }

@@ -53,7 +53,7 @@ def claim(
         What keeps other processes out until it is released.
 
     Raises:
-        ConfigError: the folder holds another run, or a process works in it.
+        ConfigError: the folder holds another run, a process works in it, or a file is in its place.
         OutputError: it cannot be written.
     """
     start = {
@@ -87,7 +87,10 @@ def claim(
         if lock is not None:
             lock.release()
         if isinstance(error, OSError):
-            raise OutputError(f"the run folder {folder} cannot be written: {error}") from error
+            # A file lies where a folder should: another name helps, more room does not.
+            in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+            kind = ConfigError if in_the_way else OutputError
+            raise kind(f"the run folder {folder} cannot be written: {error}") from error
         raise
     return lock
 

@@ -147,7 +147,7 @@ def measured(picture: Path, small: Settings, settings: Settings) -> int:
 
 def windows(picture: Path, settings: Settings) -> Crops:
     crop = settings.crop
-    return Crops([picture], resize=2 * crop, crop=crop, seed=0, purpose="images")
+    return Crops([picture], resize=2 * crop, crop=crop, seed=0)
 
 
 def compare_memory(picture: Path, small: Settings, settings: Settings) -> None:

@@ -37,7 +37,7 @@ class KilledError(Exception):
 
 
 def crops(folder: Path, **changed: Any) -> Crops:
-    settings = {"resize": 24, "crop": 16, "seed": 0, "purpose": "images", **changed}
+    settings = {"resize": 24, "crop": 16, "seed": 0, **changed}
     return Crops(sorted(folder.glob("*.png")), **settings)
 
 

@@ -13,7 +13,7 @@ from sfseg.commands.generate_report import report
 from sfseg.config.composition import as_typed, build, overrides, plain, subcommands
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import claim, differences, finish, read_record
-from sfseg.storage.atomic import remove_partial
+from sfseg.storage.atomic import file_in_the_way, remove_partial
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -145,8 +145,7 @@ def require_own(out: Path, config: Mapping[str, Any], resume: str | None) -> boo
     Raises:
         ConfigError: it is no folder, or holds something else or a run of other settings.
     """
-    file = next((path for path in (out, *out.parents) if path.is_file()), None)
-    if file is not None:
+    if (file := file_in_the_way(out)) is not None:
         raise ConfigError(
             f"out={out}: {file} is a file; choose a folder that is new, or that holds this run"
         )
@@ -204,7 +203,7 @@ def crops_of(
         require_whole("resize", resize)
     return Crops(
         paths,
-        resize=resize, crop=settings.crop, seed=settings.seed, purpose=setting, setting=setting,
+        resize=resize, crop=settings.crop, seed=settings.seed, setting=setting,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("diffusers", "transformers", "peft", "accelerate", "safetensors")
+PACKAGES = ("accelerate", "safetensors")
 """Whose versions the manifest names beside those that every record has."""
 DECISIVE = (
     "weights_sha256", "height", "width", "steps", "guidance", "scheduler", "dtype",

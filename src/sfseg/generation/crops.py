@@ -33,8 +33,7 @@ class Crops:
         resize: pixels of the shorter side, to which pictures are resized first; None leaves them.
         crop: side of a window in pixels.
         seed: of the places.
-        purpose: keeps several sets of pictures apart.
-        setting: what named the pictures, for messages.
+        setting: what named the pictures, for messages; crops of two settings lie elsewhere.
 
     Raises:
         ConfigError: a picture is smaller than a crop, as it is or once it is resized.
@@ -48,7 +47,6 @@ class Crops:
         resize: int | None,
         crop: int,
         seed: int,
-        purpose: str,
         setting: str = "images",
     ) -> None:
         if resize is not None and resize < crop:
@@ -56,7 +54,7 @@ class Crops:
                 f"crop={crop} does not fit into pictures whose shorter side is resize={resize}; "
                 f"set crop={resize} or less, or resize={crop} or more"
             )
-        self.crop, self.seed, self.purpose = crop, seed, purpose
+        self.crop, self.seed, self.setting = crop, seed, setting
         self.paths = list(paths)
         self.digests: list[str] = []
         self.pictures: list[Image] = []
@@ -76,7 +74,7 @@ class Crops:
             if size[0] > full[0]:
                 log.info("%s is enlarged from %s to %s", path, size_text(full), size_text(size))
             self.pictures.append(resize_image(picture, size))
-        self._require_usable(setting, broken, small)
+        self._require_usable(broken, small)
 
     def batch(self, first: int, number: int) -> Tensor:
         """Crops ``first`` and on: (B, 3, crop, crop) float32 in [-1, 1], as a VAE expects them."""
@@ -92,24 +90,24 @@ class Crops:
         return picture
 
     def _require_usable(
-        self, setting: str, broken: Sequence[str], small: Sequence[tuple[Path, tuple[int, int]]]
+        self, broken: Sequence[str], small: Sequence[tuple[Path, tuple[int, int]]]
     ) -> None:
         several = len(self.paths) > 1
         away = "take them out of the folder" if several else "take a larger picture"
         if broken:
             way_out = "mend them, or take them out of the folder" if several else "take another"
-            raise DataError(f"{setting}: {_listed(broken)}; {way_out}")
+            raise DataError(f"{self.setting}: {_listed(broken)}; {way_out}")
         if small:
             least = min(min(size) for _, size in small)
             sizes = [f"{path} has {size_text(size)} pixels" for path, size in small]
             raise ConfigError(
-                f"{setting}: {_listed(sizes)}, fewer than crop={self.crop}: what is learnt of that "
-                f"would be blur. Set crop={least} or less and resize={least}, or {away}"
+                f"{self.setting}: {_listed(sizes)}, fewer than crop={self.crop}: what is learnt of "
+                f"that would be blur. Set crop={least} or less and resize={least}, or {away}"
             )
 
     def _window(self, number: int) -> Image:
         picture = self.pictures[number % len(self.pictures)]
-        rng = generator(self.seed, 0, number, f"generation/{self.purpose}")
+        rng = generator(self.seed, 0, number, f"generation/{self.setting}")
         top = rng.integers(picture.shape[0] - self.crop + 1)
         left = rng.integers(picture.shape[1] - self.crop + 1)
         return picture[top : top + self.crop, left : left + self.crop]

@@ -14,7 +14,7 @@ from sfseg.data.replacement import is_black
 from sfseg.errors import ConfigError, OutputError
 from sfseg.generation.plan import Plan
 from sfseg.report.drawing import png
-from sfseg.storage.atomic import write_whole
+from sfseg.storage.atomic import file_in_the_way, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +178,7 @@ def require_own(folder: Path) -> None:
     Raises:
         ConfigError: there are some, or it is a file.
     """
-    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
-    if file is not None:
+    if (file := file_in_the_way(folder)) is not None:
         raise ConfigError(f"out={folder} cannot be a folder: {file} is a file; choose another")
     if not folder.is_dir():
         return

@@ -1,12 +1,11 @@
 """What a model says of itself: its licence, and what it was personalised with."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sfseg.errors import ConfigError
+from sfseg.generation.json_object import json_object
 from sfseg.generation.kept import RECORD
 
 CARD = "README.md"
@@ -43,15 +42,7 @@ def personalised(model: str) -> dict[str, Any]:
         ConfigError: it is damaged.
     """
     path = Path(model).expanduser() / RECORD
-    if not path.is_file():
-        return {}
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(read, dict):
-            raise TypeError(f"a {type(read).__name__}")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore it") from error
-    return read
+    return json_object(path) if path.is_file() else {}
 
 
 def card_of(model: str) -> dict[str, Any]:

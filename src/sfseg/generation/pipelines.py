@@ -3,7 +3,6 @@
 Weights are read from safetensors files alone: other formats may run code when they are opened.
 """
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfseg.errors import ConfigError
+from sfseg.generation.json_object import json_object
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def load_pipeline(
     from diffusers import DiffusionPipeline
 
     folder = find_model(model)
-    index = _index(folder)
+    index = json_object(folder / INDEX)
     require_no_code(folder, index)
     for part in index.keys() - ({"safety_checker"} if not safety_checker else set()):
         require_safetensors(folder / part)
@@ -197,22 +197,6 @@ def quiet_libraries() -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    """What a pipeline consists of.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    path = folder / INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(index, dict):
-            raise TypeError(f"a {type(index).__name__}")
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore it") from error
-    return index
 
 
 def _attempt(model: str, load: Callable[[], Any]) -> Any:

@@ -35,6 +35,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """A file that lies where a folder, or one above it, would have to be."""
+    return next((path for path in (folder, *folder.parents) if path.is_file()), None)
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or a folder's list of names, survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)

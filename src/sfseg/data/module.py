@@ -192,6 +192,7 @@ class AdaptationData(LightningDataModule):
                 world_size=world_size,
                 start=lambda: self._position + self._trained_batches() - begun,
                 end=partial(self.training.end_of_part, self.trainer),
+                share=self.training.share(domain, self.scenes),
             )
             loaders[domain] = self._loader(dataset, batch_sampler=batches)
         return CombinedLoader(loaders, mode="min_size")
@@ -341,10 +342,5 @@ class AdaptationData(LightningDataModule):
 
     def _loader(self, dataset: FolderDataset, **arguments: Any) -> DataLoader[Sample]:
         # What a worker has learnt about a cache is worth more than its memory.
-        return loader(
-            dataset,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            persistent=bool(self.caches),
-            **arguments,
-        )
+        keep, workers = bool(self.caches), self.num_workers
+        return loader(dataset, num_workers=workers, seed=self.seed, persistent=keep, **arguments)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from sfseg.data.folder import Ticket
+from sfseg.data.shares import Share
 from sfseg.randomness import generator
 
 
@@ -118,6 +119,7 @@ class EndlessBatches(Sampler[list[Ticket]]):
             resuming needs nothing else, and neither does an epoch that follows another.
         end: the number of consumed batches at which an iteration ends that begins at a given
             one; None: it does not.
+        share: of the batches, which are of two domains, that is this domain's; None: all.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class EndlessBatches(Sampler[list[Ticket]]):
         world_size: int = 1,
         start: Callable[[], int] = int,
         end: Callable[[int], int | None] = lambda start: None,
+        share: Share | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -140,14 +143,24 @@ class EndlessBatches(Sampler[list[Ticket]]):
         self.world_size = world_size
         self.start = start
         self.end = end
+        if share is not None:
+            share.require_both(batch_size=batch_size, world_size=world_size)
+        self.share = share
 
     def __iter__(self) -> Iterator[list[Ticket]]:
         order, number = self.order(), self.start()
         end = self.end(number)
         while end is None or number < end:
-            first = (number * self.world_size + self.rank) * self.batch_size
-            yield [order(position) for position in range(first, first + self.batch_size)]
+            yield [order(position) for position in self._positions(number)]
             number += 1
+
+    def _positions(self, number: int) -> range:
+        if self.share is not None:
+            return self.share.positions(
+                number, batch_size=self.batch_size, rank=self.rank, world_size=self.world_size
+            )
+        first = (number * self.world_size + self.rank) * self.batch_size
+        return range(first, first + self.batch_size)
 
 
 def end_of_part(start: int, *, parts: int, steps: int, adds_up: int = 1) -> int | None:

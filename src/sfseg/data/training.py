@@ -12,6 +12,7 @@ from sfseg.data.left_out import LeftOut
 from sfseg.data.opening import FEW, opened
 from sfseg.data.replacement import Replacement
 from sfseg.data.sampling import Contents, ImageSampler, Order, Passes, Uniform, end_of_part
+from sfseg.data.shares import Share
 from sfseg.data.shots import Shots
 from sfseg.data.statistics import class_counts
 from sfseg.data.translation import FourierStyle, FourierTranslation
@@ -36,6 +37,8 @@ class Training:
         replacement: images that stand for the training images of the target.
         parts: of the training, as several numbers to be added up; all are of equal length, and
             what is decided at the end of one holds for exactly the next batch.
+        repeat_factor: how often an image of the target comes while each of the source comes once;
+            steps then have as many images in all as else of each domain. None: as many of both.
         seed: run seed.
 
     Raises:
@@ -52,6 +55,7 @@ class Training:
         shots: Shots = ALL,
         replacement: Replacement = OWN,
         parts: Sequence[int] = (1,),
+        repeat_factor: float | None = None,
         seed: int = 0,
     ) -> None:
         if translation is not None and translated is not None:
@@ -67,6 +71,7 @@ class Training:
         self.shots = shots
         self.replacement = replacement
         self.parts = sum(parts)
+        self.repeat_factor = repeat_factor
         self.seed = seed
         self.focused: Focus | None = None
         """Ids of the classes to look for, the most wanted first; None: nothing is said."""
@@ -146,6 +151,25 @@ class Training:
                 self._contents, seed=self.seed, purpose=domain, focus=self.focused
             )
         return self._orders[self.focused]
+
+    def share(self, domain: str, scenes: Mapping[str, Scenes]) -> Share | None:
+        """A domain's share of the images of a step; None: each has a batch of its own.
+
+        Args:
+            domain: of a training batch.
+            scenes: sets by name.
+
+        Raises:
+            ValueError: a ``repeat_factor`` that is not positive.
+        """
+        if self.repeat_factor is None:
+            return None
+        return Share.repeated(
+            self.repeat_factor,
+            source=len(scenes["source_train"]),
+            target=len(scenes["target_train"]),
+            is_rest=domain == "source",
+        )
 
     def focus(self, classes: Sequence[int]) -> None:
         """Prefer images of some classes from the next part of the training on.

@@ -1,7 +1,7 @@
 """The model every method trains: pixels in, logits per pixel out."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,12 @@ class PromptsStages(Protocol):
     """A backbone that also returns what a prompt has made of each stage's input."""
 
     def forward_features(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]: ...
+
+
+class PredictsMasks(Protocol):
+    """A head of queries, each with a class and a mask."""
+
+    def predictions(self, maps: Sequence[Tensor]) -> list[Any]: ...
 
 
 class Pictures(NamedTuple):
@@ -123,12 +129,13 @@ class Segmenter(nn.Module):
         adapted: bool = False,
         enlarged: bool = True,
         with_maps: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, list[Tensor]]:
+        masks: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, list[Tensor]] | list[Any]:
         """Logits (B, K, H, W) at the size of the image.
 
         With ``levels`` of both heads, with ``adapted`` as :meth:`forward_adapted`, which alone
         looks at ``enlarged``, ``with_maps`` beside the backbone's maps of the padded image, finest
-        first.
+        first; with ``masks`` the predictions of a mask head instead, of the padded image.
         """
         if adapted:
             prompted = cast(PromptsStages, self.backbone)
@@ -136,6 +143,8 @@ class Segmenter(nn.Module):
             logits: Tensor = self.head(maps)
             return (self.enlarge(logits, image) if enlarged else logits), inputs
         maps = self.features(image)
+        if masks:
+            return cast(PredictsMasks, self.head).predictions(maps)
         logits = self.enlarge(self.head(maps), image)
         if with_maps:
             return logits, maps

@@ -14,6 +14,7 @@ ENDS = {
     "steps": "trainer.max_steps",
     "batch_size": "data.module.batch_size",
     "target_view": "data.module.views.target",
+    "colour": "data.module.colour",
 }
 """Part of a method's plan -> the setting that decides in the end."""
 SHORT = "target_crop"

@@ -1,8 +1,9 @@
 """Segmentation scores from one confusion matrix per evaluation set."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Protocol
 
 import torch
@@ -13,6 +14,10 @@ from sfseg.labels import LabelSpace
 from sfseg.types import IGNORE
 
 CODES = IGNORE + 1
+MEAN = "mean"
+"""Name of the mean over evaluation sets, among the scores."""
+OWN = ("target", "source", MEAN)
+"""Domains that are no evaluation sets by name."""
 
 
 class ConfusionMatrix(Metric):
@@ -112,6 +117,27 @@ class Scores:
             pixels=tuple(int(n) for n in labelled),
         )
 
+    @classmethod
+    def mean_of(cls, sets: Sequence["Scores"]) -> "Scores":
+        """The mean over sets, each of which counts the same, however many images it has.
+
+        Means over classes are averaged as they are. The IoU of a class is averaged over the sets in
+        which it occurs, so that their mean may be another than the averaged mIoU.
+        """
+
+        def over(values: Callable[[Scores], Sequence[float]]) -> tuple[float, ...]:
+            return tuple(mean(of_each) for of_each in zip(*map(values, sets), strict=True))
+
+        return cls(
+            iou=over(lambda one: one.iou),
+            accuracy=over(lambda one: one.accuracy),
+            # Of a set without a score there is no mean: NaN.
+            miou={name: fmean(one.miou[name] for one in sets) for name in sets[0].miou},
+            pixel_accuracy=fmean(one.pixel_accuracy for one in sets),
+            mean_accuracy=fmean(one.mean_accuracy for one in sets),
+            pixels=tuple(map(sum, zip(*(one.pixels for one in sets), strict=True))),
+        )
+
     def summary(self) -> dict[str, float]:
         """The scalars, by the names they are logged under."""
         return {
@@ -130,6 +156,16 @@ class Scored(Protocol):
     eval_domains: tuple[str, ...]
     protocol: str
     stage: str
+
+
+def averaged(domains: Iterable[str]) -> tuple[str, ...]:
+    """Those of some domains that are evaluation sets by name, over which there is a mean."""
+    return tuple(domain for domain in domains if domain not in OWN)
+
+
+def judged_by(eval_domains: Sequence[str]) -> str:
+    """Whose scores a run is judged by: the mean over its evaluation sets, or its first domain."""
+    return MEAN if averaged(eval_domains) else eval_domains[0]
 
 
 def mean(values: Sequence[float]) -> float:

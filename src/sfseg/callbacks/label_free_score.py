@@ -18,7 +18,7 @@ from sfseg.callbacks.base import Trained, is_adapting, trained
 from sfseg.callbacks.order import Ordered
 from sfseg.errors import DataError
 from sfseg.labels import LabelSpace
-from sfseg.metrics import Scored, Scores
+from sfseg.metrics import Scored, Scores, judged_by
 from sfseg.modes import evaluating
 from sfseg.ops.entropy import normalized_entropy
 from sfseg.ops.inference import label_map
@@ -299,8 +299,11 @@ class LabelFreeScore(Ordered):
 
 
 def target_miou(method: Scored, scores: dict[str, Scores]) -> float:
-    """Of the target, in [0, 1]; NaN where it was not evaluated or has no labels."""
-    target = scores.get(method.eval_domains[0])
+    """Of the target, or the mean over evaluation sets, in [0, 1].
+
+    NaN where it was not evaluated or has no labels.
+    """
+    target = scores.get(judged_by(method.eval_domains))
     return math.nan if target is None else target.miou["mIoU"]
 
 

@@ -78,16 +78,20 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
     Raises:
         ConfigError: a setting of a set is refused, or its classes are not the task's.
     """
+    from sfseg.data.eval_sets import Judged
     from sfseg.data.opening import opened
     from sfseg.runs.plan import check_added
 
     check_added(cfg, overrides())
     nodes = plain(cfg.data.scenes, resolve=True)
+    judged = Judged(build(cfg.data.get("eval_sets")))
     labels: LabelSpace = build(cfg.data.module.labels)
     others = build(cfg.data.module.get("replacement"))
     sets: Sets = {}
     for name, node in nodes.items():
-        if node is None or (cfg.get("with_source") is False and not is_target(name)):
+        if node is None or (cfg.get("with_source") is False and is_source(name)):
+            continue
+        if name == "target_eval" and judged.sets:
             continue
         try:
             factory = build(cfg.data.scenes[name])
@@ -95,6 +99,11 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
             sets[name] = opened(name, factory, labels, translations, replacement=others)
         except DataError as error:
             sets[name] = error
+    for name in judged.sets:
+        try:
+            sets[f"{name}_eval"] = judged.opened_set(name, labels)
+        except DataError as error:
+            sets[f"{name}_eval"] = error
     return labels, sets
 
 
@@ -106,9 +115,9 @@ def taken(cfg: DictConfig) -> Path:
     return folder
 
 
-def is_target(name: str) -> bool:
-    """Whether a set is one of the target's."""
-    return name.startswith("target")
+def is_source(name: str) -> bool:
+    """Whether a set is one of the source's."""
+    return name in ("source_train", "source_eval")
 
 
 def without_source(reports: "dict[str, Report]", cfg: DictConfig) -> "dict[str, Report]":
@@ -120,7 +129,7 @@ def without_source(reports: "dict[str, Report]", cfg: DictConfig) -> "dict[str, 
 
     from sfseg.data.opening import missing_folder
 
-    sources = {name: report for name, report in reports.items() if not is_target(name)}
+    sources = {name: report for name, report in reports.items() if is_source(name)}
     if any(missing_folder(build(cfg.data.scenes[name])) is None for name in sources):
         return reports
     odd = {

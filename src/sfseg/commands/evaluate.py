@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ALONE, WITH_SOURCE = ["source_model"], ["source_model", "source_eval"]
+"""What an evaluation asks of the data: a model is there, and is not theirs to serve."""
+
 
 def main() -> None:
     """Entry point of ``sfseg-eval``."""
@@ -118,24 +121,24 @@ def _use_own_cache(cfg: DictConfig, stored: DictConfig) -> None:
 
 
 def needs(cfg: DictConfig, restored: "Restored", data: DictConfig) -> list[str]:
-    """What the data must serve: the target always, the source if asked for.
+    """What the data must serve: what is judged by always, the source if asked for.
 
-    If nothing is said, the source is evaluated where the run has trained on it and its files are
+    Nothing is trained, so that no training set need be there. If nothing is said, the source is evaluated where the run has trained on it and its files are
     here.
     """
     from sfseg.data.opening import missing_folder
 
     if cfg.with_source is not None:
-        return ["source", "target"] if cfg.with_source else ["target"]
+        return WITH_SOURCE if cfg.with_source else ALONE
     reader = data.module.scenes.get("source_eval")
     if "source" not in restored.config.method.needs or reader is None:
-        return ["target"]
+        return ALONE
     if (folder := missing_folder(build(reader))) is not None:
         log.warning(
             "the source is left out: folder %s does not exist; with_source=true demands it", folder
         )
-        return ["target"]
-    return ["source", "target"]
+        return ALONE
+    return WITH_SOURCE
 
 
 if __name__ == "__main__":

@@ -60,9 +60,15 @@ def first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def judged_by(eval_sets: Any) -> str:
+    """Whose scores a run is judged by: the mean over its evaluation sets, or its target."""
+    return "target" if eval_sets is None else "mean"
+
+
 OmegaConf.register_new_resolver("fast_precision", fast_precision, use_cache=True)
 OmegaConf.register_new_resolver("by", by_choice)
 OmegaConf.register_new_resolver("first", first_given)
+OmegaConf.register_new_resolver("judged_by", judged_by)
 
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 """Names of environment variables whose values no record of a run may hold."""

@@ -30,7 +30,8 @@ TARGET = "_target_"
 
 CLASSES = (
     "sfseg.callbacks.", "sfseg.methods.", "sfseg.report.loggers", "sfseg.data.balanced_sampling",
-    "sfseg.data.cache", "sfseg.data.check", "sfseg.data.module", "sfseg.data.paths",
+    "sfseg.data.cache", "sfseg.data.check", "sfseg.data.eval_sets", "sfseg.data.module",
+    "sfseg.data.paths",
     "sfseg.data.replacement", "sfseg.data.sampling", "sfseg.data.shots",
     "sfseg.networks.", "torch.optim.", "torch.nn", "torch.nn.modules.",
     "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers.",

@@ -1,6 +1,5 @@
 """The one DataModule: source, target and evaluation sets of an adaptation task."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +16,7 @@ from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
 from sfseg.data.crops import fitted_view
+from sfseg.data.eval_sets import EvalSet, Judged
 from sfseg.data.folder import WHOLE, FolderDataset, Sample, Scenes, ScenesFactory
 from sfseg.data.geometry import EvalView, Geometry, Image, Size, View, resize_label, size_by
 from sfseg.data.left_out import LeftOut
@@ -24,16 +24,13 @@ from sfseg.data.loading import available_cpus, loader
 from sfseg.data.needs import served_domains, wanted_sets
 from sfseg.data.opening import require_labels
 from sfseg.data.pseudo_crops import Correction, correct, crop_pseudo_labels
-from sfseg.data.sampling import EndlessBatches, EvalSampler
+from sfseg.data.sampling import EndlessBatches, EvalSampler, require_same_order
 from sfseg.data.training import Training
-from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.pseudo.journal import Commit
 from sfseg.pseudo.reader import PseudoLabels
 from sfseg.pseudo.store import PseudoLabelStore
 from sfseg.storage.lightning_state import processed_batches
-
-log = logging.getLogger(__name__)
 
 DEFAULT_CHECKS = Checks()
 
@@ -67,6 +64,7 @@ class AdaptationData(LightningDataModule):
         batch_size: images of each domain per step and process.
         eval_batch_size: images per evaluation step; more than 1 needs images of one size.
         eval_view: sizes of images and labels in evaluation.
+        eval_sets: sets by name that the method is judged on in place of ``target_eval``, or None.
         cache: whether decoded images are kept on disk; None: not.
         num_workers: loader processes per domain.
         checks: what is read before training, and whether scenes may be left out.
@@ -86,6 +84,7 @@ class AdaptationData(LightningDataModule):
         batch_size: int = 8,
         eval_batch_size: int = 1,
         eval_view: EvalView = WHOLE,
+        eval_sets: Mapping[str, EvalSet] | None = None,
         cache: CacheSettings | None = None,
         num_workers: int = 2,
         checks: Checks = DEFAULT_CHECKS,
@@ -96,8 +95,12 @@ class AdaptationData(LightningDataModule):
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, num_workers=num_workers)
         self.training = Training(seed=seed, **training)
-        shows_style = self.training.translation is not None
-        self.factories = wanted_sets(needs, scenes, shows_style=shows_style)
+        self.judged = Judged(eval_sets, eval_view)
+        self.factories = wanted_sets(
+            needs, {**scenes, **self.judged.factories}, judged=self.judged.domains,
+            shows_style=self.training.translation is not None,
+            has_others=self.training.replacement.is_given,
+        )  # fmt: skip
         self.domains = served_domains(needs)
         """Of a training batch."""
         self.labels = labels
@@ -119,17 +122,19 @@ class AdaptationData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the sets that ``stage`` (fit or validate) needs, and check them."""
+        listed = self.judged.opened(self.labels, self.scenes)
         for name, factory in self.factories.items():
             if name in self.scenes or (stage != "fit" and name.endswith("train")):
                 continue
             title = name.replace("_", " ")
-            scenes = self.training.opened(name, factory, self.labels, self.needs)
+            if (scenes := listed.get(name)) is None:
+                scenes = self.training.opened(name, factory, self.labels, self.needs)
             with_labels = self._reads_labels(name) and scenes.has_labels
             if self._reads_labels(name) and not scenes.has_labels:
                 require_labels(scenes, name)
             self.left_out[name] = self.checks.passed(scenes, title, with_labels=with_labels)
             self.scenes[name] = scenes
-            domain, part = name.split("_")
+            domain, _, part = name.rpartition("_")
             if part == "train" and domain in self.domains:
                 indices = self.left_out[name].indices
                 self.views[domain] = fitted_view(self.views[domain], scenes, domain, indices)
@@ -141,8 +146,8 @@ class AdaptationData(LightningDataModule):
     def _open_cache(self, name: str, with_labels: bool) -> None:
         if self.cache is None:
             return
-        domain, part = name.split("_")
-        view = self.eval_view if part == "eval" else self.views[domain]
+        domain, _, part = name.rpartition("_")
+        view = self.judged.view_of(domain) if part == "eval" else self.views[domain]
         cache = self.cache.open(self.scenes[name], view, with_labels=with_labels)
         if cache is not None:
             cache.announce(name.replace("_", " "), self.left_out[name].indices)
@@ -157,15 +162,14 @@ class AdaptationData(LightningDataModule):
 
         Images are left out of a set that has been opened, see :meth:`setup`.
         """
-        parts = [f"{self.labels.num_classes} classes of {self.labels.name}", str(self.eval_view)]
         opened = [self.left_out[name] for name in self.left_out if name.endswith("eval")]
-        parts += [f"{some.title}: {some.text}" for some in opened if some.indices]
-        return ", ".join(parts)
+        return self.judged.protocol(self.labels, opened)
 
     @property
     def eval_domains(self) -> tuple[str, ...]:
-        """Domains of the evaluation loaders, in their order; the target comes first."""
-        return tuple(d for d in ("target", "source") if f"{d}_eval" in self.factories)
+        """Domains of the evaluation loaders; what the method is judged on comes first."""
+        domains = (*self.judged.domains, "source")
+        return tuple(domain for domain in domains if f"{domain}_eval" in self.factories)
 
     def train_dataloader(self) -> CombinedLoader:
         rank, world_size = self._ranks()
@@ -211,7 +215,7 @@ class AdaptationData(LightningDataModule):
         for domain in self.eval_domains:
             name = f"{domain}_eval"
             dataset = FolderDataset(
-                self.scenes[name], view=self.eval_view, read=self.caches.get(name)
+                self.scenes[name], view=self.judged.view_of(domain), read=self.caches.get(name)
             )
             size = self.eval_batch_size
             loaders.append(self._loader(dataset, sampler=self._dealt(name), batch_size=size))
@@ -306,13 +310,7 @@ class AdaptationData(LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        if state_dict["global_batch"] != self._global_batch():
-            raise ConfigError(
-                f"the checkpoint was trained with {state_dict['global_batch']} images a step over "
-                f"all processes, this run has {self._global_batch()}; set data.batch_size, of a "
-                "method that adapts data.adaptation.batch_size, so that both agree, or the order "
-                "of the data would be another"
-            )
+        require_same_order(state_dict["global_batch"], self._global_batch())
         self._position = int(state_dict["position"])
         if "focus" in state_dict:
             self.focus(state_dict["focus"])

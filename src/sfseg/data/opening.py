@@ -32,6 +32,8 @@ def opened(
     translations: str | None = None,
     shots: Shots | None = None,
     replacement: Replacement | None = None,
+    *,
+    setting: str | None = None,
 ) -> Scenes:
     """The scenes of a set.
 
@@ -44,12 +46,13 @@ def opened(
         shots: which scenes of :data:`FEW` are seen; None: all. Where images are generated, it is
             these of the set that they were generated from: they must be there, and are not seen.
         replacement: what stands for the images of :data:`FEW`; None: nothing.
+        setting: where the factory was set, for messages; None: among ``data.scenes``.
 
     Raises:
         ConfigError: an argument that the reader has not, lacks or refuses, or other classes.
         DataError: its files cannot be listed.
     """
-    setting = f"data.scenes.{name}"
+    setting = setting or f"data.scenes.{name}"
     _require_known(setting, factory)
     if name == FEW and replacement is not None and replacement.is_given:
         assert labels is not None, "those of the task"

@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from sfseg.data.folder import Ticket
 from sfseg.data.shares import Share
+from sfseg.errors import ConfigError
 from sfseg.randomness import generator
 
 
@@ -229,3 +230,21 @@ def evaluated(length: int, *, batch_size: int, limit: float, world_size: int) ->
         allowed = int(batches * limit) if isinstance(limit, float) else limit
         seen += min(mine, min(allowed, batches) * batch_size)
     return seen
+
+
+def require_same_order(before: int, now: int) -> None:
+    """Refuse to go on with a training whose order of images would be another.
+
+    Args:
+        before: images of a step over all processes, as the checkpoint says.
+        now: likewise, of the run that goes on.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if before != now:
+        raise ConfigError(
+            f"the checkpoint was trained with {before} images a step over all processes, this run "
+            f"has {now}; set data.batch_size, of a method that adapts data.adaptation.batch_size, "
+            "so that both agree, or the order of the data would be another"
+        )

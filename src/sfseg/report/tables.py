@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sfseg.labels import LabelSpace
-from sfseg.metrics import Scores
+from sfseg.metrics import Scores, averaged
 from sfseg.storage.atomic import write_whole
 
 Rows = Sequence[Sequence[str]]
@@ -30,18 +30,20 @@ def per_class(
     """Header and rows: IoU of every class and the means, in percent, one column per domain.
 
     A class that occurs neither in labels nor in predictions shows ``-``. Of a network that was
-    adapted, each domain shows the source model's scores first and what was gained last.
+    adapted, each domain shows the source model's scores first and what was gained last; of
+    evaluation sets by name their mean does, and each of them what it has now.
     """
     before = source_scores or {}
     header = ["class"]
     columns: list[list[float]] = []
+    sets = averaged(scores)
     for domain, after in scores.items():
-        if domain in before:
+        if domain in before and domain not in sets:
             old, new = _values(before[domain]), _values(after)
             header += [f"{domain} source-only", f"{domain} adapted", "gain"]
             columns += [old, new, [b - a for a, b in zip(old, new, strict=True)]]
         else:
-            header.append(f"{domain} IoU")
+            header.append(f"{domain} {'adapted' if domain in before else 'IoU'}")
             columns.append(_values(after))
     names = [*labels.classes, *next(iter(scores.values())).summary()]
     rows = [

@@ -102,16 +102,18 @@ def _contents(label: Pixels, labels: LabelSpace) -> str:
 
 
 def contact_sheet(drawn: Mapping[str, Sequence[Scene]], labels: LabelSpace) -> Pixels:
-    """The scenes of the source beside those of the target, and the classes' legend."""
+    """The scenes of the source beside those of the target, or of sets by name, with a legend."""
     tiles = [t for scenes in drawn.values() for s in scenes for t in (s.image, s.label)]
     height = max(tile.shape[0] for tile in tiles)
     nothing = Scene("", _note(""), _note(""))
+    found = dict.fromkeys(name.rpartition("_")[0] for name in drawn)
+    domains = sorted(found, key=lambda domain: (*DOMAINS, domain).index(domain))
     sides = []
-    for domain in [d for d in DOMAINS if any(name.startswith(d) for name in drawn)]:
+    for domain in domains:
         rows = []
         for part in PARTS:
             own = drawn.get(f"{domain}_{part}", [])
-            longest = max(len(drawn.get(f"{d}_{part}", [])) for d in DOMAINS)
+            longest = max(len(drawn.get(f"{d}_{part}", [])) for d in domains)
             for scene in [*own, *[nothing] * (longest - len(own))]:
                 tiles = [_framed(tile, height) for tile in (scene.image, scene.label)]
                 rows.append((f"{part}   {scene.caption}" if scene.caption else "", tiles))

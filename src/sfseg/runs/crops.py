@@ -1,6 +1,7 @@
 """Crops that follow the pictures, written into the settings of a run."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -8,6 +9,9 @@ from sfseg.config.composition import build
 from sfseg.data.crops import fitted_crop
 from sfseg.data.folder import Scenes
 from sfseg.data.opening import FEW, opened
+
+if TYPE_CHECKING:
+    from sfseg.data.replacement import Replacement
 
 SHORT = {"target": "data.target_crop", "source": "data.source_view.crop"}
 """Setting of the crops of a domain. That of the source is the target's where that has none."""
@@ -31,9 +35,10 @@ def fit_crops(cfg: DictConfig, needs: Sequence[str]) -> None:
             continue
         view = OmegaConf.select(cfg, f"data.module.views.{domain}")
         factory = OmegaConf.select(cfg, f"data.module.scenes.{domain}_train")
-        if factory is None or not OmegaConf.is_dict(view) or view.get("crop") is not None:
-            continue
         name = f"{domain}_train"
+        has_images = factory is not None or (name == FEW and replacement_of(cfg) is not None)
+        if not has_images or not OmegaConf.is_dict(view) or view.get("crop") is not None:
+            continue
         resize = view.get("resize")
         scenes = listed(cfg, name)
         crop = fitted_crop(scenes, None if resize is None else tuple(resize))
@@ -47,8 +52,14 @@ def fit_crops(cfg: DictConfig, needs: Sequence[str]) -> None:
 def listed(cfg: DictConfig, name: str) -> Scenes:
     """The scenes of a set, or those that stand for them, of which none is looked at."""
     module = cfg.data.module
-    replacement = build(module.get("replacement"))
-    if name == FEW and replacement is not None and replacement.is_given:
+    replacement = replacement_of(cfg)
+    if name == FEW and replacement is not None:
         scenes: Scenes = replacement.listed(build(module.labels))
         return scenes
     return opened(name, build(module.scenes[name]))
+
+
+def replacement_of(cfg: DictConfig) -> "Replacement | None":
+    """What stands for the target's training images, if anything does."""
+    found: Replacement | None = build(cfg.data.module.get("replacement"))
+    return found if found is not None and found.is_given else None

@@ -92,9 +92,9 @@ def largest(data: "AdaptationData", trainer: "Trainer") -> Shown | None:
     from sfseg.data.check import on_all_processors
     from sfseg.data.geometry import size_by
 
-    view, pictures = data.eval_view, []
+    pictures = []
     for loader, domain in enumerate(data.eval_domains):
-        scenes = data.scenes[f"{domain}_eval"]
+        scenes, view = data.scenes[f"{domain}_eval"], data.judged.view_of(domain)
         indices = evaluated_scenes(data, domain, trainer)
         count = min(len(indices), data.eval_batch_size)
         for index, full in zip(indices, on_all_processors(scenes.size, indices), strict=True):

@@ -199,8 +199,11 @@ def evaluated(
 def scores_of(cfg: DictConfig, model: str, data: "AdaptationData", protocol: str) -> dict[str, str]:
     """What the scores of a source model depend on: the model, the protocol and the sets."""
     sets = {}
-    for name in (f"{domain}_eval" for domain in data.eval_domains):
-        drawn = OmegaConf.to_container(cfg.data.scenes[name], resolve=True)
+    own = cfg.data.eval_sets or {}
+    for domain in data.eval_domains:
+        name = f"{domain}_eval"
+        settings = own[domain].scenes if domain in own else cfg.data.scenes[name]
+        drawn = OmegaConf.to_container(settings, resolve=True)
         content = fingerprint(data.scenes[name]) or json.dumps(drawn, sort_keys=True, default=str)
         sets[name] = hashlib.sha256(content.encode()).hexdigest()[:16]
     return {"protocol": protocol, "model": model, **sets}

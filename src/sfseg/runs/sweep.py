@@ -86,8 +86,8 @@ def read_jobs(folder: Path) -> list[Job]:
 def sweep_table(jobs: list[Job]) -> Table:
     """What was swept, number of seeds, and means over seeds, of the run or of its shots.
 
-    Of every domain each summary score, in percent; of adapted models the first score of the target
-    before, and the gain, whose spread is that of the seeds' own gains; what training cost; and,
+    Of every domain each summary score, in percent; of adapted models the first score of the target,
+    or of the mean over evaluation sets, before, and the gain, whose spread is that of the seeds' own gains; what training cost; and,
     unless all jobs show their last weights, how these were selected.
     """
     shared = set.intersection(*(set(overrides) for overrides, _ in jobs)) if jobs else set()
@@ -146,16 +146,16 @@ def score_columns(groups: Groups) -> Table:
 
 
 def gain_columns(groups: Groups) -> Table:
-    """The target's first score before adaptation, and what each seed has gained."""
+    """The first score before adaptation of what is judged by, and what each seed has gained."""
     from sfseg.report import tables
 
-    adapted = [r["target"] for r in flat(groups) if "source_only" in r.get("target", {})]
+    adapted = [judged(r) for r in flat(groups) if "source_only" in judged(r)]
     if not adapted:
         return [], [[] for _ in groups]
     name = next(iter(adapted[0]["summary"]))
     rows = []
     for members in groups:
-        target = [m.get("target", {}) for m in members]
+        target = [judged(m) for m in members]
         after = [score(t.get("summary", {}), name) for t in target]
         before = [score(t.get("source_only", {}).get("summary", {}), name) for t in target]
         gains = [b - a for a, b in zip(before, after, strict=True)]
@@ -201,6 +201,14 @@ def flat(groups: Groups) -> list[dict[str, Any]]:
 def domains(results: dict[str, Any]) -> dict[str, Any]:
     """The part of a job's results that are scores of a domain."""
     return {name: part for name, part in results.items() if "summary" in part}
+
+
+def judged(results: dict[str, Any]) -> dict[str, Any]:
+    """What a job is judged by: the mean over its evaluation sets, or its target."""
+    from sfseg.metrics import MEAN
+
+    found: dict[str, Any] = results.get(MEAN, results.get("target", {}))
+    return found
 
 
 def score(summary: dict[str, float | None], name: str) -> float:

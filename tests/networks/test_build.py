@@ -1,18 +1,27 @@
+from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
 from timm.models import vgg
 from torch import nn
 
+from sfseg.errors import ConfigError
+from sfseg.networks.adapters.choices import prompted
+from sfseg.networks.adapters.visual_prompts import with_visual_prompts
 from sfseg.networks.build import build_segmenter
 from sfseg.networks.heads.daformer import DAFormerHead
 from sfseg.networks.heads.deeplab import DeepLabV2Head
+from sfseg.networks.heads.fcn import FCN8sHead
+from sfseg.networks.heads.segformer import SegFormerHead
 from sfseg.networks.segmenter import Segmenter
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -94,10 +103,86 @@ def test_compiling_changes_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(segmenter.state_dict()) == list(plain.state_dict())
 
 
-@pytest.mark.parametrize("asked", [{"pretrained": True}, {"weights": "tiny.pth"}])
-def test_tiny_has_no_weights_to_load(asked: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"pretrained must be false .* tiny trains from scratch"):
-        build_segmenter(name="tiny", head=HEAD, num_classes=5, **asked)
+def test_tiny_has_no_weights_to_download() -> None:
+    with pytest.raises(ValueError, match=r"pretrained must be false for tiny, .* backbone.weights"):
+        build_segmenter(name="tiny", head=HEAD, num_classes=5, pretrained=True)
+
+
+SWIN = "swin_tiny_patch4_window7_224"
+KINDS = ["tiny", "mit_b0", "test_resnet", "test_convnext", "vgg11_bn", SWIN]
+
+
+@pytest.fixture
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VGG without the wide layers of its classifier, and a narrow Swin."""
+    create, narrow = timm.create_model, {"embed_dim": 24, "depths": (1, 1, 1, 1)}
+    monkeypatch.setattr(vgg, "ConvMlp", lambda *_, **__: nn.Identity())
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, **o: create(name, **(o | narrow if name == SWIN else o))
+    )
+
+
+def saved_run(folder: Path, network: Segmenter, **beside: nn.Module) -> str:
+    """A checkpoint with the names that a run of ours gives to a network and to its teacher's."""
+    held = nn.ModuleDict({"network": network, **beside})
+    torch.save({"state_dict": held.state_dict(), "epoch": 3}, folder / "last.ckpt")
+    return str(folder / "last.ckpt")
+
+
+@pytest.mark.usefixtures("small_models")
+@pytest.mark.parametrize("name", KINDS)
+def test_every_backbone_takes_its_tensors_out_of_a_checkpoint(tmp_path: Path, name: str) -> None:
+    network = build_segmenter(name=name, head=HEAD, num_classes=5)
+    teacher = build_segmenter(name=name, head=HEAD, num_classes=5)
+    path = saved_run(tmp_path, network, teacher=teacher)
+    other_head = partial(SegFormerHead, channels=8)
+    taken = build_segmenter(name=name, head=other_head, num_classes=7, weights=path)
+    assert_same_tensors(taken.backbone, network.backbone)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_tiny_takes_a_file_of_its_tensors(tmp_path: Path, suffix: str) -> None:
+    backbone = build_segmenter(name="tiny", head=HEAD, num_classes=5).backbone
+    path = tmp_path / f"tiny{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(backbone.state_dict(), path)
+    taken = build_segmenter(name="tiny", head=HEAD, num_classes=5, weights=str(path))
+    assert_same_tensors(taken.backbone, backbone)
+
+
+@pytest.mark.parametrize("with_prompts", [prompted, with_visual_prompts])
+def test_of_a_network_with_prompts_the_backbone_they_were_put_into_is_taken(
+    tmp_path: Path, with_prompts: Callable[[Segmenter], Segmenter]
+) -> None:
+    network = build_segmenter(name="tiny", head=HEAD, num_classes=5)
+    before = deepcopy(network.backbone)
+    path = saved_run(tmp_path, with_prompts(network))
+    taken = build_segmenter(name="tiny", head=HEAD, num_classes=5, weights=path)
+    assert_same_tensors(taken.backbone, before)
+
+
+@pytest.mark.usefixtures("small_models")
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "tiny"])
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path: Path, name: str) -> None:
+    path = saved_run(tmp_path, build_segmenter(name="tiny", head=HEAD, num_classes=5))
+    with pytest.raises(ConfigError, match=r"must fit the model, got .*last\.ckpt with none of its"):
+        build_segmenter(name=name, head=HEAD, num_classes=5, weights=path)
+
+
+def test_fcn8s_needs_more_than_the_backbone_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vgg, "ConvMlp", lambda *_, **__: nn.Identity())
+    fcn8s = partial(FCN8sHead, channels=16)
+    path = saved_run(tmp_path, build_segmenter(name="vgg11_bn", head=fcn8s, num_classes=5))
+    with pytest.raises(ConfigError, match=r"classifier too .* goes to backbone\.checkpoint"):
+        build_segmenter(name="vgg11_bn", head=fcn8s, num_classes=5, weights=path)
+
+
+def assert_same_tensors(module: nn.Module, expected: nn.Module) -> None:
+    tensors = module.state_dict()
+    assert tensors.keys() == expected.state_dict().keys()
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(tensors[key], tensor), key
 
 
 @pytest.mark.parametrize("name", ["tiny", "mit_b0"])

@@ -117,12 +117,15 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
 
 
 def _tiny(*, pretrained: bool, weights: str | None, **options: Any) -> TinyTransformer:
-    if pretrained or weights is not None:
+    if pretrained and weights is None:
         raise ValueError(
-            "backbone.pretrained must be false and backbone.weights null for tiny, "
-            f"got pretrained={pretrained} and weights={weights}; tiny trains from scratch"
+            "backbone.pretrained must be false for tiny, got true: nobody has published weights "
+            "of it; backbone.weights=<file> takes those of a run of yours"
         )
-    return TinyTransformer(**options)
+    backbone = TinyTransformer(**options)
+    if weights is not None:
+        load_backbone(backbone, weights)
+    return backbone
 
 
 def _mit(name: str, *, pretrained: bool, weights: str | None, **options: Any) -> MixTransformer:

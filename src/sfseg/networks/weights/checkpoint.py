@@ -94,7 +94,8 @@ def load_backbone(
 
     Args:
         backbone: receives the tensors.
-        path: names as in the authors' files, in mmseg, DAFormer or a run of this library.
+        path: names as in the authors' files, in mmseg, DAFormer or a run of this library. Of a
+            network with prompts it takes the backbone that they were put into.
         adapt: brings any other names up to date; may leave out what the backbone does not use.
         optional: beginnings of names that keep their values where the file has none of them.
 
@@ -102,7 +103,7 @@ def load_backbone(
         ConfigError: the file cannot be read or does not fit.
     """
     raw = load_tensors(path)
-    part = below(unwrapped(raw), "backbone.")
+    part = below(below(unwrapped(raw), "backbone."), "backbone.")
     named = backbone_names(part)
     adapted = adapt(named)
     tensors, aside = _sort_out(adapted, backbone.state_dict(), (_BUFFERS, _CLASSIFIER))

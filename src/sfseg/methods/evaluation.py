@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from sfseg.labels import LabelSpace
+from sfseg.methods.refinement import Refiner
 from sfseg.metrics import ConfusionMatrix, Scores
 from sfseg.ops.inference import Inference, label_map
 from sfseg.types import Batch
@@ -18,6 +19,7 @@ class Evaluation(LightningModule):
 
     ``scores`` holds the last evaluation of each domain, ``protocol`` says in words what they
     stand for, ``source_scores`` are those of the model that the network was made from, if any.
+    All pseudo-labels that the network gives to images pass its ``refiner``, if it has one.
 
     Args:
         network: images (B, 3, H, W) to logits (B, K, H, W).
@@ -46,10 +48,16 @@ class Evaluation(LightningModule):
         self.scores: dict[str, Scores] = {}
         self.source_scores: dict[str, Scores] = {}
         self.protocol = str(inference)
+        self.refiner: Refiner | None = None
         matrices: dict[str, Metric] = {
             domain: ConfusionMatrix(labels.num_classes) for domain in self.eval_domains
         }
         self.confusion = nn.ModuleDict(matrices)
+
+    @property
+    def labels_online(self) -> bool:
+        """Whether training steps make pseudo-labels, which pass the refiner, for their own use."""
+        return False
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, H, W) of images (B, 3, H, W)."""

@@ -5,9 +5,9 @@ python scripts/stand_in_clouds.py stand_ins [--images 600] [--cities 20]
 For tests and for runs on toyscapes, where neither a diffusion model nor CLIP is at hand. Both know
 far more looks than one source shows, and that is what is imitated, with the generator of toyscapes:
 
-- ``generated/im_<j>_p<j mod 100>.png``, without labels, stand for a diffusion model's images: image j
-  is a street of one of ``--cities`` cities, as far from the game as ``mild``, ``default`` and
-  ``severe``, in turn.
+- ``generated/im_<j>_p<j mod 100>.png``, without labels, stand for a diffusion model's images:
+  image j is a street of one of ``--cities`` cities, as far from the game as ``mild``, ``default``
+  and ``severe``, in turn.
 - ``wide/images`` and ``wide/masks`` stand for what CLIP has been trained on: labelled streets of as
   many other cities. A ``tiny`` that is trained on them is the stand-in for CLIP's backbone; it has
   seen labels, which CLIP has not.

@@ -53,6 +53,7 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.runs.processes import lost_processes, meet
     from sfseg.runs.protocol import protocol_of
     from sfseg.runs.quiet import quiet_lightning
+    from sfseg.runs.refinement import refiner_of
     from sfseg.runs.refusals import check
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -80,14 +81,14 @@ def train(cfg: DictConfig) -> float | None:
     # Now, not in `fit`: broken data must end the run before its folder is taken.
     data.setup("fit")
     method.require_data(data)
-    protocol = protocol_of(data, method.inference, trial)
+    protocol, refiner = protocol_of(data, method.inference, trial), refiner_of(cfg, data)
     try_out(method, data, trial)
     with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
         meet(trial)
         if starts_from_source_model(cfg):
             source, is_other = source_model.shared(cfg, source, trial.strategy)
             method = rebuilt(cfg, data, source) if is_other else method
-        method.protocol = protocol
+        method.protocol, method.refiner = protocol, refiner
         report_plan(cfg, data, trial.world_size)
         return run(cfg, config, method, data, source)
 

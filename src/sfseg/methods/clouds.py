@@ -1,14 +1,15 @@
 """CLOUDS (Benigmim et al., CVPR 2024, arXiv:2312.09788): generalisation with foundation models."""
 
-from typing import Any, Literal, Protocol, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
-from jaxtyping import Integer, Shaped
+from jaxtyping import Integer
 from torch import Tensor
 
 from sfseg.checks import require_at_least, require_options, require_shares
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.mask_classification import mask_sums, require_mask_head
+from sfseg.methods.online_refinement import refined
 from sfseg.modes import evaluating
 from sfseg.networks.heads.mask2former.criterion import Sums
 from sfseg.networks.segmenter import Segmenter
@@ -18,17 +19,6 @@ from sfseg.ops.photometric import photometric
 from sfseg.types import Batch, StepOutput, TrainingBatch
 
 Phase = Literal["warmup", "joint"]
-
-
-class Refiner(Protocol):
-    """Makes label maps (B, H, W) of images (B, 3, H, W) better, by what it knows of objects."""
-
-    def __call__(
-        self,
-        image: Shaped[Tensor, "B 3 H W"],
-        label: Integer[Tensor, "B H W"],
-        index: Integer[Tensor, " B"],
-    ) -> Integer[Tensor, "B H W"]: ...
 
 
 class CLOUDS(Method):
@@ -52,7 +42,6 @@ class CLOUDS(Method):
         teacher_every: optimiser steps between two of its moves.
         photometric: distort the colours of all images that the student learns, see
             :func:`sfseg.ops.photometric.photometric`.
-        refiner: of the teacher's labels; None leaves them as they are.
         **shared: see :class:`Shared`.
 
     Raises:
@@ -67,7 +56,6 @@ class CLOUDS(Method):
         momentum: float = 0.999,
         teacher_every: int = 100,
         photometric: bool = True,
-        refiner: Refiner | None = None,
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
@@ -77,9 +65,13 @@ class CLOUDS(Method):
         head = require_mask_head(self.network, "clouds")
         self.phase: Phase = phase
         self.momentum, self.teacher_every = momentum, teacher_every
-        self.photometric, self.refiner = photometric, refiner
+        self.photometric = photometric
         self.criterion = head.criterion
         self.teacher = Teacher(head) if phase == "joint" else None
+
+    @property
+    def labels_online(self) -> bool:
+        return self.teacher is not None
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on labelled images of the source and, jointly, on generated ones."""
@@ -98,14 +90,14 @@ class CLOUDS(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, images: Batch) -> Integer[Tensor, "B H W"]:
-        """The most likely classes of the teacher, refined; IGNORE in padding and where nothing is."""
+        """The teacher's most likely classes, refined; IGNORE in padding and where nothing is."""
         assert self.teacher is not None
         network, image = cast(Segmenter, self.network), images["image"]
         with evaluating(network.backbone):
             logits = self.teacher(network.features(image))
         label = network.enlarge(logits, image).argmax(dim=1)
-        label = ignore_padding(label, valid_pixels(images))
-        return label if self.refiner is None else self.refiner(image, label, images["index"])
+        valid = valid_pixels(images)
+        return refined(self, images, ignore_padding(label, valid), valid)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from sfseg.labels import LabelSpace
+from sfseg.methods.refinement import Refiner
 from sfseg.metrics import MEAN, ConfusionMatrix, Scores, averaged
 from sfseg.ops.inference import Inference, label_map
 from sfseg.types import Batch
@@ -16,8 +17,9 @@ class Evaluation(LightningModule):
     """Scores of a network at the labels' own resolution.
 
     ``scores`` holds the last evaluation of each domain, and of evaluation sets by name, whose
-    domains are neither ``target`` nor ``source``, their mean before them; ``protocol`` says in words what they
-    stand for, ``source_scores`` are those of the model that the network was made from, if any.
+    domains are neither ``target`` nor ``source``, their mean before them; ``protocol`` says in
+    words what they stand for, ``source_scores`` are those of the model that the network was made from, if any.
+    All pseudo-labels that the network gives to images pass its ``refiner``, if it has one.
 
     Args:
         network: images (B, 3, H, W) to logits (B, K, H, W).
@@ -46,10 +48,16 @@ class Evaluation(LightningModule):
         self.scores: dict[str, Scores] = {}
         self.source_scores: dict[str, Scores] = {}
         self.protocol = str(inference)
+        self.refiner: Refiner | None = None
         # Not by name: a set may be called as a method of ModuleDict is.
         self.confusion = nn.ModuleList(
             ConfusionMatrix(labels.num_classes) for _ in self.eval_domains
         )
+
+    @property
+    def labels_online(self) -> bool:
+        """Whether training steps make pseudo-labels, which pass the refiner, for their own use."""
+        return False
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, H, W) of images (B, 3, H, W)."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from sfseg.checks import require_options
 from sfseg.methods.evaluation import Evaluation
 from sfseg.methods.labeller import Labeller, Relabelled
+from sfseg.methods.refinement import Refiner, Tally
 from sfseg.modes import evaluating
 from sfseg.ops.inference import Inference
 from sfseg.ops.processes import dealt, how_many, in_step, sum_of_processes
@@ -34,6 +35,14 @@ from sfseg.types import IGNORE, Batch
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 10.0
 Rule = Literal["confident", "cbst", "ld"]
+
+
+class Predicted(NamedTuple):
+    """Images (B, 3, H, W), their numbers (B,), and a model's logits (B, K, H, W) for them."""
+
+    number: Tensor
+    image: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,8 @@ def relabel(
     :func:`sfseg.ops.processes.in_step`: nobody waits for as long as a time limit allows.
 
     Images are predicted twice, for the thresholds and for the labels: nothing but labels is kept.
+    Where the model has a refiner, the chosen labels pass it; its points follow from the run's seed
+    and the image's number alone.
     The model is in evaluation mode meanwhile; afterwards each of its parts is in the mode it was.
 
     Args:
@@ -135,47 +146,60 @@ def relabel(
     predict, device = labeller.protocol(model.inference), model.device
     writer = store if isinstance(store, PseudoLabelStore) else None
 
-    def logits(purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def predicted(purpose: str) -> Iterator[Predicted]:
         for batch in _reported(batches(), purpose, 0 if writer is None else len(writer)):
-            yield batch["index"].to(device), predict(model, batch["image"].to(device))
+            image = batch["image"].to(device)
+            yield Predicted(batch["index"].to(device), image, predict(model, image))
 
     labelled = pixels = 0
     with evaluating(model), context or nullcontext():
         histogram = threshold = None
         if not labeller.keeps_all:
             own = labeller.empty(model.labels.num_classes, device)
-            _count(labeller, own, logits("thresholds of pseudo-labels"))
+            _count(labeller, own, predicted("thresholds of pseudo-labels"))
             histogram = sum_of_processes(own)
             threshold = labeller.thresholds(histogram)
-        for image, label in _chosen(labeller, threshold, logits("pseudo-labels"), device):
+        chosen = _chosen(labeller, threshold, predicted("pseudo-labels"), model.refiner)
+        for image, label in _of_all(chosen, device):
             if writer is not None:
                 writer.write(Patch(image, label))
             labelled, pixels = labelled + int((label != IGNORE).sum()), pixels + label.size
+    if model.refiner is not None:
+        counts = torch.tensor(model.refiner.taken(), device=device)
+        tally = Tally(*sum_of_processes(counts).tolist())
+        if writer is not None:
+            log.info("pseudo-labels: %s", tally)
     return Relabelled(labelled / max(pixels, 1), histogram, threshold)
 
 
-def _count(labeller: Labeller, histogram: Tensor, images: Iterable[tuple[Tensor, Tensor]]) -> None:
+def _count(labeller: Labeller, histogram: Tensor, images: Iterable[Predicted]) -> None:
     """Count the predictions for this process's images, in step with the others."""
-    for _, logits in filter(None, in_step(images, histogram.device)):
-        labeller.count(histogram, logits.float().softmax(dim=1))
+    for one in filter(None, in_step(images, histogram.device)):
+        labeller.count(histogram, one.logits.float().softmax(dim=1))
 
 
 def _chosen(
     labeller: Labeller,
     threshold: Tensor | None,
-    images: Iterable[tuple[Tensor, Tensor]],
-    device: torch.device,
+    images: Iterable[Predicted],
+    refiner: Refiner | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers and labels of this process's images; all pixels get one without a threshold."""
+    for number, image, logits in images:
+        if threshold is None:
+            label = logits.argmax(dim=1).to(torch.uint8)
+        else:
+            label = labeller.labels(logits.float().softmax(dim=1), threshold)
+        if refiner is not None:
+            label = refiner.refine(image, label, number.tolist())
+        yield number, label
+
+
+def _of_all(
+    own: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Numbers and labels of the images of all processes; all pixels get one without a threshold."""
-
-    def own() -> Iterator[tuple[Tensor, Tensor]]:
-        for index, logits in images:
-            if threshold is None:
-                yield index, logits.argmax(dim=1).to(torch.uint8)
-            else:
-                yield index, labeller.labels(logits.float().softmax(dim=1), threshold)
-
-    for index, label in dealt(own(), (1, torch.long), (3, torch.uint8), device=device):
+    """Numbers and labels of the images of all processes."""
+    for index, label in dealt(own, (1, torch.long), (3, torch.uint8), device=device):
         yield from zip(index.tolist(), label.cpu().numpy(), strict=True)
 
 

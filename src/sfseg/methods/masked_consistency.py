@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfseg.checks import require_at_least, require_options, require_shares, require_weights
 from sfseg.methods.mixing import Labelled, half_of_source, strong, weighted_loss
+from sfseg.methods.online_refinement import refined
 from sfseg.methods.supervised import SharedSupervised, Supervised
 from sfseg.modes import evaluating
 from sfseg.networks.batch_norm import FakeStatistics, passing_by
@@ -165,6 +166,10 @@ class MaskedConsistency(Supervised):
             self.teacher = Teacher(self.network)
             self.register_buffer("moves", torch.tensor(0))
 
+    @property
+    def labels_online(self) -> bool:
+        return self.teacher is not None
+
     def masked_terms(
         self, batch: TrainingBatch, labelled: Labelled | None = None
     ) -> dict[str, Tensor]:
@@ -204,7 +209,8 @@ class MaskedConsistency(Supervised):
         for own in each_picture(weight, valid):
             own[:, : self.top] = 0
             own[:, max(own.shape[1] - self.bottom, 0) :] = 0
-        return Labelled(image, ignore_padding(label, valid), weight)
+        label = refined(self, target, ignore_padding(label, valid), valid)
+        return Labelled(image, label, weight)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

@@ -15,6 +15,7 @@ from sfseg.methods.base import Shared
 from sfseg.methods.dynamic_teacher import DynamicTeacherMethod
 from sfseg.methods.masked_consistency import masked_loss, require_fitting
 from sfseg.methods.mixing import Labelled, require_one_head, strong
+from sfseg.methods.online_refinement import refined
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.teacher import Teacher, ramped
 from sfseg.ops.class_mix import class_mask, paste, rarity
@@ -43,6 +44,9 @@ class MeanTeacher(DynamicTeacherMethod):
     DT-ST are left out the negative labels and the store of rare objects that are pasted in other
     sizes; of CROTS the mixing of regions that keeps places and the mining of hard patches. The
     regularisers are off unless asked for.
+
+    A refiner gets the teacher's whole label map, as in CLOUDS; which pixels count is up to the
+    teacher's confidence all the same.
 
     Args:
         momentum: m of the teacher, in [0, 1].
@@ -115,6 +119,10 @@ class MeanTeacher(DynamicTeacherMethod):
         self.register_buffer("moves", torch.tensor(0))
         self._counts: Tensor | None = None
 
+    @property
+    def labels_online(self) -> bool:
+        return True
+
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> StepOutput:
         """One step on images of the target."""
         image, valid = batch["target"]["image"], valid_pixels(batch["target"])
@@ -123,6 +131,7 @@ class MeanTeacher(DynamicTeacherMethod):
         share = of_pictures(counts, valid).float().mean()
         label = ignore_padding(label, valid)
         self._counts = confidence_histogram(confidence, label, num_classes=len(self.histogram))
+        label = refined(self, batch["target"], label, valid)
         learnt = label if self.weighting == "share" else label.masked_fill(~counts, IGNORE)
         mixed = image
         if self.mix == "classmix":

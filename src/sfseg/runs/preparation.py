@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,8 @@ def prepare(
     if (given := given_labels(cfg)) is not None:
         if trainer.is_global_zero:
             go_on_with(given, place, identity)
+            if method.refiner is not None and cfg.ckpt_path is None:
+                log.info("pseudo-labels: pseudo_labels.refine leaves given ones as they are")
     else:
         make_labels(cfg, place, identity, evaluation, trainer=trainer, data=data)
     trainer.strategy.barrier(FOLDER)
@@ -179,6 +182,7 @@ def evaluated(
         inference=method.inference,
         stage="source_only",
     )
+    evaluation.refiner = method.refiner
     evaluation.protocol = method.protocol
     method.source_scores_of = scores_of(cfg, model, data, method.protocol)
     if state.get("source_scores_of") == method.source_scores_of:
@@ -286,9 +290,9 @@ def label_selection_of(cfg: DictConfig) -> "Selection":
     """
     from sfseg.methods.labelling import Selection
 
-    settings = {key: value for key, value in cfg.pseudo_labels.items() if key != "start_from"}
+    names = [field.name for field in fields(Selection)]
     try:
-        return Selection(**settings)
+        return Selection(**{name: cfg.pseudo_labels[name] for name in names})
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

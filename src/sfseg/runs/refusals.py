@@ -15,6 +15,7 @@ from sfseg.optim import pairs_of
 from sfseg.runs.checkpoints import check_resumable, read_checkpoint, record_of
 from sfseg.runs.plan import check_plan
 from sfseg.runs.preparation import label_selection_of, strategy_of
+from sfseg.runs.refinement import check_refinement
 from sfseg.runs.source_settings import check_source
 from sfseg.runs.trainer_settings import check_trainer
 
@@ -40,8 +41,9 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
 
     Raises:
         ConfigError: the network, the checkpoint to continue, the optimiser, a metric's name, the
-            share of pseudo-labels to leave out, the callbacks, the trainer, a setting that would
-            reach nothing, or the target's style for a model that must not see the target.
+            share of pseudo-labels to leave out, what refines them, the callbacks, the trainer, a
+            setting that would reach nothing, or the target's style for a model that must not see
+            the target.
     """
     check_network(method)
     check_trainer(cfg, steps_itself=not method.automatic_optimization)
@@ -51,6 +53,7 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
     check_metric(cfg.optimized_metric, method.metric_names())
     label_selection_of(cfg)
+    check_refinement(cfg, method, typed)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
     optimizers = [optimizer for optimizer, _ in pairs_of(method.configure_optimizers())]
     check_digits(cfg, optimizers)

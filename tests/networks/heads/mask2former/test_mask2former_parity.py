@@ -138,7 +138,7 @@ def test_the_mask_decoder_computes_the_same(
 
 
 def test_loss_and_gradients_are_the_same(theirs: Any, config: Any) -> None:
-    """With equal random points; of two images, one without any mask."""
+    """With equal random points."""
     torch.manual_seed(2)
     layers = [
         Prediction(
@@ -149,6 +149,7 @@ def test_loss_and_gradients_are_the_same(theirs: Any, config: Any) -> None:
     ]
     label = torch.full((2, 32, 48), 255)
     label[0, :16], label[0, 16:, :20], label[0, 16:, 30:] = 0, 3, 1
+    label[1, 4:20] = 2
     criterion = MaskCriterion(points=64)
     torch.manual_seed(3)
     mine = criterion.terms(criterion.sums(layers, label))

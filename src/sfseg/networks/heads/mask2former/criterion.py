@@ -52,7 +52,8 @@ class MaskCriterion:
     """Hungarian matching, and the losses of the pairs (Cheng et al., CVPR 2022, arXiv:2112.01527).
 
     Every layer's predictions are matched and scored by themselves. The true masks are those of the
-    classes of a label map, one each. What sums are divided by is counted over all processes.
+    classes of a label map, one each. What sums are divided by is counted over all processes. An
+    image without any label does not count; in the release its queries learn that nothing is there.
 
     Args:
         points: at which masks are compared.
@@ -121,18 +122,17 @@ class MaskCriterion:
 
         Every process calls it. Their mean, which training takes, is the loss of all images.
         """
-        weight, masks = sum_of_processes(torch.stack([sums.weight, sums.masks]).detach())
-        masks = (masks / how_many()).clamp_min(1)
+        total = sum_of_processes(torch.stack([sums.weight, sums.masks]).detach()) / how_many()
+        weight, masks = total[0].clamp_min(torch.finfo(total.dtype).tiny), total[1].clamp_min(1)
         return {
-            "mask_classes": self.class_weight * sums.classes * how_many() / weight,
+            "mask_classes": self.class_weight * sums.classes / weight,
             "mask_cross_entropy": self.mask_weight * sums.cross_entropy / masks,
             "mask_dice": self.dice_weight * sums.dice / masks,
         }
 
-    def _layer(
-        self, layer: Prediction, targets: Sequence[Targets], counted: Tensor | None
-    ) -> Sums:
+    def _layer(self, layer: Prediction, targets: Sequence[Targets], counted: Tensor | None) -> Sums:
         queries, true, where = [], [], []
+        has_label = torch.tensor([bool(len(own.classes)) for own in targets])
         wanted = layer.classes.new_full(
             layer.classes.shape[:2], layer.classes.shape[-1] - 1, dtype=torch.long
         )
@@ -143,11 +143,10 @@ class MaskCriterion:
             queries.append(layer.masks[image, mine])
             true.append(own.masks[theirs])
             where.append(torch.full_like(mine, image))
-        weight = layer.classes.new_ones(layer.classes.shape[-1])
-        weight[-1] = self.no_object
-        classes = F.cross_entropy(
-            layer.classes.flatten(0, 1), wanted.flatten(), weight=weight, reduction="sum"
-        )
+        weight = torch.where(wanted == layer.classes.shape[-1] - 1, self.no_object, 1.0)
+        weight = weight * has_label.to(weight)[:, None]
+        each = F.cross_entropy(layer.classes.flatten(0, 1), wanted.flatten(), reduction="none")
+        classes = (each * weight.flatten()).sum()
         masks, images = torch.cat(queries), torch.cat(where)
         points = uncertain_points(
             masks, self.points, oversample=self.oversample, uncertain_share=self.uncertain_share
@@ -161,7 +160,7 @@ class MaskCriterion:
             classes,
             binary_cross_entropy(logits, inside, seen).sum(),
             dice(logits, inside, seen).sum(),
-            weight[wanted].sum(),
+            weight.sum(),
             weight.new_tensor(len(masks)),
         )
 

@@ -94,7 +94,7 @@ class Mask2FormerHead(nn.Module):
         return predictions
 
     def score(self, prediction: Prediction) -> Float[Tensor, "B K y x"]:
-        """Logits, see the class; of ``enlarge`` times the size of the masks, in single precision."""
+        """Logits, see the class; ``enlarge`` times as large as the masks, in single precision."""
         with torch.autocast(prediction.masks.device.type, enabled=False):
             masks = prediction.masks.float()
             height, width = masks.shape[-2:]

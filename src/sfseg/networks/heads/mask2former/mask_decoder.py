@@ -26,8 +26,8 @@ class Prediction(NamedTuple):
 ClassHead = Callable[[int, int], nn.Module]
 """Builds what scores queries, from their width and the number of classes.
 
-It is called with the decoded queries (B, Q, C), the features of pixels (B, C, h, w) and the logits of
-masks (B, Q, h, w), and returns logits (B, Q, K + 1).
+It is called with the decoded queries (B, Q, C), the features of pixels (B, C, h, w) and the logits
+of masks (B, Q, h, w), and returns logits (B, Q, K + 1).
 """
 
 
@@ -112,7 +112,7 @@ class MaskDecoder(nn.Module):
             size = (level.shape[-2], level.shape[-1])
             value = level.flatten(2).transpose(1, 2) + own
             position = sine_position(size, level.shape[1], level.device).flatten(1).T
-            keys.append(value + position)
+            keys.append(value + position.to(value.dtype))
             values.append(value)
         decoded = self.query.expand(batch, -1, -1)
         predictions = [self._predict(decoded, mask_features)]
@@ -130,9 +130,7 @@ class MaskDecoder(nn.Module):
 
 
 @torch.no_grad()
-def hidden_cells(
-    masks: Float[Tensor, "B Q h w"], size: Sequence[int]
-) -> Bool[Tensor, "B Q cells"]:
+def hidden_cells(masks: Float[Tensor, "B Q h w"], size: Sequence[int]) -> Bool[Tensor, "B Q cells"]:
     """The cells of a map that queries do not look at: outside of their masks, if these have any.
 
     Attention over no cells at all would be NaN, and so would all gradients be.

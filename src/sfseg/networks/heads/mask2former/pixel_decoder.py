@@ -103,7 +103,7 @@ class PixelDecoder(nn.Module):
                 sine_position(size, channels, device).flatten(1).T + level
                 for size, level in zip(sizes, self.levels, strict=True)
             ]
-        )  # (tokens of all levels, C)
+        ).to(tokens.dtype)  # (tokens of all levels, C)
         centres = torch.cat([cell_centres(size, size, 1.0, device) for size in sizes], dim=1)
         for layer in self.layers:
             tokens = layer(tokens, position, centres, sizes)

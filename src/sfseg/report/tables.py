@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sfseg.labels import LabelSpace
-from sfseg.metrics import Scores, averaged
+from sfseg.metrics import MEAN, Scores, averaged
 from sfseg.storage.atomic import write_whole
 
 Rows = Sequence[Sequence[str]]
@@ -30,20 +30,20 @@ def per_class(
     """Header and rows: IoU of every class and the means, in percent, one column per domain.
 
     A class that occurs neither in labels nor in predictions shows ``-``. Of a network that was
-    adapted, each domain shows the source model's scores first and what was gained last; of
-    evaluation sets by name their mean does, and each of them what it has now.
+    adapted, each domain shows the source model's scores first and what was gained last; where
+    there are evaluation sets by name, only their mean does, and all others what they have now.
     """
     before = source_scores or {}
     header = ["class"]
     columns: list[list[float]] = []
-    sets = averaged(scores)
+    has_sets = bool(averaged(scores))
     for domain, after in scores.items():
-        if domain in before and domain not in sets:
+        if domain in before and (domain == MEAN or not has_sets):
             old, new = _values(before[domain]), _values(after)
             header += [f"{domain} source-only", f"{domain} adapted", "gain"]
             columns += [old, new, [b - a for a, b in zip(old, new, strict=True)]]
         else:
-            header.append(f"{domain} {'adapted' if domain in before else 'IoU'}")
+            header.append(domain if domain in before else f"{domain} IoU")
             columns.append(_values(after))
     names = [*labels.classes, *next(iter(scores.values())).summary()]
     rows = [

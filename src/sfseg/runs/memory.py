@@ -82,7 +82,7 @@ def check_largest(method: "Evaluation", data: "AdaptationData", trainer: "Traine
         raise ConfigError(
             f"{picture}, cannot be evaluated: there is too little memory on {device} for a network "
             f"that sees {found.count} x {seen} pixels (width x height) and is scored at "
-            f"{size_text(found.label_size)}; set {_ways_out(found, method.inference)}"
+            f"{size_text(found.label_size)}; set {_ways_out(found, data, method.inference)}"
         ) from error
     torch.cuda.empty_cache()
 
@@ -160,12 +160,19 @@ def _batch_of(shown: Shown) -> Mapping[str, "Tensor"]:
     }
 
 
-def _ways_out(shown: Shown, inference: "Inference") -> str:
+def _ways_out(shown: Shown, data: "AdaptationData", inference: "Inference") -> str:
     """Settings by which evaluation needs less memory."""
+    domain = data.eval_domains[shown.loader]
+    has_own = data.judged.view_of(domain) != data.eval_view
+    size, label_size = (
+        (f"data.eval_sets.{domain}.view.{name}" for name in ("size", "label_size"))
+        if has_own
+        else ("data.eval_size", "data.eval_label_size")
+    )
     is_whole = inference.window is None
     ways = ["evaluation=slide" if is_whole else "a smaller evaluation.window"]
     ways += ["data.eval_batch_size=1"] if shown.count > 1 else []
     ways += (
-        ["data.eval_label_size=[height,width]"] if prod(shown.label_size) > prod(shown.size) else []
+        [f"{label_size}=[height,width]"] if prod(shown.label_size) > prod(shown.size) else []
     )
-    return ", ".join([*ways, "or a smaller data.eval_size=[height,width]"])
+    return ", ".join([*ways, f"or a smaller {size}=[height,width]"])

@@ -1,7 +1,8 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,6 +16,7 @@ from timm.models import vgg
 from torch import nn
 
 from sfseg.errors import ConfigError
+from sfseg.networks import build as building
 from sfseg.networks.adapters.choices import prompted
 from sfseg.networks.adapters.visual_prompts import with_visual_prompts
 from sfseg.networks.build import build_segmenter
@@ -28,7 +30,7 @@ CONF = Path(__file__).parents[2] / "conf"
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("[!_]*.yaml"))
 # A smaller one, or its two halves elsewhere, run the same code.
 SLOW = {"convnext_base", "swin_b", "swin_b_upernet", "swin_s", "resnet101", "resnet101_deeplabv2"}
-SLOW |= {"resnet101c_deeplabv2", "resnet101_deeplabv2_multi"}
+SLOW |= {"clip_convnext_l", "clip_resnet101", "resnet101c_deeplabv2", "resnet101_deeplabv2_multi"}
 SLOW |= {name for name in BACKBONES if name.startswith("mit_") and name != "mit_b0"}
 TRAINED = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in BACKBONES
@@ -218,6 +220,59 @@ def test_a_second_head_can_be_chosen_on_the_command_line() -> None:
 def test_the_second_head_needs_an_existing_map(level: int) -> None:
     with pytest.raises(ValueError, match=f"aux_level must be one of the 4 maps, got {level}"):
         build_segmenter(name="tiny", head=HEAD, num_classes=5, aux=HEAD, aux_level=level)
+
+
+@pytest.fixture
+def statistics(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[float], Sequence[float]]]:
+    """Those that segmenters are built with: on the meta device their own have no values."""
+    given: list[tuple[Sequence[float], Sequence[float]]] = []
+
+    def noted(*parts: nn.Module, **settings: Any) -> Segmenter:
+        given.append((settings["mean"], settings["std"]))
+        return Segmenter(*parts, **settings)
+
+    monkeypatch.setattr(building, "Segmenter", noted)
+    return given
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_pixels_are_as_the_weights_were_pretrained(
+    backbone: str, statistics: list[tuple[Sequence[float], Sequence[float]]]
+) -> None:
+    with torch.device("meta"):
+        built(backbone)
+    clip = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert statistics == [clip if backbone.startswith("clip_") else imagenet]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_resnet.r160_in1k"])
+def test_pixels_of_a_model_with_other_statistics(name: str) -> None:
+    segmenter = build_segmenter(name=name, head=HEAD, num_classes=5)
+    extremes = torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)
+    assert segmenter.normalize(extremes).tolist() == [[[[-1, 1]]] * 3]
+
+
+def test_pixels_can_be_set() -> None:
+    settings = ["backbone.network.mean=[0.1,0.2,0.3]", "backbone.network.std=[1,0.5,0.25]"]
+    segmenter = built("tiny", *settings)
+    white = segmenter.normalize(torch.ones(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(white, torch.tensor([0.9, 1.6, 2.8]))
+    settings = ["backbone.network.name=test_resnet", settings[0]]
+    white = built("resnet50", *settings).normalize(torch.ones(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(white, torch.tensor([1.8, 1.6, 1.4]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": (123.675, 116.28, 103.53)}, {"mean": (0.5,)}, {"std": (0, 0.5, 0.5)},
+        {"std": (58.4, 57.1, 57.4)}, {"mean": (-0.1, 0.5, 0.5)}, {"mean": (float("nan"),) * 3},
+    ],
+)  # fmt: skip
+def test_pixels_that_cannot_be(wrong: dict[str, Sequence[float]]) -> None:
+    with pytest.raises(ValueError, match=rf"network\.{next(iter(wrong))} must be three numbers in"):
+        build_segmenter(name="tiny", head=HEAD, num_classes=5, **wrong)
 
 
 def test_settings_of_the_segmenter_arrive() -> None:

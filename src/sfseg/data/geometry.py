@@ -23,7 +23,7 @@ Image = NDArray[np.uint8]
 """(H, W, 3) RGB or (H, W) class ids."""
 
 PAD_COLOUR = (124, 116, 104)
-"""Of what pads the images of a batch: the ImageNet mean, zero after normalisation."""
+"""Of what pads the images of a batch: the ImageNet mean, which most backbones take from pixels."""
 CROP_TRIES = 10
 FACTORS = 16
 """Of a range of random factors, those over which a mean is taken."""

@@ -1,6 +1,6 @@
 """From a name to a segmenter: the one place that knows which backbones exist."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sfseg.networks.backbones.mit import MixTransformer, mix_transformer
 from sfseg.networks.backbones.pyramid import TimmPyramid, classifier_tensors
 from sfseg.networks.backbones.tiny import TinyTransformer
-from sfseg.networks.segmenter import BatchNormPolicy, Segmenter
+from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, BatchNormPolicy, Segmenter
 from sfseg.networks.weights.checkpoint import load_backbone, load_segmenter
 
 HeadFactory = Callable[[tuple[int, ...], int], nn.Module]
@@ -36,6 +36,8 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
     output_norms: bool | None = None,
     gradient_checkpointing: bool = False,
     output_stride: int = 32,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     aux: HeadFactory | None = None,
     aux_level: int = -2,
     align_corners: bool = False,
@@ -57,6 +59,9 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
         output_norms: a LayerNorm on each feature map; None means for Swin only.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         output_stride: stride of the coarsest map: 32, or 8 or 16 for models that can dilate.
+        mean: of the pixels, RGB in [0, 1], which is taken from them; None for what the named
+            weights were pretrained with: timm's record, ImageNet's for ``tiny`` and MiT.
+        std: their standard deviation, by which they are divided; likewise.
         aux: a second head, called with the width of one map and ``num_classes``.
         aux_level: which map that is, counted as in a list.
         align_corners: see :class:`Segmenter`.
@@ -66,7 +71,8 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
 
     Raises:
         ValueError: the backbone has no weights to download, cannot dilate, has no such map or no
-            batch normalisation; both ``weights`` and ``checkpoint`` are given.
+            batch normalisation; both ``weights`` and ``checkpoint`` are given; ``mean`` or
+            ``std`` is not of pixels in [0, 1].
         ConfigError: the backbone or its weights cannot be had.
     """
     if weights is not None and checkpoint is not None:
@@ -80,6 +86,9 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
         "gradient_checkpointing": gradient_checkpointing,
     }
     backbone: TinyTransformer | MixTransformer | TimmPyramid
+    _require_pixels(mean=mean, std=std)
+    pretrained_mean: Sequence[float] = IMAGENET_MEAN
+    pretrained_std: Sequence[float] = IMAGENET_STD
     if name == "tiny":
         _require_stride_32(name, output_stride)
         backbone = _tiny(pretrained=pretrained, weights=weights, **common)
@@ -95,12 +104,15 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
             output_stride=output_stride,
             **common,
         )
+        pretrained_mean, pretrained_std = backbone.mean, backbone.std
     decoder = head(backbone.channels, num_classes)
     if (pretrained or weights is not None) and isinstance(decoder, TakesClassifier):
         decoder.load_classifier(classifier_tensors(name, weights), source=weights or name)
     segmenter = Segmenter(
         backbone,
         decoder,
+        mean=pretrained_mean if mean is None else mean,
+        std=pretrained_std if std is None else std,
         aux_head=None if aux is None else aux((_width(backbone.channels, aux_level),), num_classes),
         aux_level=aux_level,
         align_corners=align_corners,
@@ -147,6 +159,19 @@ def _require_stride_32(name: str, output_stride: int) -> None:
             f"backbone.network.output_stride must be 32 for {name}, got {output_stride}; "
             "take 32 or a resnet"
         )
+
+
+def _require_pixels(**statistics: Sequence[float] | None) -> None:
+    for name, values in statistics.items():
+        if values is None:
+            continue
+        divides = name == "std"
+        if len(values) != 3 or any(not 0 <= v <= 1 or (divides and v == 0) for v in values):
+            raise ValueError(
+                f"backbone.network.{name} must be three numbers in {'(' if divides else '['}0, 1], "
+                f"of red, green and blue, got {list(values)}; divide those of pixels in 0..255 by "
+                "255, or take null for what the backbone was pretrained with"
+            )
 
 
 def _width(channels: tuple[int, ...], level: int) -> int:

@@ -24,6 +24,7 @@ from sfseg.config.trust import require_allowed
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.nesting import require_small
+from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD
 from sfseg.networks.weights.checkpoint import load_segmenter, load_strictly, require_same_keys
 from sfseg.networks.weights.published import identify
 from sfseg.networks.weights.weight_files import (
@@ -273,6 +274,10 @@ def _updated(config: dict[str, Any]) -> dict[str, Any]:
             "on_error": "${data.on_error}",
             "max_skipped": "${data.max_skipped}",
         }
+    network = config["backbone"]["network"]
+    if network.get("_target_") == "sfseg.networks.build.build_segmenter" and "mean" not in network:
+        # What every backbone was shown before each had a mean of its own.
+        network |= {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
     plan = {"steps": None, "batch_size": 1, "target_view": config["data"].get("target_view")}
     config["method"].setdefault("plan", plan)
     return config

@@ -71,10 +71,10 @@ def untrained_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]
     """Networks with the backbone's own weights that a method has beside the one it adapts.
 
     ``student``, of one that teaches a new network; ``imagenet``, of one that keeps near to what
-    ImageNet has taught.
+    ImageNet has taught, or whatever else the backbone was pretrained with.
 
     Raises:
-        ConfigError: the backbone has no weights of ImageNet to keep near to.
+        ConfigError: the backbone has no pretrained weights to keep near to.
     """
     if cfg.method.get("transfer_only"):
         return {"student": network_of(cfg, labels, None)}
@@ -84,7 +84,7 @@ def untrained_of(cfg: DictConfig, labels: "LabelSpace") -> "dict[str, Segmenter]
     if not (backbone.pretrained or backbone.weights):
         raise ConfigError(
             f"method.feature_distance={cfg.method.feature_distance} needs a backbone with "
-            "ImageNet's weights, got backbone.pretrained=false and no backbone.weights; set "
+            "pretrained weights, got backbone.pretrained=false and no backbone.weights; set "
             "backbone.weights=<file> or backbone.pretrained=true, or method.feature_distance=0"
         )
     return {"imagenet": network_of(cfg, labels, None)}

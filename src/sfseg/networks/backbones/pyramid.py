@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -29,6 +29,9 @@ FROM_FULL_SIZE = (1, 2, *STRIDES)
 class TimmPyramid(nn.Module):
     """Feature maps of a timm model, finest first, with their ``channels`` and ``strides``.
 
+    ``mean`` and ``std`` are of the pixels that the weights of its name were pretrained with, RGB
+    in [0, 1].
+
     Hierarchical models give maps at strides 4, 8, 16 and 32. With an ``output_stride`` of 8 or 16
     a ResNet stops halving there and dilates instead, in DeepLab's pattern. VGG gives all its six:
     the end of each stage at strides 1, 2, 4, 8 and 16, and the last one pooled, at 32.
@@ -39,8 +42,8 @@ class TimmPyramid(nn.Module):
     Args:
         name: a timm model, with or without the tag of its weights.
         pretrained: load timm's weights, from its cache or from the network.
-        weights: a local file with timm's or mmseg's names of weights, used instead. A classifier
-            or a head in it is not loaded.
+        weights: a local file with timm's, mmseg's or open_clip's names of weights, used instead.
+            A classifier, a head or the text side of CLIP in it is not loaded.
         drop_path_rate: probability that the deepest residual branch is skipped in training.
         output_norms: a LayerNorm on each map; None means for Swin only, as in the reference.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -71,6 +74,9 @@ class TimmPyramid(nn.Module):
             options |= {"strict_img_size": False, "always_partition": True}
         trunk = _trunk(name, output_stride, options)
         self.channels, self.strides = _widths_and_strides(trunk, name, output_stride)
+        pretraining = cast(dict[str, Any], trunk.pretrained_cfg)
+        self.mean: tuple[float, ...] = tuple(pretraining["mean"])
+        self.std: tuple[float, ...] = tuple(pretraining["std"])
         # Swin pads its own maps; the others drop or invent a row unless every stage halves evenly.
         self.stride_multiple = self.strides[0] if is_swin else self.strides[-1]
 
@@ -234,6 +240,8 @@ def _is_reachable(url: str) -> bool:
 
 def _load(pyramid: TimmPyramid, weights: str, *, pruned: set[str]) -> None:
     trunk = pyramid.trunk
+    # Another projection than the one that the trunk has lost is no reason to refuse a file.
+    lost = _parts(pruned) - _parts(trunk.state_dict())
 
     def from_timm(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if any(key.startswith("trunk.") for key in tensors):
@@ -242,6 +250,14 @@ def _load(pyramid: TimmPyramid, weights: str, *, pruned: set[str]) -> None:
         # It stumbles over names of other models, which the comparison that follows will list.
         with suppress(AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError):
             tensors = tensors if convert is None else convert(dict(tensors), trunk)
-        return {f"trunk.{key}": tensor for key, tensor in tensors.items() if key not in pruned}
+        return {
+            f"trunk.{key}": tensor
+            for key, tensor in tensors.items()
+            if key not in pruned and not lost & _parts([key])
+        }
 
     load_backbone(pyramid, weights, adapt=from_timm, optional=("norms.",))
+
+
+def _parts(keys: Iterable[str]) -> set[str]:
+    return {key.split(".")[0] for key in keys}

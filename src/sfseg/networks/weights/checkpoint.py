@@ -24,7 +24,13 @@ from sfseg.networks.weights.key_maps import (
     segmenter_names,
     unwrapped,
 )
-from sfseg.networks.weights.weight_files import local_file, patterns, require_intact, require_usable
+from sfseg.networks.weights.weight_files import (
+    holds_program,
+    local_file,
+    patterns,
+    require_intact,
+    require_usable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,13 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ConfigError(_unsafe_or_damaged(path, cause)) from cause
     # A damaged file fails in any of its readers, each with an exception of its own.
     except Exception as cause:
+        if holds_program(path):
+            raise ConfigError(
+                f"weights must hold tensors only, got {path}, a program of TorchScript, as OpenAI "
+                "publishes CLIP; nothing was executed; take the same weights as timm or open_clip "
+                "publish them, or save the tensors alone in an environment of its own: "
+                "torch.save(torch.jit.load(f).state_dict(), out)"
+            ) from cause
         raise ConfigError(
             f"weights must be a readable file, got {path}, which is damaged or incomplete "
             f"({_first_line(cause)}); copy or download it again"

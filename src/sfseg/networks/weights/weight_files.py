@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import ZIP_STORED, ZipFile, is_zipfile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ def require_stored(path: Path) -> None:
         is_usual = all(part.compress_type == ZIP_STORED for part in parts)
         if not is_usual or sum(part.file_size for part in parts) > path.stat().st_size:
             raise ValueError("its parts are compressed or overlap, which torch.save never does")
+
+
+def holds_program(path: Path) -> bool:
+    """Whether it is an archive of TorchScript, in which weights are part of a program."""
+    try:
+        with ZipFile(path) as archive:
+            return any(re.match(r"[^/]+/code/", name) for name in archive.namelist())
+    except (BadZipFile, OSError):
+        return False
 
 
 def require_intact(path: Path) -> None:

@@ -19,6 +19,8 @@ from sfseg.errors import ConfigError
 from sfseg.methods.base import Method
 from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.heads.daformer import DAFormerHead
+from sfseg.networks.heads.mask2former.criterion import MaskCriterion
+from sfseg.networks.heads.mask2former.mask2former_head import Mask2FormerHead
 from sfseg.networks.segmenter import Segmenter
 from sfseg.optim import count_parameters
 from sfseg.runs.checkpoints import empty_backbone
@@ -47,7 +49,7 @@ def composed_once(name: str) -> DictConfig:
 
 
 WITH_SOURCE = (
-    "source_only/", "adaptsegnet/", "advent/", "daformer/", "datum/", "fda/", "hrda/", "mic/",
+    "source_only/", "adaptsegnet/", "advent/", "clouds/", "daformer/", "datum/", "fda/", "hrda/", "mic/",
     "uplr/",
 )  # fmt: skip
 SOURCE_FREE = [name for name in NAMES if not name.startswith(WITH_SOURCE)]
@@ -123,7 +125,7 @@ def around(network: Callable[[DictConfig, int], Segmenter], cfg: DictConfig) -> 
         **{name: network(cfg, labels.num_classes) for name in second},
         network=built,
         labels=labels,
-        eval_domains=["target", "source"] if needs_source else ["target"],
+        eval_domains=[*(cfg.data.eval_sets or ["target"]), *(["source"] if needs_source else [])],
         inference=build(cfg.evaluation),
     )
     if "optimized_metric" in cfg:  # a run of its own, not that of a source model
@@ -140,6 +142,12 @@ def own_network(cfg: DictConfig, num_classes: int) -> Segmenter:
 def smallest_network(cfg: DictConfig, num_classes: int) -> Segmenter:
     backbone = TinyTransformer(channels=(32, 32, 32, 32), depths=(1, 1, 1, 1))
     made = partial(DAFormerHead, num_classes=num_classes, channels=8, dilations=(1, 2))
+    if cfg.backbone.head._target_.endswith("Mask2FormerHead"):
+        made = partial(
+            Mask2FormerHead, num_classes=num_classes, channels=32, queries=num_classes, heads=1,
+            encoder_layers=1, decoder_layers=3, encoder_hidden=8, decoder_hidden=8,
+            criterion=MaskCriterion(points=8),
+        )  # fmt: skip
     aux = None if cfg.backbone.aux is None else made((32,))
     return Segmenter(backbone, made(backbone.channels), aux_head=aux)
 

@@ -49,7 +49,7 @@ HYDRA = {"commands", "runs", "config"}
 """Folders that know what a configuration is; all others get built objects."""
 WINGS = {
     "data": {"toyscapes"},
-    "networks": {"backbones", "heads", "adapters", "weights"},
+    "networks": {"backbones", "heads", "heads/mask2former", "adapters", "weights"},
 }
 PRIVATE = {
     "_frozen",  # ours: methods of networks that methods and heads call

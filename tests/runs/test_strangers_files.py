@@ -18,7 +18,7 @@ from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
 from sfseg.networks import build as building
 from sfseg.networks.backbones import pyramid
-from sfseg.runs.checkpoints import Restored, empty_backbone, restore
+from sfseg.runs.checkpoints import Restored, empty_backbone, restore, with_labels
 
 
 def composed(name: str, *words: str) -> DictConfig:
@@ -66,6 +66,18 @@ def test_a_record_names_no_weights_to_start_from(case: str, opened: list[str]) -
         if case not in ("head", "aux"):
             build(node, num_classes=3)
     assert not opened
+
+
+def test_a_record_names_no_file_of_classes_and_no_text_side() -> None:
+    cfg = composed("train", "+backbone/head/class_head@backbone.head.class_head=text", *SMALL)
+    cfg.data.classes = "theirs.yaml"
+    cfg.backbone.head.class_head.pretrained = "theirs.bin"
+    assert "theirs.yaml" in str(empty_backbone(cfg))
+    node = with_labels(empty_backbone(cfg), CITYSCAPES)
+    assert "theirs" not in str(node)
+    head = build(node.head.class_head)(8, len(CITYSCAPES.classes))
+    assert head.embeddings.shape[1] == cfg.backbone.head.class_head.dim
+    assert node.head.class_head.labels == list(CITYSCAPES.classes)
 
 
 def test_numbers_that_are_called_weights_stay() -> None:

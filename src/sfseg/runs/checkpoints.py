@@ -224,11 +224,27 @@ def _published_config(path: Path) -> DictConfig:
 
 
 def _network(config: DictConfig, labels: LabelSpace) -> nn.Module:
-    network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
+    node = with_labels(empty_backbone(config), labels)
+    network: nn.Module = build(node, num_classes=labels.num_classes)
     for adapter in ("source_adapter", "adapter"):
         if config.method.get(adapter) is not None:
             network = build(without_starts(detached(config.method[adapter])))(network)
     return network
+
+
+def with_labels(node: Any, labels: LabelSpace) -> Any:
+    """A node, at any depth of which classes have the names that the weights were trained with.
+
+    What would read them, from a file perhaps, is not called.
+    """
+    if OmegaConf.is_config(node):
+        return OmegaConf.create(with_labels(OmegaConf.to_container(node), labels))
+    if isinstance(node, dict):
+        return {
+            key: list(labels.classes) if key == "labels" else with_labels(part, labels)
+            for key, part in node.items()
+        }
+    return [with_labels(part, labels) for part in node] if isinstance(node, list) else node
 
 
 def empty_backbone(config: DictConfig) -> DictConfig:

@@ -3,8 +3,8 @@
 python scripts/train_tiny_sam.py tiny_sam stand_ins/wide [--steps 600]
 
 ``tiny_sam`` becomes a folder of transformers' SamModel, for ``pseudo_labels.refine=sam`` with
-``pseudo_labels.sam.model=tiny_sam``. The model begins with random weights and learns from the labelled
-streets of many cities that ``stand_in_clouds.py`` writes, none of which is one that
+``pseudo_labels.sam.model=tiny_sam``. The model begins with random weights and learns from the
+labelled streets of many cities that ``stand_in_clouds.py`` writes, none of which is one that
 ``toyscapes_to_styles`` judges by: given five points in a connected component of a class, its mask.
 Classes it is not told. Of three masks the best one learns, as of SAM (Kirillov et al., ICCV 2023).
 
@@ -30,7 +30,7 @@ from sfseg.randomness import generator
 
 log = logging.getLogger("train_tiny_sam")
 SIDE, PATCH = 256, 16
-"""Of the square that the network sees, and of a patch, in pixels; masks have a quarter of the side."""
+"""Of the square that the network sees, and of a patch, in pixels; masks have a quarter of it."""
 IMAGES, OBJECTS, POINTS = 4, 8, 5
 """Of a step, of an image, and of an object."""
 LEAST = 40

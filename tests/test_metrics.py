@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from sfseg.data.sampling import EvalSampler
 from sfseg.labels import CITYSCAPES, LabelSpace, distinct_colour
-from sfseg.metrics import ConfusionMatrix, Scores, mean
+from sfseg.metrics import MEAN, ConfusionMatrix, Scores, averaged, judged_by, mean
 from sfseg.types import IGNORE
 
 
@@ -188,6 +188,38 @@ def test_renaming_classes_permutes_scores():
     after = Scores.of(count(5, tuple(renamed)), space(5))
     assert [after.iou[k] for k in order] == list(before.iou)
     assert after.summary() == pytest.approx(before.summary())
+
+
+def test_the_mean_over_sets_counts_each_the_same():
+    rng = np.random.default_rng(0)
+    # Of very different sizes.
+    counts = [torch.tensor(rng.integers(1, 50, (4, 4)) * n) for n in (1, 7, 1000)]
+    sets = [Scores.of(c, space(4, half=(0, 1))) for c in counts]
+    found = Scores.mean_of(sets)
+    np.testing.assert_allclose(found.iou, np.mean([s.iou for s in sets], axis=0))
+    np.testing.assert_allclose(found.accuracy, np.mean([s.accuracy for s in sets], axis=0))
+    for name, value in found.summary().items():
+        assert value == pytest.approx(np.mean([s.summary()[name] for s in sets]))
+    assert found.pixels == tuple(int(n) for n in sum(counts).sum(dim=1))
+    assert Scores.mean_of(sets[::-1]).summary() == pytest.approx(found.summary())
+    assert Scores.mean_of(sets[:1]) == sets[0]
+
+
+def test_the_mean_over_sets_where_a_class_or_a_score_is_missing():
+    both = Scores.of(torch.tensor([[1, 1], [0, 2]]), space(2))
+    one = Scores.of(torch.tensor([[4, 0], [0, 0]]), space(2))
+    found = Scores.mean_of([both, one])
+    assert found.iou == pytest.approx(((1 / 2 + 1) / 2, 2 / 3))
+    assert found.miou["mIoU"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
+    nothing = Scores.of(torch.zeros(2, 2, dtype=torch.int64), space(2))
+    # A mean over fewer sets would pass for one over all.
+    assert all(math.isnan(v) for v in Scores.mean_of([both, nothing]).summary().values())
+
+
+def test_a_run_is_judged_by_its_target_or_the_mean_over_its_sets():
+    assert judged_by(("target", "source")) == "target" and not averaged(("target", "source"))
+    assert judged_by(("rain", "fog", "source")) == MEAN
+    assert averaged(("mean", "rain", "fog", "source")) == ("rain", "fog")
 
 
 def test_summary_names():

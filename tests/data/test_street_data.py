@@ -1,5 +1,7 @@
 """Every data group of street scenes, from its YAML to batches, on generated trees."""
 
+import shutil
+from itertools import islice
 from pathlib import Path
 
 import make
@@ -10,13 +12,17 @@ from hydra import compose, initialize_config_dir
 
 from sfseg.config.composition import CONF, build
 from sfseg.data.module import AdaptationData
+from sfseg.errors import DataError
 
 LAYOUTS = ("cityscapes", "gta5", "synthia", "cross_city", "bdd100k", "mapillary", "acdc")
-GROUPS = sorted(
+STREETS = sorted(
     path.stem
     for path in (CONF / "data").glob("[!_]*.yaml")
     if path.stem.split("_")[0] in ("gta5", "synthia", "cityscapes")
 )
+UNSEEN = [group for group in STREETS if group.endswith("_all")]
+"""Tasks of generalisation: a source, no target, and several evaluation sets."""
+GROUPS = [group for group in STREETS if group not in UNSEEN]
 SMALL = ["data.num_workers=0", "data.batch_size=2", "data.source_view.crop=[32,32]"]
 
 
@@ -29,12 +35,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def opened(root: Path, group: str, *overrides: str) -> AdaptationData:
+def opened(
+    root: Path, group: str, *overrides: str, needs: tuple[str, ...] = ("source", "target")
+) -> AdaptationData:
     if group == "gta5_to_folder":
         overrides = (f"data.target_root={root}/street", *overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"data={group}", f"data.root={root}", *overrides])
-    data: AdaptationData = build(cfg.data.module, needs=["source", "target"])
+    data: AdaptationData = build(cfg.data.module, needs=list(needs))
     data.setup("fit")
     return data
 
@@ -67,6 +75,64 @@ def test_sizes_of_evaluation(
     batch = next(iter(opened(root, group, *SMALL).val_dataloader()[0]))
     assert batch["image"].shape[-2:] == inputs
     assert batch["label"].shape[-2:] == labels
+
+
+SHORT = ((1024, 2048), (1024, 2048))
+OWN = ((32, 64), (32, 64))
+THREE = {"cityscapes": OWN, "bdd": SHORT, "mapillary": SHORT}
+CONDITIONS = {"night": SHORT, "rain": SHORT, "snow": SHORT, "fog": SHORT}
+
+
+@pytest.mark.parametrize("resolution", ["short1024", "native"])
+@pytest.mark.parametrize(
+    ("group", "sizes"),
+    [
+        ("gta5_to_all", THREE),
+        ("synthia_to_all", THREE),
+        ("cityscapes_to_acdc_all", {**CONDITIONS, "cityscapes": OWN}),
+    ],
+)
+def test_each_set_of_a_task_of_generalisation_has_its_sizes(
+    root: Path, group: str, sizes: dict[str, tuple[tuple[int, int], ...]], resolution: str
+) -> None:
+    words = [*SMALL, f"data.eval_resolution={resolution}"]
+    data = opened(root, group, *words, needs=("source",))
+    assert data.eval_domains == tuple(sizes) and set(data.domains) == {"source"}
+    batch = next(iter(data.train_dataloader()))[0]
+    assert batch["source"]["image"].shape == (2, 3, 32, 32)
+    found = {}
+    for domain, loader in zip(data.eval_domains, data.val_dataloader(), strict=True):
+        first = next(iter(loader))
+        found[domain] = (tuple(first["image"].shape[-2:]), tuple(first["label"].shape[-2:]))
+        assert (first["label"] < data.labels.num_classes).any()
+    assert found == (sizes if resolution == "short1024" else dict.fromkeys(sizes, OWN))
+
+
+def test_each_condition_is_a_set_of_its_own(root: Path) -> None:
+    data = opened(root, "cityscapes_to_acdc_all", *SMALL, needs=("source",))
+    for condition in CONDITIONS:
+        scenes = data.scenes[f"{condition}_eval"]
+        assert all(f"/{condition}/val/" in scenes.name(k) for k in range(len(scenes)))
+
+
+def test_every_task_of_generalisation_is_tried() -> None:
+    assert UNSEEN == ["cityscapes_to_acdc_all", "gta5_to_all", "synthia_to_all"]
+
+
+def test_training_steps_of_generalisation_open_no_image_but_the_sources(tmp_path: Path) -> None:
+    for layout in LAYOUTS:
+        getattr(make, layout)(tmp_path / layout)
+    make.generated(tmp_path / "made", 3)
+    words = [*SMALL, f"data.generated={tmp_path}/made", "data.cache=none"]
+    data = opened(tmp_path, "gta5_to_all", *words, needs=("source", "target"))
+    for layout in LAYOUTS:
+        if layout != "gta5":
+            shutil.rmtree(tmp_path / layout)
+    batches = [batch for batch, _, _ in islice(iter(data.train_dataloader()), 8)]
+    assert len(batches) == 8 and all(set(b) == {"source", "target"} for b in batches)
+    # The sets are gone indeed.
+    with pytest.raises(DataError, match="leftImg8bit"):
+        next(iter(data.val_dataloader()[0]))
 
 
 @pytest.mark.parametrize(("protocol", "classes"), [("19-way", 19), ("16-way", 16)])

@@ -64,6 +64,27 @@ def test_one_row_a_class_and_a_mean_one_column_a_domain(scores):
     ]
 
 
+def test_of_several_sets_the_mean_alone_shows_what_was_gained(scores):
+    after = Scores.of(torch.tensor([[4, 0, 0], [0, 4, 0], [0, 0, 0]]), LABELS)
+    before = scores["target"]
+    domains = ("mean", "rain", "fog", "source")
+    plain, _ = per_class(dict.fromkeys(domains, after), LABELS)
+    assert plain == ["class", "mean IoU", "rain IoU", "fog IoU", "source IoU"]
+    header, rows = per_class(
+        dict.fromkeys(domains, after), LABELS, dict.fromkeys(domains, before)
+    )
+    assert header == ["class", "mean source-only", "mean adapted", "gain", *domains[1:]]
+    assert rows[0] == ["road", "75.00", "100.00", "+25.00", "100.00", "100.00", "100.00"]
+
+
+def test_a_terminal_without_a_width_has_room_for_five_sets(scores, capsys):
+    names = ("mean", "cityscapes", "night", "rain", "snow", "fog", "source")
+    every = dict.fromkeys(names, scores["target"])
+    show("title", *per_class(every, LABELS, every))
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*names, "mean source-only", "car, parked"))
+
+
 def test_csv_reads_back(scores):
     header, rows = per_class(scores, LABELS)
     assert list(csv.reader(io.StringIO(to_csv(header, rows)))) == [header, *rows]

@@ -174,6 +174,31 @@ def test_methods_that_adapt_and_those_that_do_not_share_a_table():
     assert cells(table, "target mIoU") == ["50.00", "40.00"]
 
 
+def of_sets(before, after):
+    """Results on two sets and the source, of which the sets have a mean."""
+    names = ("mean", "rain", "fog", "source")
+    document = {}
+    for name, old, new in zip(names, before, after, strict=True):
+        document[name] = {**results(new)["target"], "source_only": results(old)["target"]}
+    return document
+
+
+def test_of_several_sets_the_mean_is_what_was_gained():
+    before, after = (0.4, 0.3, 0.5, 0.8), (0.55, 0.5, 0.6, 0.7)
+    jobs = [([], of_sets(before, after)), (["data=toyscapes"], adapted(0.2, 0.3))]
+    table = sweep_table(jobs)
+    assert table[0][:2] == ["job", "runs"]
+    shown = [table[0][k] for k in essential(table[0])]
+    assert shown == [
+        "job", "runs", "mean mIoU", "rain mIoU", "fog mIoU", "source mIoU", "target mIoU",
+        "source-only mIoU", "gain mIoU",
+    ]  # fmt: skip
+    assert cells(table, "mean mIoU") == ["55.00", "-"]
+    assert cells(table, "fog mIoU") == ["60.00", "-"]
+    assert cells(table, "source-only mIoU") == ["40.00", "20.00"]
+    assert cells(table, "gain mIoU") == ["+15.00", "+10.00"]
+
+
 def test_costs_are_means_over_seeds(tmp_path):
     for seed, minutes in enumerate((2.0, 3.0)):
         write_job(tmp_path, seed, ["method=a", f"seed={seed}"], results(0.5))

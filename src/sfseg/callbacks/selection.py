@@ -14,10 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from sfseg.callbacks.base import is_adapting, scored, trained
+from sfseg.callbacks.base import Trained, is_adapting, scored, trained
 from sfseg.callbacks.label_free_score import LabelFreeScore, target_miou
 from sfseg.callbacks.order import Ordered
 from sfseg.errors import ConfigError, OutputError
+from sfseg.metrics import averaged
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.checkpoint_files import REMEMBERED, CheckpointFiles, require_finite
 from sfseg.storage.lightning_state import callbacks_of
@@ -44,7 +45,7 @@ class Selection(Ordered):
     Args:
         folder: of the checkpoints.
         mode: ``last`` keeps nothing; ``label_free`` goes by :class:`LabelFreeScore`; ``oracle``
-            by the target's mIoU.
+            by the target's mIoU, or the mean over evaluation sets.
 
     ``note`` says in words what the tables show; empty for ``last`` and before the end.
 
@@ -131,7 +132,7 @@ class Selection(Ordered):
             method.load_state_dict(content["state_dict"])
             for callback in _others(trainer):
                 callback.on_load_checkpoint(trainer, method, content)
-        self.note = self._text()
+        self.note = self._text(evaluated)
         if trainer.is_global_zero:
             log.info("%s: %s", self.note, selected)
 
@@ -180,7 +181,7 @@ class Selection(Ordered):
             "pytorch-lightning_version": lightning.__version__,
             "state_dict": trainer.strategy.lightning_module_state_dict(),
             "iteration": trained(pl_module).iteration,
-            "selection": self._text(),
+            "selection": self._text(trained(pl_module)),
         }
         for callback in _others(trainer):
             callback.on_save_checkpoint(trainer, pl_module, content)
@@ -197,9 +198,10 @@ class Selection(Ordered):
                 "room, then go on with resume=auto"
             ) from error
 
-    def _text(self) -> str:
+    def _text(self, method: Trained) -> str:
+        whose = "the evaluation sets'" if averaged(method.eval_domains) else "the target's"
         by = (
-            "with the target's labels (oracle)"
+            f"with {whose} labels (oracle)"
             if self._score is None
             else f"without labels ({self._score.score})"
         )

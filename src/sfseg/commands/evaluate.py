@@ -96,6 +96,9 @@ def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:
                 )
         for key, value in cfg.data.items():
             before, old = plain(stored.data.module, resolve=True), stored.data[key]
+            if key == "eval_sets" and stored.data[key] is not None:
+                # Its names are free: more sets may join those of the run.
+                OmegaConf.set_struct(stored.data[key], False)
             stored.data = OmegaConf.merge(stored.data, {key: value})
             if stored.data[key] != old and plain(stored.data.module, resolve=True) == before:
                 raise ConfigError(

@@ -17,7 +17,7 @@ from zygote import Parent, main_of
 
 from sfseg.data.toyscapes.scenes import Toyscapes
 
-pytest_plugins = ["diffusion"]
+pytest_plugins = ["diffusion", "segment_anything"]
 
 # Small tensors on several threads wait for each other more than they compute.
 THREADS = os.environ.get("SFSEG_TEST_THREADS", "1")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfseg.checks import require_at_least, require_shares
 from sfseg.ops.components import Component, components, random_points
-from sfseg.ops.mask_labels import united_label
+from sfseg.ops.mask_labels import claimed_label
 from sfseg.pseudo.embeddings import Embeddings
 from sfseg.randomness import generator
 
@@ -83,7 +83,7 @@ class Refiner:
         points: drawn in each component.
         min_share: of the image's pixels, above which a component counts; 0.008478 is the 5000 of
             768x768 pixels of CLOUDS' release.
-        clear_overlaps: see :func:`sfseg.ops.mask_labels.united_label`.
+        clear_overlaps: see :func:`sfseg.ops.mask_labels.claimed_label`.
         embeddings: where those of images are kept that come again; None: nowhere.
         views_come_again: whether images of training batches do, as they are shown or mirrored.
 
@@ -190,7 +190,7 @@ class Refiner:
             points = torch.from_numpy(np.stack([prompts[k] for k in own])).float()
             masks[own], scores[own] = self.model.masks(embedding, points.to(label.device), size)
         classes = torch.tensor([component.label for component in kept])
-        united = united_label(masks, classes, scores, clear_overlaps=self.clear_overlaps)
+        united = claimed_label(masks, classes, scores, clear_overlaps=self.clear_overlaps)
         return united.to(label.dtype)
 
 

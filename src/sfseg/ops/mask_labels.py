@@ -20,7 +20,7 @@ def best_masks(
     return masks[torch.arange(len(masks), device=masks.device), chosen], highest
 
 
-def united_label(
+def claimed_label(
     masks: Bool[Tensor, "N H W"],
     label: Integer[Tensor, " N"],
     iou: Float[Tensor, " N"],

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FOLDER = "pseudo_labels"
 PLACES = {"_target_", "_partial_", "root"}
+OTHERS = {"start_from", "refine", "sam"}
+"""Settings of pseudo-labels that are not about which pixels get one."""
 NO_MODEL = "none"
 """In place of a source model's digest, of labels that a method makes all by itself."""
 
@@ -290,9 +291,9 @@ def label_selection_of(cfg: DictConfig) -> "Selection":
     """
     from sfseg.methods.labelling import Selection
 
-    names = [field.name for field in fields(Selection)]
+    settings = {key: value for key, value in cfg.pseudo_labels.items() if key not in OTHERS}
     try:
-        return Selection(**{name: cfg.pseudo_labels[name] for name in names})
+        return Selection(**settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -81,10 +81,9 @@ def refiner_of(cfg: DictConfig, data: "AdaptationData") -> "Refiner | None":
         )
     except ValueError as error:
         raise ConfigError(f"pseudo_labels.sam: {error}") from error
-    kept = "no embedding" if place is None else "embeddings of whole images"
-    kept += f" and {'all' if comes_again else 'no'} training crops" if place is not None else ""
-    log.info("pseudo-labels: refined by %s; kept are %s%s", given.model, kept,
-             "" if place is None else f", in {place}")  # fmt: skip
+    what = "whole images and all crops" if comes_again else "whole images"
+    kept = "kept nowhere" if place is None else f"of {what} kept in {place}"
+    log.info("pseudo-labels: refined by %s, embeddings %s", given.model, kept)
     return refiner
 
 

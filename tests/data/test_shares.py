@@ -47,9 +47,10 @@ def test_a_factor_is_how_often_an_image_comes() -> None:
 
 @pytest.mark.parametrize("share", [Fraction(1, 5), Fraction(4, 5)])
 def test_a_process_without_one_of_both_is_refused(share: Fraction) -> None:
-    with pytest.raises(ConfigError, match=r"repeat_factor makes .* raise data.batch_size"):
-        Share(share, False).require_both(batch_size=2, world_size=2)
-    Share(share, False).require_both(batch_size=5, world_size=1)
+    for is_rest in (False, True):
+        with pytest.raises(ConfigError, match=r"repeat_factor makes .* raise data.adaptation"):
+            Share(share, is_rest).expected(4, 2)
+    assert Share(share, False).expected(5, 1) == 5 - Share(share, True).expected(5, 1) == 5 * share
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])

@@ -35,6 +35,7 @@ AVERAGING = [
     "+callbacks.ema.decay=0.5",
 ]
 SETTINGS = {
+    "clouds": ["data.generated=generated", "method.teacher_every=2"],
     "datum": ["data.generated=generated"],
     "uniuvpt": [*CORRECTING, *AVERAGING, "select=label_free", "method.scales=[0.5,1.0]"]
 }  # fmt: skip

@@ -83,13 +83,15 @@ def train(cfg: DictConfig) -> float | None:
     method.require_data(data)
     protocol, refiner = protocol_of(data, method.inference, trial), refiner_of(cfg, data)
     try_out(method, data, trial)
+    plan = plan_of(cfg, data, trial.world_size)
     with claimed(folder, config, resolved, resume=record is not None), lost_processes(trial):
         meet(trial)
         if starts_from_source_model(cfg):
             source, is_other = source_model.shared(cfg, source, trial.strategy)
             method = rebuilt(cfg, data, source) if is_other else method
         method.protocol, method.refiner = protocol, refiner
-        report_plan(cfg, data, trial.world_size)
+        for line in plan:
+            log.info(line)
         return run(cfg, config, method, data, source)
 
 
@@ -270,17 +272,24 @@ def drawn_seed() -> int:
     return int(os.environ["SFSEG_SEED"])
 
 
-def report_plan(cfg: DictConfig, data: "AdaptationData", processes: int) -> None:
-    """Log what is trained on, for how long: much of it follows the data where nothing is set."""
+def plan_of(cfg: DictConfig, data: "AdaptationData", processes: int) -> list[str]:
+    """What is trained on, for how long: much of it follows the data where nothing is set.
+
+    Raises:
+        ConfigError: some process would have no images of one domain.
+    """
+    plan = []
     steps, adds_up = int(cfg.trainer.max_steps), cfg.trainer.get("accumulate_grad_batches", 1)
     for domain in data.domains:
         images = len(data.scenes[f"{domain}_train"])
-        passes = steps * adds_up * data.batch_size * processes / images
-        log.info(
-            "training: %s steps of %d images of the %s, %.3g passes over its %s; %s",
-            f"{steps:,}", adds_up * data.batch_size * processes, domain, passes, f"{images:,}",
-            data.views[domain],
-        )  # fmt: skip
+        of_step = adds_up * data.training.batch_images(
+            domain, data.scenes, batch_size=data.batch_size, processes=processes
+        )
+        plan.append(
+            f"training: {steps:,} steps of {of_step:.5g} images of the {domain}, "
+            f"{steps * of_step / images:.3g} passes over its {images:,}; {data.views[domain]}"
+        )
+    return plan
 
 
 def report_size(method: "Method") -> None:

@@ -145,7 +145,7 @@ class EndlessBatches(Sampler[list[Ticket]]):
         self.start = start
         self.end = end
         if share is not None:
-            share.require_both(batch_size=batch_size, world_size=world_size)
+            share.expected(batch_size * world_size, world_size)
         self.share = share
 
     def __iter__(self) -> Iterator[list[Ticket]]:

@@ -58,17 +58,21 @@ class Share:
         start = images * number - begin + batch_size * rank - first
         return range(start, start + batch_size - (last - first))
 
-    def require_both(self, *, batch_size: int, world_size: int) -> None:
-        """Refuse steps in which a process would have no image of one of the domains.
+    def expected(self, images: int, processes: int) -> float:
+        """Images of this domain in a step, on average.
+
+        Args:
+            images: of both domains, of all processes.
+            processes: their number.
 
         Raises:
-            ConfigError: with the way out.
+            ConfigError: a process would have no image of one of the domains in some step.
         """
-        images = batch_size * world_size
-        expected = images * self.target
-        if math.floor(expected) < world_size or images - math.ceil(expected) < world_size:
+        target = images * self.target
+        if math.floor(target) < processes or images - math.ceil(target) < processes:
             raise ConfigError(
-                f"method.plan.repeat_factor makes {float(expected):.3g} of the {images} images of "
-                f"a step generated, but each of {world_size} processes needs one of both kinds; "
-                "change it, or raise data.batch_size"
+                f"method.plan.repeat_factor makes {float(target):.3g} of the {images} images of a "
+                f"step generated, but each process, of {processes}, needs one of both kinds; "
+                "change it, or raise data.adaptation.batch_size"
             )
+        return float(images - target if self.is_rest else target)

@@ -171,6 +171,23 @@ class Training:
             is_rest=domain == "source",
         )
 
+    def batch_images(
+        self, domain: str, scenes: Mapping[str, Scenes], *, batch_size: int, processes: int
+    ) -> float:
+        """Expected number of a domain's images in the batches of all processes.
+
+        Args:
+            domain: of a training batch.
+            scenes: sets by name.
+            batch_size: images of a batch.
+            processes: their number.
+
+        Raises:
+            ConfigError: some process would have none of one domain.
+        """
+        images, share = batch_size * processes, self.share(domain, scenes)
+        return images if share is None else share.expected(images, processes)
+
     def focus(self, classes: Sequence[int]) -> None:
         """Prefer images of some classes from the next part of the training on.
 

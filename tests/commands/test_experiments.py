@@ -49,8 +49,8 @@ def composed_once(name: str) -> DictConfig:
 
 
 WITH_SOURCE = (
-    "source_only/", "adaptsegnet/", "advent/", "clouds/", "daformer/", "datum/", "fda/", "hrda/", "mic/",
-    "uplr/",
+    "source_only/", "adaptsegnet/", "advent/", "clouds/", "daformer/", "datum/", "fda/", "hrda/",
+    "mic/", "uplr/",
 )  # fmt: skip
 SOURCE_FREE = [name for name in NAMES if not name.startswith(WITH_SOURCE)]
 RATES = {"lr", "plan", "schedule", "weight_decay", "parameter_rules", "optimizer"}

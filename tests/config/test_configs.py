@@ -66,8 +66,7 @@ LIKE_ANOTHER = {"convnext_base", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "swin_s
 )  # fmt: skip
 def test_every_backbone_builds(backbone: str) -> None:
     cfg = composed("train", f"backbone={backbone}", "backbone.pretrained=false")
-    # Deformable attention asks for autocast, which that device has not.
-    with torch.device("cpu" if head == "mask2former" else "meta"), torch.no_grad():
+    with torch.device("meta"):
         network = build(cfg.backbone.network, num_classes=5)
         assert network(torch.zeros(2, 3, 65, 97)).shape == (2, 5, 65, 97)
 

@@ -90,9 +90,7 @@ def train(cfg: DictConfig) -> float | None:
             source, is_other = source_model.shared(cfg, source, trial.strategy)
             method = rebuilt(cfg, data, source) if is_other else method
         method.protocol, method.refiner = protocol, refiner
-        for line in plan:
-            log.info(line)
-        return run(cfg, config, method, data, source)
+        return run(cfg, config, method, data, source, plan)
 
 
 def data_of(cfg: DictConfig) -> "AdaptationData":
@@ -155,6 +153,7 @@ def run(
     method: "Method",
     data: "AdaptationData",
     source: Path | None,
+    plan: list[str],
 ) -> float | None:
     """Train and evaluate in the claimed folder; returns the metric that sweeps optimise.
 
@@ -164,9 +163,12 @@ def run(
         method: to train.
         data: opened.
         source: checkpoint of the source model, if the method starts from one.
+        plan: what to say of the training before it begins.
     """
     from sfseg.report.sending import close
 
+    for line in plan:
+        log.info(line)
     report_size(method)
     log.info("evaluation: %s", method.protocol)
     loggers = [build(node) for node in (cfg.logger or {}).values() if node is not None]

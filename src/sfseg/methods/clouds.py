@@ -103,4 +103,4 @@ class CLOUDS(Method):
         super().on_train_batch_end(outputs, batch, batch_idx)
         every = self.teacher_every * self.trainer.accumulate_grad_batches
         if self.teacher is not None and self.iteration % every == 0 and not self.step.is_skipped:
-            self.teacher.follow(self.network.head, self.momentum)
+            self.teacher.follow(cast(Segmenter, self.network).head, self.momentum)

@@ -26,7 +26,7 @@ class Targets(NamedTuple):
 
 def class_masks(label: Integer[Tensor, "H W"], num_classes: int) -> Targets:
     """The mask of each class of a label map; ids beyond the classes, such as IGNORE, have none."""
-    present = label.unique()
+    present = torch.unique(label)
     classes = present[present < num_classes].long()
     return Targets(classes, label == classes[:, None, None])
 

@@ -107,12 +107,7 @@ class PixelDecoder(nn.Module):
         centres = torch.cat([cell_centres(size, size, 1.0, device) for size in sizes], dim=1)
         for layer in self.layers:
             tokens = layer(tokens, position, centres, sizes)
-        decoded = [
-            part.transpose(1, 2).unflatten(2, size)
-            for part, size in zip(
-                tokens.split([h * w for h, w in sizes], dim=1), sizes, strict=True
-            )
-        ]
+        decoded = _maps(tokens, sizes)
         features = self.lateral(finest) + resize(decoded[-1], finest.shape[-2:])
         return self.mask_features(self.smooth(features)), decoded
 
@@ -126,8 +121,9 @@ class _Layer(nn.Module):
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )
         self.norm_mlp = nn.LayerNorm(channels)
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.xavier_uniform_(layer.weight)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
 
     def forward(
         self, tokens: Tensor, position: Tensor, centres: Tensor, sizes: Sequence[tuple[int, int]]
@@ -188,10 +184,8 @@ class DeformableSelfAttention(nn.Module):
         heads, levels, points = self.shape
         asked = tokens + position
         values = [
-            part.transpose(1, 2).unflatten(1, (heads, -1)).flatten(0, 1).unflatten(2, size)
-            for part, size in zip(
-                self.value(tokens).split([h * w for h, w in sizes], dim=1), sizes, strict=True
-            )
+            level.reshape(len(tokens) * heads, -1, *level.shape[-2:])
+            for level in _maps(self.value(tokens), sizes)
         ]  # (B * heads, C / heads, h, w)
         offsets = self.offsets(asked).unflatten(2, (heads, levels, points, 2))
         offsets = offsets.permute(0, 2, 3, 4, 5, 1).flatten(0, 1)  # (B * heads, ..., 2, T)
@@ -200,6 +194,17 @@ class DeformableSelfAttention(nn.Module):
         weights = self.weights(asked).unflatten(2, (heads, levels * points)).softmax(dim=-1)
         weights = weights.permute(0, 2, 3, 1).flatten(0, 1).unflatten(1, (levels, points))
         heard = deformable_attention(values, locations, weights)
-        heard = heard.unflatten(0, (len(tokens), heads)).flatten(1, 2).transpose(1, 2)
+        heard = heard.reshape(len(tokens), -1, heard.shape[-1]).transpose(1, 2)
         out: Tensor = self.output(heard.to(tokens.dtype))
         return out
+
+
+def _maps(
+    tokens: Float[Tensor, "B T C"], sizes: Sequence[tuple[int, int]]
+) -> list[Float[Tensor, "B C _ _"]]:
+    """The tokens of all levels as maps."""
+    parts = torch.split(tokens, [height * width for height, width in sizes], dim=1)
+    return [
+        part.transpose(1, 2).reshape(len(part), -1, *size)
+        for part, size in zip(parts, sizes, strict=True)
+    ]

@@ -40,7 +40,7 @@ def test_what_is_right_costs_nothing_in_any_order_of_queries() -> None:
         assert float(terms["mask_classes"]) < 1e-6
         # Between two cells, points mix true masks as they do the logits.
         assert float(terms["mask_dice"]) < 1 and float(terms["mask_cross_entropy"]) < 3
-    wrong = Prediction(found.classes, -found.masks)
+    wrong = Prediction(found.classes, torch.full_like(found.masks, -20.0))
     terms = criterion.terms(criterion.sums([wrong], label))
     assert float(terms["mask_dice"]) > 4
 

@@ -91,9 +91,7 @@ def test_a_checkpoint_of_a_usual_run_is_evaluated_on_unseen_sets(cli: Cli, tmp_p
     assert list(results(tmp_path / "mine" / "run")) == ["mean", "mine"]
 
 
-def test_generated_images_are_all_that_a_method_sees_of_a_target(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_generated_images_are_all_that_a_method_sees_of_a_target(cli: Cli, tmp_path: Path) -> None:
     make.generated(tmp_path / "made", 3)
     done = cli(
         "sfseg-train", "-m", *UNSEEN, "method=dacs", "data.generated=made", "seed=0,1",

@@ -67,7 +67,9 @@ def test_what_is_no_set_is_refused(sets, message):
 
 
 def test_the_sets_come_in_their_order_before_the_source():
-    data = module(sets_of(rain=3, fog=2), scenes={"source_train": memory(4), "source_eval": memory(1)})
+    data = module(
+        sets_of(rain=3, fog=2), scenes={"source_train": memory(4), "source_eval": memory(1)}
+    )
     data.setup("fit")
     assert data.eval_domains == ("rain", "fog", "source")
     counts = [sum(len(b["index"]) for b in loader) for loader in data.val_dataloader()]
@@ -164,9 +166,7 @@ def test_methods_that_need_a_target_are_told_the_way_out(needs, message):
 
 def test_generated_images_stand_for_a_target_that_is_not_there(tmp_path):
     place = make.generated(tmp_path / "made", 3)
-    data = module(
-        sets_of(rain=1), ["source", "target"], replacement=Replacement(generated=place)
-    )
+    data = module(sets_of(rain=1), ["source", "target"], replacement=Replacement(generated=place))
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))[0]
     assert batch["target"]["image"].shape == (2, 3, 16, 16)

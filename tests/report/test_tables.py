@@ -70,9 +70,7 @@ def test_of_several_sets_the_mean_alone_shows_what_was_gained(scores):
     domains = ("mean", "rain", "fog", "source")
     plain, _ = per_class(dict.fromkeys(domains, after), LABELS)
     assert plain == ["class", "mean IoU", "rain IoU", "fog IoU", "source IoU"]
-    header, rows = per_class(
-        dict.fromkeys(domains, after), LABELS, dict.fromkeys(domains, before)
-    )
+    header, rows = per_class(dict.fromkeys(domains, after), LABELS, dict.fromkeys(domains, before))
     assert header == ["class", "mean source-only", "mean adapted", "gain", *domains[1:]]
     assert rows[0] == ["road", "75.00", "100.00", "+25.00", "100.00", "100.00", "100.00"]
 

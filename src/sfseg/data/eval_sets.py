@@ -45,9 +45,7 @@ class Judged:
         ConfigError: no sets, what is none, or a name that scores cannot have.
     """
 
-    def __init__(
-        self, sets: Mapping[str, EvalSet] | None = None, view: EvalView = WHOLE
-    ) -> None:
+    def __init__(self, sets: Mapping[str, EvalSet] | None = None, view: EvalView = WHOLE) -> None:
         self.sets = {} if sets is None else _required(sets)
         self.view = view
 

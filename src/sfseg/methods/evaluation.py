@@ -16,8 +16,9 @@ class Evaluation(LightningModule):
     """Scores of a network at the labels' own resolution.
 
     ``scores`` holds the last evaluation of each domain, and of evaluation sets by name, whose
-    domains are neither ``target`` nor ``source``, their mean before them; ``protocol`` says in words what they
-    stand for, ``source_scores`` are those of the model that the network was made from, if any.
+    domains are neither ``target`` nor ``source``, their mean before them; ``protocol`` says in
+    words what they stand for, ``source_scores`` are those of the model that the network was made
+    from, if any.
 
     Args:
         network: images (B, 3, H, W) to logits (B, K, H, W).

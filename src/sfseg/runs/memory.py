@@ -172,7 +172,5 @@ def _ways_out(shown: Shown, data: "AdaptationData", inference: "Inference") -> s
     is_whole = inference.window is None
     ways = ["evaluation=slide" if is_whole else "a smaller evaluation.window"]
     ways += ["data.eval_batch_size=1"] if shown.count > 1 else []
-    ways += (
-        [f"{label_size}=[height,width]"] if prod(shown.label_size) > prod(shown.size) else []
-    )
+    ways += [f"{label_size}=[height,width]"] if prod(shown.label_size) > prod(shown.size) else []
     return ", ".join([*ways, f"or a smaller {size}=[height,width]"])

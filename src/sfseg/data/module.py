@@ -68,9 +68,8 @@ class AdaptationData(LightningDataModule):
         cache: whether decoded images are kept on disk; None: not.
         num_workers: loader processes per domain.
         checks: what is read before training, and whether scenes may be left out.
-        seed: run seed.
-        **training: how images are chosen and shown, and what training is divided into, see
-            :class:`sfseg.data.training.Training`.
+        **training: the run's seed, how images are chosen and shown, and what training is divided
+            into, see :class:`sfseg.data.training.Training`.
     """
 
     def __init__(
@@ -88,13 +87,12 @@ class AdaptationData(LightningDataModule):
         cache: CacheSettings | None = None,
         num_workers: int = 2,
         checks: Checks = DEFAULT_CHECKS,
-        seed: int = 0,
         **training: Any,
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         require_at_least(0, num_workers=num_workers)
-        self.training = Training(seed=seed, **training)
+        self.training = Training(**training)
         self.judged = Judged(eval_sets, eval_view)
         self.factories = wanted_sets(
             needs, {**scenes, **self.judged.factories}, judged=self.judged.domains,
@@ -114,7 +112,7 @@ class AdaptationData(LightningDataModule):
         self.num_workers = min(num_workers, available_cpus())
         self.checks = checks
         self.left_out: dict[str, LeftOut] = {}
-        self.seed = seed
+        self.seed = self.training.seed
         self.scenes: dict[str, Scenes] = {}
         self.caches: dict[str, Cache] = {}
         self.pseudo_labels: PseudoLabels | None = None

@@ -18,8 +18,9 @@ class Evaluation(LightningModule):
 
     ``scores`` holds the last evaluation of each domain, and of evaluation sets by name, whose
     domains are neither ``target`` nor ``source``, their mean before them; ``protocol`` says in
-    words what they stand for, ``source_scores`` are those of the model that the network was made from, if any.
-    All pseudo-labels that the network gives to images pass its ``refiner``, if it has one.
+    words what they stand for, ``source_scores`` are those of the model that the network was made
+    from, if any. All pseudo-labels that the network gives to images pass its ``refiner``, if it has
+    one.
 
     Args:
         network: images (B, 3, H, W) to logits (B, K, H, W).

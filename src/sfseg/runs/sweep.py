@@ -87,8 +87,9 @@ def sweep_table(jobs: list[Job]) -> Table:
     """What was swept, number of seeds, and means over seeds, of the run or of its shots.
 
     Of every domain each summary score, in percent; of adapted models the first score of the target,
-    or of the mean over evaluation sets, before, and the gain, whose spread is that of the seeds' own gains; what training cost; and,
-    unless all jobs show their last weights, how these were selected.
+    or of the mean over evaluation sets, before, and the gain, whose spread is that of the seeds'
+    own gains; what training cost; and, unless all jobs show their last weights, how these were
+    selected.
     """
     shared = set.intersection(*(set(overrides) for overrides, _ in jobs)) if jobs else set()
     groups: dict[str, list[dict[str, Any]]] = {}

@@ -41,6 +41,13 @@ def test_templates_are_fourteen_with_one_place_each() -> None:
     assert all(template.count("{}") == 1 for template in TEMPLATES)
 
 
+def test_one_line_says_it(weights: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        text_embeddings(("road", "car"), model=NAME, pretrained=weights)
+    assert caplog.messages == [f"2 names encoded by {NAME}, {weights}"]
+
+
 def test_names_are_encoded_once(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = text_embeddings(("road",), model=NAME, pretrained=weights)
     monkeypatch.setattr(open_clip, "create_model", None)

@@ -1,6 +1,9 @@
 """What CLIP makes of names: one direction for each, of sentences that name it."""
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from torch import Tensor
 from sfseg.errors import ConfigError
 from sfseg.networks.weights.checkpoint import load_tensors
 from sfseg.networks.weights.weight_files import require_usable
+
+log = logging.getLogger(__name__)
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -48,7 +53,9 @@ def text_embeddings(names: tuple[str, ...], *, model: str, pretrained: str) -> F
     Raises:
         ConfigError: open_clip is not installed, or the weights cannot be had.
     """
-    clip, tokenizer = _text_side(model, pretrained)
+    with _without_progress():
+        clip, tokenizer = _text_side(model, pretrained)
+    log.info("%d names encoded by %s, %s", len(names), model, pretrained)
     directions = []
     with torch.no_grad():
         for name in names:  # one at a time: all sentences at once would take gigabytes
@@ -56,6 +63,21 @@ def text_embeddings(names: tuple[str, ...], *, model: str, pretrained: str) -> F
             mean = F.normalize(clip.encode_text(sentences).float(), dim=-1).mean(dim=0)
             directions.append(F.normalize(mean, dim=-1))
         return torch.stack(directions)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """open_clip reports each of its steps, in nobody's name; its warnings stay."""
+
+    def matters(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO
+
+    root = logging.getLogger()
+    root.addFilter(matters)  # of what is logged in nobody's name alone
+    try:
+        yield
+    finally:
+        root.removeFilter(matters)
 
 
 def _text_side(model: str, pretrained: str) -> tuple[Any, Any]:

@@ -9,6 +9,11 @@ NEEDS = (
     "source", "source_eval", "target", "target_labels", "generated", "pseudo_labels",
     "source_model", "backbone",
 )  # fmt: skip
+NO_GENERATED = (
+    "the method trains on generated images: let sfseg-generate images make some, and set "
+    "data.generated=<their folder>"
+)
+"""What is said where there are none."""
 DOMAINS = {"source": {"source"}, "target": {"target", "target_labels"}}
 """Domains of a training batch, and the needs that ask for each."""
 
@@ -79,6 +84,8 @@ def _way_out(name: str, needs: Sequence[str]) -> str:
     """What to do where a training set is needed that the data do not have."""
     if name == "source_train":
         return "set it"
+    if "generated" in needs:
+        return NO_GENERATED
     others = [] if "target_labels" in needs else ["set data.generated=<folder of generated images>"]
     group = "choose data with training images of a target, such as data=gta5_to_cityscapes"
     return ", or ".join([*others, group])

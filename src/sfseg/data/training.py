@@ -5,10 +5,12 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
+from sfseg.checks import require_positive
 from sfseg.data.crops import sampled_sizes
 from sfseg.data.folder import Read, Restyle, Scenes, ScenesFactory
 from sfseg.data.geometry import View
 from sfseg.data.left_out import LeftOut
+from sfseg.data.needs import NO_GENERATED
 from sfseg.data.opening import FEW, opened
 from sfseg.data.replacement import Replacement
 from sfseg.data.sampling import Contents, ImageSampler, Order, Passes, Uniform, end_of_part
@@ -43,7 +45,7 @@ class Training:
 
     Raises:
         ConfigError: both kinds of translation.
-        ValueError: no part, or a number of them that is none.
+        ValueError: no part, or a number of them that is none; a factor that is not positive.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Training:
             )
         if not parts or any(not isinstance(n, int) or n < 0 for n in parts) or not sum(parts):
             raise ValueError(f"parts must be whole numbers, not all 0, got {list(parts)}")
+        if repeat_factor is not None:
+            require_positive(repeat_factor=repeat_factor)
         self.sampler = sampler
         self.translation = translation
         self.translated = translated
@@ -91,8 +95,7 @@ class Training:
         """
         if name == FEW and "generated" in needs and self.replacement.generated is None:
             raise ConfigError(
-                "the method trains on generated images of the target; set data.generated=<their "
-                "folder>, or take method=daformer, which trains on the target's own"
+                f"{NO_GENERATED}, or take method=daformer, which trains on the target's own"
             )
         return opened(name, factory, labels, self.translated, self.shots, self.replacement)
 
@@ -158,9 +161,6 @@ class Training:
         Args:
             domain: of a training batch.
             scenes: sets by name.
-
-        Raises:
-            ValueError: a ``repeat_factor`` that is not positive.
         """
         if self.repeat_factor is None:
             return None

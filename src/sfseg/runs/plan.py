@@ -49,6 +49,12 @@ def check_plan(cfg: DictConfig, typed: Sequence[str]) -> None:
         if any(_leads(cfg, other, end) for other in others):
             continue
         follows = next((place for place in places if _leads(cfg, place, end)), None)
+        switched_off = f"method.plan.{path[1]}"
+        if follows is None and OmegaConf.select(cfg, switched_off, default=ANOTHER) is None:
+            raise ConfigError(
+                f"{key}={value} has no effect: the run follows {switched_off}=null; set that, or "
+                "remove the setting"
+            )
         if follows is None:
             continue
         is_of_source = _adapts(cfg) and path[1] in ("steps", "batch_size", "source_view")

@@ -325,3 +325,53 @@ def test_bench_engine_compares_memory_and_gradients(
     assert min(*first, *second) > 0
     assert ratio[1] == pytest.approx(second[1] / first[1], abs=0.02)
     assert apart[0] == "gradients" and float(apart[3]) < 0.02
+
+
+def test_stand_ins_of_clouds_are_drawn_and_learnt_from(load: Load, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from sfseg.networks.sam import SegmentAnything
+
+    folder, script = tmp_path / "stand_ins", load("stand_in_clouds")
+    words = [str(folder), "--images", "4", "--cities", "2"]
+    script.main(words)
+    written = {path: path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+    assert {path.name for path in (folder / "generated").iterdir()} == {
+        f"im_{j}_p{j}.png" for j in range(4)
+    }
+    gone = folder / "wide" / "masks" / "000002.png"
+    gone.unlink()
+    script.main(words)
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("*.png"))} == written
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = compose("train", overrides=["data=toyscapes_to_styles"])
+    judged = [
+        part.scenes.style_seed
+        for part in settings.data.eval_sets.values()
+    ]
+    assert max(judged) < script.GENERATED < script.WIDE
+
+    load("train_tiny_sam").main([str(tmp_path / "sam"), str(folder / "wide"), "--steps", "1"])
+    sam = SegmentAnything.load(str(tmp_path / "sam"))
+    image = cv2.imread(str(folder / "wide" / "images" / "000000.png"))
+    embedding = sam.embed(torch.from_numpy(image).permute(2, 0, 1)[None])
+    masks, scores = sam.masks(embedding, torch.tensor([[[9.0, 9.0]]]), image.shape[:2])
+    assert masks.shape == (1, *image.shape[:2]) and scores.shape == (1,)
+    with pytest.raises(SystemExit):
+        script.main([str(folder), "--images", "0"])
+    with pytest.raises(SystemExit):
+        load("train_tiny_sam").main([str(tmp_path / "sam"), str(tmp_path), "--steps", "1"])
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training")
+def test_bench_clouds_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    load("bench_clouds").main(["step", "--size", "64", "64", "--batch", "1", "--steps", "2"])
+    assert "ratio" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bench_clouds_compares_memory(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backbone", "tiny", "--size", "64", "64", "--batch", "1", "--steps", "2"]
+    load("bench_clouds").main(["memory", *words])
+    assert "frozen" in capsys.readouterr().out

@@ -32,7 +32,8 @@ def photometric(image: Images, valid: Bool[Tensor, "B H W"] | None = None) -> Im
     contrast = (1 + CONTRAST * amount[1])[:, None, None, None]
     view = (image + offset).clamp(0, 1)
     view = torch.where(is_first, (view * contrast).clamp(0, 1), view)
-    view = shift_hue(scale_saturation(view, 1 + SATURATION * amount[2]), HUE * amount[3])
+    view = scale_saturation(view, 1 + SATURATION * amount[2])
+    view = shift_hue(view, HUE * amount[3]).clamp(0, 1)  # rounding leaves the range
     view = torch.where(is_first, view, (view * contrast).clamp(0, 1))
     return view if valid is None else torch.where(valid[:, None], view, image)
 

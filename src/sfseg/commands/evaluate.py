@@ -126,8 +126,8 @@ def _use_own_cache(cfg: DictConfig, stored: DictConfig) -> None:
 def needs(cfg: DictConfig, restored: "Restored", data: DictConfig) -> list[str]:
     """What the data must serve: what is judged by always, the source if asked for.
 
-    Nothing is trained, so that no training set need be there. If nothing is said, the source is evaluated where the run has trained on it and its files are
-    here.
+    Nothing is trained, so that no training set need be there. If nothing is said, the source is
+    evaluated where the run has trained on it and its files are here.
     """
     from sfseg.data.opening import missing_folder
 

@@ -325,3 +325,13 @@ def test_bench_engine_compares_memory_and_gradients(
     assert min(*first, *second) > 0
     assert ratio[1] == pytest.approx(second[1] / first[1], abs=0.02)
     assert apart[0] == "gradients" and float(apart[3]) < 0.02
+
+
+def test_bench_sam_makes_equal_labels_and_prints_a_ratio(
+    load: Load, tiny_sam: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--model", str(tiny_sam), "--images", "2", "--size", "32", "64"]
+    load("bench_sam").main(small)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 images of 64x32") and lines[-1].startswith("ratio ")
+    assert lines[-1].endswith("over 2 passes, labels equal")

@@ -25,18 +25,12 @@ from sfseg.pseudo.embeddings import Embeddings
 PASSES = 2
 
 
-def random_sam(name: str) -> SegmentAnything:
-    """A SAM without any knowledge, of ViT-B's size or tiny."""
+def random_sam() -> SegmentAnything:
+    """A SAM of ViT-B's size that has learnt nothing."""
     from transformers import SamConfig, SamModel
 
     torch.manual_seed(0)
-    settings: dict[str, Any] = {}
-    if name == "tiny":
-        settings["vision_config"] = {
-            "hidden_size": 96, "num_hidden_layers": 2, "mlp_dim": 96, "num_attention_heads": 4,
-            "global_attn_indexes": [],
-        }  # fmt: skip
-    return SegmentAnything(SamFiles(SamModel(SamConfig(**settings)), "sam", *IMAGENET, name))
+    return SegmentAnything(SamFiles(SamModel(SamConfig()), "sam", *IMAGENET, "random"))
 
 
 def seconds(refiner: Refiner, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, Any]:
@@ -52,13 +46,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="random", help="a folder, owner/name, random or tiny")
+    parser.add_argument("--model", default="random", help="a folder, owner/name, or random")
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--size", type=int, nargs=2, default=(768, 768), help="height and width")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args(words)
-    is_random = given.model in ("random", "tiny")
-    model = random_sam(given.model) if is_random else SegmentAnything.load(given.model)
+    model = random_sam() if given.model == "random" else SegmentAnything.load(given.model)
     size = (given.size[0], given.size[1])
     scenes = Toyscapes("city", "train", length=given.images, size=size)
     pairs = [(scenes.image(k), scenes.label(k)) for k in range(given.images)]

@@ -344,10 +344,7 @@ def test_stand_ins_of_clouds_are_drawn_and_learnt_from(load: Load, tmp_path: Pat
     assert {path: path.read_bytes() for path in sorted(folder.rglob("*.png"))} == written
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = compose("train", overrides=["data=toyscapes_to_styles"])
-    judged = [
-        part.scenes.style_seed
-        for part in settings.data.eval_sets.values()
-    ]
+    judged = [part.scenes.style_seed for part in settings.data.eval_sets.values()]
     assert max(judged) < script.GENERATED < script.WIDE
 
     load("train_tiny_sam").main([str(tmp_path / "sam"), str(folder / "wide"), "--steps", "1"])
@@ -375,3 +372,13 @@ def test_bench_clouds_compares_memory(load: Load, capsys: pytest.CaptureFixture[
     words = ["--backbone", "tiny", "--size", "64", "64", "--batch", "1", "--steps", "2"]
     load("bench_clouds").main(["memory", *words])
     assert "frozen" in capsys.readouterr().out
+
+
+def test_bench_sam_makes_equal_labels_and_prints_a_ratio(
+    load: Load, tiny_sam: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--model", str(tiny_sam), "--images", "2", "--size", "32", "64"]
+    load("bench_sam").main(small)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 images of 64x32") and lines[-1].startswith("ratio ")
+    assert lines[-1].endswith("over 2 passes, labels equal")

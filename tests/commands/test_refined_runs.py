@@ -55,7 +55,7 @@ def test_stored_labels_are_refined_before_training(
     saved = torch.load(
         first.folder / "first" / "checkpoints" / "last.ckpt", weights_only=True
     )  # fmt: skip
-    assert not any("sam" in name or "refiner" in name for name in saved["state_dict"])
+    assert not any("vision_encoder" in name or "refiner" in name for name in saved["state_dict"])
 
 
 def resumed(cli: Cli, *common: str) -> Path:

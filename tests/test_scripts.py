@@ -377,8 +377,8 @@ def test_bench_clouds_compares_memory(load: Load, capsys: pytest.CaptureFixture[
 def test_bench_sam_makes_equal_labels_and_prints_a_ratio(
     load: Load, tiny_sam: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--model", str(tiny_sam), "--images", "2", "--size", "32", "64"]
+    small = ["--model", str(tiny_sam), "--images", "2", "--size", "64", "128"]
     load("bench_sam").main(small)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("2 images of 64x32") and lines[-1].startswith("ratio ")
+    assert lines[0].startswith("2 images of 128x64") and lines[-1].startswith("ratio ")
     assert lines[-1].endswith("over 2 passes, labels equal")

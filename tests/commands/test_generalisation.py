@@ -116,7 +116,7 @@ EVAL_SET = "_target_: sfseg.data.eval_sets.EvalSet"
     [
         (["method=uniuvpt"], 2, "set data.generated=<folder of generated images>, or choose data"),
         (["method=dacs"], 2, "set data.generated=<folder of generated images>, or choose data"),
-        (["method=datum"], 2, "set data.generated=<folder of generated images>, or choose data"),
+        (["method=datum"], 2, "sfseg-generate images make some, and set data.generated"),
         (["method=oracle"], 2, "got null; choose data with training images of a target, such as"),
         (
             ["method=dacs", "data.generated=made", "start=backbone", "data.n_shots=1"],

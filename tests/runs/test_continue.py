@@ -39,7 +39,9 @@ def source_scores(
     model.write_bytes(b"weights")
     monkeypatch.setattr(preparation, "network_of", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(preparation, "read_checkpoint", lambda _: state)
-    method = SimpleNamespace(inference=Inference(), protocol="whole images", source_scores_of={})
+    method = SimpleNamespace(
+        inference=Inference(), protocol="whole images", source_scores_of={}, refiner=None
+    )
     scenes = Toyscapes("city", "test", length=2)
     data = SimpleNamespace(
         labels=CITYSCAPES, eval_domains=("target",), needs=(), scenes={"target_eval": scenes}

@@ -183,8 +183,7 @@ def evaluated(
         inference=method.inference,
         stage="source_only",
     )
-    evaluation.refiner = method.refiner
-    evaluation.protocol = method.protocol
+    evaluation.refiner, evaluation.protocol = method.refiner, method.protocol
     method.source_scores_of = scores_of(cfg, model, data, method.protocol)
     if state.get("source_scores_of") == method.source_scores_of:
         method.source_scores = {d: Scores(**s) for d, s in state["source_scores"].items()}
@@ -192,10 +191,9 @@ def evaluated(
     if "source_scores" in state:
         before = state.get("source_scores_of", {}).get("protocol", "of an earlier version")
         log.info(
-            "source model: evaluated again, since the checkpoint's scores are by another "
-            "protocol, model or set (%s)",
-            before,
-        )
+            "source model: evaluated again, since the checkpoint's scores are by another protocol, "
+            "model or set (%s)", before,
+        )  # fmt: skip
     trainer.validate(evaluation, datamodule=data, verbose=False)
     method.source_scores = evaluation.scores
     return evaluation

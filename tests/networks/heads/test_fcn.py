@@ -27,6 +27,7 @@ def narrow_vgg(name: str, num_classes: int = 9) -> VGG:
     network = VGG([4, "M", 4, "M", 6, "M", 8, "M", 8, "M"], num_classes=num_classes)
     network.pre_logits = ConvMlp(8, 12, 7)
     network.head.fc = nn.Linear(12, num_classes)
+    network.pretrained_cfg = timm.get_pretrained_cfg("vgg16").to_dict()
     return network
 
 

@@ -1,5 +1,6 @@
 """Two processes compute what one computes, for every method, and are killed and restarted."""
 
+import json
 import re
 import shutil
 
@@ -89,6 +90,28 @@ def test_losses_and_gradients_are_those_of_one_process(zygote: Zygote, method: s
         for rank in two:
             error = float((rank["gradients"][name] - mean).abs().max())
             assert error <= 1e-6 * max(1.0, largest), (name, error, largest)
+
+
+def test_two_processes_count_every_image_of_several_sets_once(zygote: Zygote) -> None:
+    own = ("data.scenes.target", "data.adaptation")
+    arguments = [
+        *(word for word in settings("source_only") if not word.startswith(own)), *TWO,
+        "data=toyscapes_to_styles", "data.eval_length=5", "trainer.max_steps=1", "eval_every=1",
+        "~callbacks.panels",
+    ]  # fmt: skip
+    code, _ = zygote.train(*arguments, "hydra.run.dir=sets-two", ranks=2)
+    assert code == 0, zygote.log.read_text()[-3000:]
+    last = zygote.log.parent / "sets-two" / "checkpoints" / "last.ckpt"
+    code, said = zygote.call(
+        "sfseg-eval", f"ckpt_path={last}", "trainer.precision=32-true", "hydra.run.dir=sets-one"
+    )
+    assert code == 0, said
+    found = [
+        json.loads((zygote.log.parent / run / "results.json").read_text())
+        for run in ("sets-two", "sets-one")
+    ]
+    assert list(found[0]) == ["mean", *(f"style{k}" for k in range(1, 5)), "source"]
+    assert found[0] == found[1]
 
 
 def read(zygote: Zygote, method: str) -> list[dict]:

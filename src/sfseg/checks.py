@@ -59,3 +59,15 @@ def require_at_least(least: float, **values: float) -> None:
     for name, value in values.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_whole(least: int, **values: int) -> None:
+    """Each must be a whole number that reaches a bound; a fraction is refused, also one like 2.0.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    require_at_least(least, **values)

@@ -1,5 +1,6 @@
 """Images of two domains in one step: none is left out, none comes twice, whatever the processes."""
 
+import re
 from fractions import Fraction
 
 import pytest
@@ -51,9 +52,26 @@ def test_a_process_without_one_of_both_is_refused(share: Fraction) -> None:
         with pytest.raises(ConfigError, match=r"repeat_factor makes .* raise data.adaptation"):
             Share(share, is_rest).expected(4, 2)
     assert Share(share, False).expected(5, 1) == 5 - Share(share, True).expected(5, 1) == 5 * share
+    with pytest.raises(ConfigError, match=r"batch_size must be at least 2 .*, got 1"):
+        Share(share, False).expected(2, 2)
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])
-def test_a_factor_must_be_positive(factor: float) -> None:
-    with pytest.raises(ValueError, match="repeat_factor"):
-        Share.repeated(factor, source=10, target=10, is_rest=False)
+def test_the_factors_that_a_refusal_names_work_and_no_smaller_or_larger_ones() -> None:
+    def expected(factor: float) -> float:
+        return Share.repeated(factor, source=24966, target=2975, is_rest=False).expected(4, 1)
+
+    with pytest.raises(ConfigError) as refused:
+        expected(1.0)
+    least, most = map(
+        float, re.findall(r"set it to ([\d.]+) up to ([\d.]+),", str(refused.value))[0]
+    )
+    assert expected(least) >= 1 and expected(most) <= 3
+    for factor in (0.99 * least, 1.01 * most):
+        with pytest.raises(ConfigError):
+            expected(factor)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf"), "abc", True])
+def test_a_factor_must_be_positive(factor: object) -> None:
+    with pytest.raises(ValueError, match=r"method\.plan\.repeat_factor must be a positive number"):
+        Share.repeated(factor, source=10, target=10, is_rest=False)  # type: ignore[arg-type]

@@ -55,6 +55,7 @@ def evaluate(cfg: DictConfig) -> None:
     inference = build(cfg.evaluation)
     trainer: Trainer = build(cfg.trainer, logger=False, callbacks=built_callbacks(cfg))
     protocol = protocol_of(data, inference, trainer)
+    say_precision(cfg, restored)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if is_first_process():
         claim(
@@ -79,6 +80,16 @@ def evaluate(cfg: DictConfig) -> None:
     trainer.validate(module, datamodule=data, verbose=False)
     if is_first_process():
         log.info("results: %s", folder)
+
+
+def say_precision(cfg: DictConfig, restored: "Restored") -> None:
+    """Log where the run was evaluated in another precision: its numbers differ a little."""
+    own = OmegaConf.select(restored.config, "trainer.precision")
+    if own not in (None, cfg.trainer.precision):
+        log.info(
+            "precision: %s, in the run %s; trainer.precision=%s gives the run's own numbers",
+            cfg.trainer.precision, own, own,
+        )  # fmt: skip
 
 
 def data_config(cfg: DictConfig, restored: "Restored") -> DictConfig:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sfseg.checks import require_at_least
+from sfseg.checks import require_whole
 from sfseg.data.cache import Cache, CacheSettings
 from sfseg.data.check import Checks
 from sfseg.data.colour import Distortion
@@ -90,8 +90,8 @@ class AdaptationData(LightningDataModule):
         **training: Any,
     ) -> None:
         super().__init__()
-        require_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        require_at_least(0, num_workers=num_workers)
+        require_whole(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        require_whole(0, num_workers=num_workers)
         self.training = Training(**training)
         self.judged = Judged(eval_sets, eval_view)
         self.factories = wanted_sets(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 
-from sfseg.checks import require_positive
 from sfseg.data.crops import sampled_sizes
 from sfseg.data.folder import Read, Restyle, Scenes, ScenesFactory
 from sfseg.data.geometry import View
@@ -14,7 +13,7 @@ from sfseg.data.needs import NO_GENERATED
 from sfseg.data.opening import FEW, opened
 from sfseg.data.replacement import Replacement
 from sfseg.data.sampling import Contents, ImageSampler, Order, Passes, Uniform, end_of_part
-from sfseg.data.shares import Share
+from sfseg.data.shares import Share, require_factor
 from sfseg.data.shots import Shots
 from sfseg.data.statistics import class_counts
 from sfseg.data.translation import FourierStyle, FourierTranslation
@@ -68,7 +67,7 @@ class Training:
         if not parts or any(not isinstance(n, int) or n < 0 for n in parts) or not sum(parts):
             raise ValueError(f"parts must be whole numbers, not all 0, got {list(parts)}")
         if repeat_factor is not None:
-            require_positive(repeat_factor=repeat_factor)
+            require_factor(repeat_factor)
         self.sampler = sampler
         self.translation = translation
         self.translated = translated

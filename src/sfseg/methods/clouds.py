@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
-from sfseg.checks import require_at_least, require_options, require_shares
+from sfseg.checks import require_options, require_shares, require_whole
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.mask_classification import mask_sums, require_mask_head
 from sfseg.methods.online_refinement import refined
@@ -61,7 +61,7 @@ class CLOUDS(Method):
         super().__init__(**shared)
         require_options(phase=(phase, Phase))
         require_shares(momentum=momentum)
-        require_at_least(1, teacher_every=teacher_every)
+        require_whole(1, teacher_every=teacher_every)
         head = require_mask_head(self.network, "clouds")
         self.phase: Phase = phase
         self.momentum, self.teacher_every = momentum, teacher_every

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfseg.checks import (
-    require_at_least,
     require_options,
     require_positive,
     require_shares,
     require_weights,
+    require_whole,
 )
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.heads.head import Head, require_head, require_trained_features
@@ -98,8 +98,8 @@ class CPSL(Method):
         super().__init__(**shared)
         require_options(label_loss=(label_loss, LabelLoss))
         require_weights(consistency_weight=consistency_weight, labelling_weight=labelling_weight)
-        require_at_least(0, queue=queue)
-        require_at_least(1, pixels=pixels, iterations=iterations)
+        require_whole(0, queue=queue)
+        require_whole(1, pixels=pixels, iterations=iterations)
         require_positive(
             temperature=temperature, epsilon=epsilon, prototype_lr_factor=prototype_lr_factor
         )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Unpack, cast
 import torch
 from torch import Tensor
 
-from sfseg.checks import require_at_least, require_positive, require_shares, require_weights
+from sfseg.checks import require_positive, require_shares, require_weights, require_whole
 from sfseg.errors import ConfigError
 from sfseg.methods.base import Method, Shared
 from sfseg.networks.heads.head import Head, require_head
@@ -97,8 +97,8 @@ class HCL(Method):
         require_weights(
             aux_weight=aux_weight, contrast_weight=contrast_weight, rare_weight=rare_weight
         )
-        require_at_least(0, refresh=refresh)
-        require_at_least(2, pixels=pixels)
+        require_whole(0, refresh=refresh)
+        require_whole(2, pixels=pixels)
         require_shares(momentum=momentum, rare_share=rare_share, colour=colour)
         require_positive(temperature=temperature)
         network = cast(Segmenter, self.network)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Unpack, cast
 import torch
 from torch import Tensor
 
-from sfseg.checks import require_at_least, require_options, require_shares, require_weights
+from sfseg.checks import require_options, require_shares, require_weights, require_whole
 from sfseg.methods.base import Shared
 from sfseg.methods.dynamic_teacher import DynamicTeacherMethod
 from sfseg.methods.masked_consistency import masked_loss, require_fitting
@@ -102,7 +102,7 @@ class MeanTeacher(DynamicTeacherMethod):
             colour=colour,
         )  # fmt: skip
         require_weights(masked=masked, entropy_weight=entropy_weight)
-        require_at_least(1, mask_block=mask_block)
+        require_whole(1, mask_block=mask_block)
         if rare_class_mix and mix == "none":
             raise ValueError("rare_class_mix must be false for mix=none, got true")
         require_one_head(self.network)

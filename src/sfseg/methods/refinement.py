@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Integer, UInt8
 from torch import Tensor
 
-from sfseg.checks import require_at_least, require_shares
+from sfseg.checks import require_shares, require_whole
 from sfseg.ops.components import Component, components, random_points
 from sfseg.ops.mask_labels import claimed_label
 from sfseg.pseudo.embeddings import Embeddings
@@ -102,7 +102,7 @@ class Refiner:
         embeddings: Embeddings | None = None,
         views_come_again: bool = False,
     ) -> None:
-        require_at_least(1, points=points)
+        require_whole(1, points=points)
         require_shares(min_share=min_share)
         self.model, self.seed, self.points = model, seed, points
         self.min_share, self.clear_overlaps = min_share, clear_overlaps

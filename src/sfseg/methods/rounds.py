@@ -5,7 +5,7 @@ from typing import Any, Protocol, Unpack, cast
 
 from torch.utils.data import DataLoader
 
-from sfseg.checks import require_at_least, require_weights
+from sfseg.checks import require_weights, require_whole
 from sfseg.methods.base import Method, Shared
 from sfseg.methods.evaluation import Evaluation
 from sfseg.methods.labeller import Labeller, Relabelled
@@ -94,7 +94,7 @@ class SelfTraining(Method):
         super().__init__(**cast(Shared, shared))
         rounds, step = arguments["rounds"], arguments["portion_step"]
         first, largest = arguments["selection"].portion, arguments["portion_max"]
-        require_at_least(1, rounds=rounds)
+        require_whole(1, rounds=rounds)
         require_weights(portion_step=step)
         if not first <= largest <= 1:
             raise ValueError(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sfseg.checks import require_at_least, require_weights
+from sfseg.checks import require_at_least, require_weights, require_whole
 from sfseg.errors import ConfigError
 from sfseg.methods.adaptsegnet import AdaptSegNet, Adversarial
 from sfseg.methods.certainty import TwoModes
@@ -94,7 +94,7 @@ class UPLR(AdaptSegNet):
         **adversarial: Unpack[Adversarial],
     ) -> None:
         super().__init__(**adversarial)
-        require_at_least(0, stages=stages, rounds=rounds)
+        require_whole(0, stages=stages, rounds=rounds)
         require_at_least(1, **{"stages + rounds": stages + rounds})
         require_at_least(1, steps=steps)
         require_weights(target_weight=target_weight)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sfseg.checks import require_at_least
+from sfseg.checks import require_whole
 from sfseg.modes import evaluating
 from sfseg.ops.patches import require_even
 from sfseg.types import size_text
@@ -44,7 +44,7 @@ class Generator(nn.Module):
 
     def __init__(self, size: Sequence[int], *, latent: int = 256, width: int = 64) -> None:
         super().__init__()
-        require_at_least(1, size=min(size), latent=latent, width=width)
+        require_whole(1, size=min(size), latent=latent, width=width)
         self.size, self.latent = tuple(size), latent
         self.grid = tuple(-(-side // SMALLEST) for side in size)
         widths = (8 * width, 4 * width, 2 * width, width, width)
@@ -150,7 +150,7 @@ class PatchDiscriminator(nn.Module):
         Raises:
             ValueError: no patch, an odd batch, or patches of fewer than 16 rows or columns.
         """
-        require_at_least(1, patches=patches)
+        require_whole(1, patches=patches)
         if patches == 1:
             return
         require_even(images)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfseg.checks import require_at_least
+from sfseg.checks import require_whole
 from sfseg.types import size_text
 
 HALVINGS = 5
@@ -31,7 +31,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, num_classes: int, *, width: int = 64) -> None:
         super().__init__()
-        require_at_least(1, num_classes=num_classes, width=width)
+        require_whole(1, num_classes=num_classes, width=width)
         layers: list[nn.Module] = []
         for before, after in pairwise((num_classes, width, 2 * width, 4 * width, 8 * width)):
             layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]

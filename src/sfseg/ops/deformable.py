@@ -56,7 +56,7 @@ def cell_centres(
         device: of the result.
     """
     rows, columns = (
-        (torch.arange(cells, device=device) + 0.5) * (2 * scale / sampled) - 1
+        (torch.arange(cells, device=device, dtype=torch.float32) + 0.5) * (2 * scale / sampled) - 1
         for cells, sampled in zip(size, on, strict=True)
     )
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy")).flatten(1)

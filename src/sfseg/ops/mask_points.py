@@ -36,9 +36,10 @@ def uncertain_points(
         oversample: points that are drawn for each of them, to choose from; at least 1.
         uncertain_share: share of P that is chosen; the others are drawn anywhere.
     """
-    drawn = torch.rand(len(masks), int(number * oversample), 2, device=masks.device)
+    kind = {"device": masks.device, "dtype": masks.dtype}
+    drawn = torch.rand(len(masks), int(number * oversample), 2, **kind)
     chosen = int(uncertain_share * number)
     distance = sample(masks[:, None], drawn)[:, 0].abs()
     nearest = distance.topk(chosen, dim=1, largest=False).indices
-    anywhere = torch.rand(len(masks), number - chosen, 2, device=masks.device)
+    anywhere = torch.rand(len(masks), number - chosen, 2, **kind)
     return torch.cat([drawn.take_along_dim(nearest[..., None], dim=1), anywhere], dim=1)

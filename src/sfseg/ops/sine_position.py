@@ -28,11 +28,12 @@ def sine_position(
     if channels % 4:
         raise ValueError(f"channels must be a multiple of 4, got {channels}")
     half = channels // 2
+    # In 32 bits, whatever is torch's default: 8 bits of a place are a whole cell of a wide map.
     wave = torch.arange(half, device=device)
-    period = TEMPERATURE ** (2 * (wave // 2) / half)  # of each pair of a sine and a cosine
+    period = TEMPERATURE ** (2 * (wave // 2).float() / half)  # of each pair of a sine and a cosine
     waves = []
     for cells in size:
-        place = torch.arange(1, cells + 1, device=device) / (cells + _EPS) * (2 * math.pi)
+        place = torch.arange(1, cells + 1, device=device).float() / (cells + _EPS) * (2 * math.pi)
         angle = place[:, None] / period
         waves.append(torch.where(wave % 2 == 0, angle.sin(), angle.cos()).T)  # (half, cells)
     rows, columns = waves

@@ -42,9 +42,9 @@ def check_refinement(cfg: DictConfig, method: "Method", typed: Sequence[str]) ->
         raise ConfigError(f"{idle[0]} has no effect; set pseudo_labels.refine=sam, or remove it")
     if refine != "none" and "pseudo_labels" not in cfg.method.needs and not method.labels_online:
         raise ConfigError(
-            f"pseudo_labels.refine={refine} has no effect: {type(method).__name__}, as it is set, "
-            "makes no pseudo-labels; set pseudo_labels.refine=none, or choose a method that does, "
-            "such as uniuvpt, uplr, mean_teacher or dacs"
+            f"pseudo_labels.refine={refine} has no effect: this method, as it is set, makes no "
+            "pseudo-labels; set pseudo_labels.refine=none, or choose one that does, such as "
+            "method=clouds, uniuvpt, uplr, mean_teacher or dacs"
         )
 
 

@@ -70,8 +70,8 @@ def require_head(head: nn.Module, method: str) -> Head:
     raise ConfigError(
         f"the head must be a {Head.__module__}.Head for {method}, which compares features of "
         "pixels, with two members: the method features(maps), and classifier, a Conv2d with one "
-        f"output for each class; got {type(head).__name__}; derive it from Head, or choose another "
-        "with backbone/head"
+        f"output for each class; got {type(head).__name__}; choose another, such as "
+        "backbone/head=daformer, or derive one's own from Head"
     )
 
 

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
-from sfseg.checks import require_at_least, require_options, require_shares, require_weights
+from sfseg.checks import (
+    require_at_least,
+    require_options,
+    require_shares,
+    require_weights,
+    require_whole,
+)
 from sfseg.networks.heads.mask2former.mask_decoder import Prediction
 from sfseg.ops.mask_loss import (
     Targets,
@@ -80,7 +86,8 @@ class MaskCriterion:
     void: Void = "outside"
 
     def __post_init__(self) -> None:
-        require_at_least(1, points=self.points, oversample=self.oversample)
+        require_whole(1, points=self.points)
+        require_at_least(1, oversample=self.oversample)
         require_shares(uncertain_share=self.uncertain_share)
         require_weights(
             class_weight=self.class_weight, mask_weight=self.mask_weight,
@@ -168,7 +175,7 @@ class MaskCriterion:
     def _matched(
         self, classes: Tensor, masks: Tensor, targets: Targets, counted: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        points = torch.rand(1, self.points, 2, device=masks.device)
+        points = torch.rand(1, self.points, 2, device=masks.device, dtype=masks.dtype)
         logits = sample(masks[None], points)[0]
         inside = sample(targets.masks[None].to(logits), points)[0]
         seen = None

@@ -81,7 +81,7 @@ class Mask2FormerHead(nn.Module):
         if queries < num_classes:
             raise ValueError(
                 f"queries must be at least the {num_classes} classes, each of which may need one, "
-                f"got {queries}"
+                f"got {queries}; set backbone.mask2former.queries"
             )
 
     def predictions(self, maps: Sequence[Tensor]) -> list[Prediction]:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import composing
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from lightning.fabric.utilities import registry
 from shallow import make_shallow
 from zygote import Parent, main_of
 
@@ -26,6 +28,8 @@ os.environ["OMP_NUM_THREADS"] = THREADS
 
 composing.remember()
 make_shallow()
+# Every trainer looks through all installed packages for callbacks: most of what it costs.
+registry.entry_points = cache(registry.entry_points)
 
 SMALL = [
     "data.size=[64,128]",

@@ -1,6 +1,7 @@
 """Every experiment file: its settings fit together, and one real step of a small stand-in runs."""
 
 import math
+import pickle
 import re
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
@@ -39,13 +40,14 @@ NAMES = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FILES]
 
 def composed(name: str) -> DictConfig:
     """Its configuration, which the caller may change."""
-    return composed_once(name).copy()
+    cfg: DictConfig = pickle.loads(composed_once(name))
+    return cfg
 
 
 @cache
-def composed_once(name: str) -> DictConfig:
+def composed_once(name: str) -> bytes:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=[f"experiment={name}"])
+        return pickle.dumps(compose("train", overrides=[f"experiment={name}"]))
 
 
 WITH_SOURCE = (

@@ -202,9 +202,10 @@ def build(node: Any, **arguments: Any) -> Any:
         ConfigError: it names what a configuration must not call, or an argument is refused by the
             object it is meant for.
     """
-    require_allowed(node, is_built=True)
+    own = detached(node)
+    require_allowed(own, is_built=True)
     try:
-        return hydra.utils.instantiate(detached(node), _convert_="all", **arguments)
+        return hydra.utils.instantiate(own, _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:

@@ -80,7 +80,7 @@ def claim(
                 "continue a checkpoint of it with ckpt_path=<file> in a new folder"
             )
         for name, document in documents.items():
-            _write(folder / HYDRA / f"{name}.yaml", yaml.safe_dump(document, sort_keys=False))
+            _write(folder / HYDRA / f"{name}.yaml", _as_yaml(document))
         # Last: a folder without a record holds nothing that a run could go on with.
         _write(folder / RECORD, json.dumps(record, indent=2))
     except BaseException as error:
@@ -155,7 +155,7 @@ def differences(folder: Path, config: Mapping[str, Any], free: Sequence[str] = (
     except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}), so this run cannot go on") from error
     # As a file says it: tuples become lists, and so on.
-    now = dict(_leaves(yaml.safe_load(yaml.safe_dump({**config, "resume": None}))))
+    now = dict(_leaves(yaml.safe_load(_as_yaml({**config, "resume": None}))))
     differ = (key for key in sorted({*known, *now}) if known.get(key) != now.get(key))
     return [
         f"  {key}: {known.get(key)} there, {now.get(key)} here"
@@ -166,6 +166,12 @@ def differences(folder: Path, config: Mapping[str, Any], free: Sequence[str] = (
 
 def _write(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _as_yaml(document: Any) -> str:
+    """Written by libyaml where PyYAML has it, which takes a tenth of the time."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(document, Dumper=dumper, sort_keys=False))
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

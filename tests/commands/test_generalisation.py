@@ -78,9 +78,10 @@ def test_a_checkpoint_of_a_usual_run_is_evaluated_on_unseen_sets(cli: Cli, tmp_p
     groups = [word for word in UNSEEN if word.startswith("data") and "adaptation" not in word]
     done = cli(
         "sfseg-eval", "ckpt_path=run/checkpoints/last.ckpt", *groups, "with_source=false",
-        "~data.eval_sets.style3", "hydra.run.dir=eval",
+        "~data.eval_sets.style3", "hydra.run.dir=eval", "trainer.precision=bf16-mixed",
     )  # fmt: skip
     assert done.code == 0, done.output
+    assert "precision: bf16-mixed, in the run 32-true; trainer.precision=32-true" in done.output
     assert list(results(tmp_path / "eval")) == ["mean", "style1", "style2", "style4"]
     make.own_folder(tmp_path / "mine", num_classes=19, count=1)
     done = cli(

@@ -36,10 +36,10 @@ def uncertain_points(
         oversample: points that are drawn for each of them, to choose from; at least 1.
         uncertain_share: share of P that is chosen; the others are drawn anywhere.
     """
-    kind = {"device": masks.device, "dtype": masks.dtype}
-    drawn = torch.rand(len(masks), int(number * oversample), 2, **kind)
+    count, device, dtype = len(masks), masks.device, masks.dtype
+    drawn = torch.rand(count, int(number * oversample), 2, device=device, dtype=dtype)
     chosen = int(uncertain_share * number)
     distance = sample(masks[:, None], drawn)[:, 0].abs()
     nearest = distance.topk(chosen, dim=1, largest=False).indices
-    anywhere = torch.rand(len(masks), number - chosen, 2, **kind)
+    anywhere = torch.rand(count, number - chosen, 2, device=device, dtype=dtype)
     return torch.cat([drawn.take_along_dim(nearest[..., None], dim=1), anywhere], dim=1)

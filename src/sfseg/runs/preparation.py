@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import build, plain
 from sfseg.data.fingerprint import fingerprint
 from sfseg.errors import ConfigError
 from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, record_of, stored_labels
-from sfseg.storage import checkpoint_files
-from sfseg.storage.checkpoint_files import LAST
+from sfseg.storage import manifest
+from sfseg.storage.manifest import KEY, LAST
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -349,4 +348,4 @@ def began_with(cfg: DictConfig) -> Path | None:
 
 def digest(path: Path) -> str:
     """Of a file's content, as stores of pseudo-labels keep it."""
-    return checkpoint_files.digest(path)[:16]
+    return manifest.digest(path)[:16]

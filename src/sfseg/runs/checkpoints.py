@@ -57,6 +57,12 @@ class Restored:
     config: DictConfig
     selection: str = ""
 
+    @property
+    def value_range(self) -> Any:
+        """Which stored values became 0 to 255 in the run's evaluation, as its setting says."""
+        chosen = OmegaConf.select(self.config, "data.scenes.target_eval.value_range")
+        return OmegaConf.to_object(chosen) if OmegaConf.is_list(chosen) else chosen
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint written by a run; holds tensors and plain containers only.

@@ -13,10 +13,11 @@ import pytest
 import torch
 import yaml
 from conftest import DEBUG, Cli, command
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import sfseg
-from sfseg.config.composition import CONF
+from sfseg.config.composition import CONF, build
 from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.errors import ConfigError, DataError
 from sfseg.labels import CITYSCAPES
@@ -206,12 +207,9 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "evaluation").glob("*.yaml")))
 def test_protocols_are_those_of_the_command(name: str) -> None:
-    from test_configs import composed
-
-    node = composed("predict", "ckpt_path=a", "images=a", "output=a", f"evaluation={name}")
-    found = protocol(name)
-    for key in ("window", "stride", "scales", "flip"):
-        assert getattr(found, key) == node.evaluation[key]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = compose("predict", overrides=[f"evaluation={name}"]).evaluation
+    assert protocol(name) == build(node)
 
 
 def test_defaults_are_those_of_the_command() -> None:

@@ -97,15 +97,15 @@ def test_frames_come_out_at_their_times_and_shares_by_the_second(
 def test_broken_frames_are_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_lossless(tmp_path / "a.avi", [frame(16 * k) for k in range(4)], Fraction(1))
-    data = bytearray((tmp_path / "a.avi").read_bytes())
+    write_lossless(tmp_path / "a.mov", [frame(16 * k) for k in range(4)], Fraction(1))
+    data = bytearray((tmp_path / "a.mov").read_bytes())
     starts = [found.start() for found in re.finditer(b"\x89PNG", data)]
     assert len(starts) == 4
-    data[starts[1] : starts[1] + 40] = bytes(40)
-    (tmp_path / "a.avi").write_bytes(data)
+    data[starts[1] + 12 : starts[1] + 40] = bytes(28)
+    (tmp_path / "a.mov").write_bytes(data)
     with caplog.at_level(logging.WARNING):
-        predict_video(tmp_path / "a.avi", tmp_path / "out", predictor(), LABELS, Look())
-    assert "a.avi: 1 broken frames are left out, at 1.00 s" in caplog.text
+        predict_video(tmp_path / "a.mov", tmp_path / "out", predictor(), LABELS, Look())
+    assert "a.mov: 1 broken frames are left out, at 1.00 s" in caplog.text
     assert [row[:3] for row in table(tmp_path / "out.csv")] == [
         [0, 1, 0],
         [2, 1, 0.5],

@@ -262,7 +262,41 @@ def test_the_readmes_lines_run_and_import_little(checkpoint: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert "IMPORTED []" in done.stdout
-    assert Image.open(tmp_path / "b.png").size == SCENE.shape[1::-1]
+    with Image.open(tmp_path / "b.png") as drawn:
+        assert drawn.size == SCENE.shape[1::-1]
+
+
+def test_the_command_takes_videos_beside_pictures(
+    cli: Cli, checkpoint: Path, model: sfseg.Model, tmp_path: Path
+) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "drive.mov"), "w") as container:
+        stream = container.add_stream("png", rate=1)
+        stream.height, stream.width, stream.pix_fmt = *SCENE.shape[:2], "rgb24"
+        for image in (SCENE, SCENE[:, ::-1].copy()):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    Image.fromarray(SCENE).save(tmp_path / "a.png")
+    (tmp_path / "broken.mp4").write_text("no video")
+    done = cli(
+        "sfseg-predict", f"ckpt_path={checkpoint}", "images=[a.png,drive.mov,broken.mp4]",
+        "output=out", "precision=32-true", "device=cpu", "batch_size=2",
+    )  # fmt: skip
+    assert done.code == 3 and "1 of 3 images and videos were skipped" in done.output
+    assert "broken.mp4 cannot be read as a video" in done.output
+    assert "1 images in out: labels" in done.output and "drive.mov is in out/videos" in done.output
+    rows = (tmp_path / "out" / "videos" / "drive.csv").read_text().splitlines()
+    assert rows[0].split(",")[2:] == list(model.classes)
+    for row, image in zip(rows[1:], (SCENE, SCENE[:, ::-1]), strict=True):
+        shares = [float(value) for value in row.split(",")[2:]]
+        assert shares == pytest.approx(list(model.predict(image).shares.values()), abs=1e-6)
+    assert sorted(p.name for p in (tmp_path / "out" / "videos").iterdir()) == [
+        "drive.csv", "drive.mp4"
+    ]  # fmt: skip
+    refused = cli(
+        "sfseg-predict", f"ckpt_path={checkpoint}", "images=drive.mov", "output=no", "smoothing=1"
+    )
+    assert refused.code == 2 and "smoothing must be in [0, 1), got 1" in refused.output
 
 
 def test_what_the_package_does_not_have_is_said() -> None:

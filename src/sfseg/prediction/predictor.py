@@ -153,13 +153,16 @@ class Predictor:
 
     def _remembering(self, smoothing: "Smoothing | None") -> "Predict":
         if smoothing is None:
-            return self._scores
+            return self.forward
         memory = smoothing
         memory.begin_image()
-        return lambda image: memory(self._scores(image))
+        return lambda image: memory(self.forward(image))
 
-    def _scores(self, image: "Tensor") -> "Tensor":
-        with self._computing():
+    def forward(self, image: "Tensor") -> "Tensor":
+        """Scores (B, K, H, W) of what the network is shown, (B, 3, H, W) on its device."""
+        import torch
+
+        with torch.inference_mode(), self._computing():
             scores: Tensor = self.inference(self.network, image)
         return scores
 

@@ -1,9 +1,9 @@
 """How much ``sfseg.load`` and ``sfseg-predict`` cost beside what PyTorch alone would need.
 
 Cold start: a process that loads a checkpoint and predicts one photograph, over one that imports
-torch, reads the same network as TorchScript and calls it on a tensor of that size. Folder: all of a
-folder of photographs read, predicted and written, over the network's forward passes of tensors of
-the same sizes. Both arms are measured in turn, the fastest of some repetitions counts.
+torch, reads the same network as a pickled module and calls it on a tensor of that size. Folder: all
+of a folder of photographs read, predicted and written, over the network's forward passes of tensors
+of the same size. Both arms are measured in turn, the fastest of some repetitions counts.
 
     python scripts/bench_predict.py
     python scripts/bench_predict.py --backbone mit_b2 --photos 20
@@ -24,7 +24,7 @@ COLD = (
     "model.predict('photos/0.jpg')"
 )
 BARE = (
-    "import torch\nnetwork = torch.jit.load('network.pt')\n"
+    "import torch\nnetwork = torch.load('network.pt', weights_only=False)\n"
     "with torch.inference_mode(): network(torch.zeros(1, 3, {height}, {width}, dtype=torch.uint8))"
 )
 
@@ -37,8 +37,8 @@ def write_photos(folder: Path, count: int, size: tuple[int, int]) -> None:
         assert cv2.imwrite(str(folder / f"{k}.jpg"), cv2.resize(coarse, size[::-1]))
 
 
-def write_checkpoint(folder: Path, backbone: str, example: tuple[int, int]) -> None:
-    """A run's checkpoint with random weights, and its network as TorchScript."""
+def write_checkpoint(folder: Path, backbone: str) -> None:
+    """A run's checkpoint with random weights, and its network as a pickled module."""
     import torch
     from hydra import compose, initialize_config_dir
 
@@ -52,9 +52,7 @@ def write_checkpoint(folder: Path, backbone: str, example: tuple[int, int]) -> N
     record = {"config": plain(config, resolve=False), "labels": CITYSCAPES.to_dict()}
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     torch.save({"state_dict": weights, KEY: record}, folder / "last.ckpt")
-    with torch.inference_mode():
-        image = torch.zeros(1, 3, *example, dtype=torch.uint8)
-        torch.jit.trace(network, image, check_trace=False).save(str(folder / "network.pt"))
+    torch.save(network, folder / "network.pt")
 
 
 def seconds(program: str, folder: Path) -> float:
@@ -112,7 +110,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photos(folder / "photos", given.photos, size)
-        write_checkpoint(folder, given.backbone, size)
+        write_checkpoint(folder, given.backbone)
         found = {
             "cold start over torch": cold_start(folder, size, given.repeats),
             "folder over forward passes": folder_of_photos(folder, size, given.repeats),

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "callbacks": {"data", "report", "pseudo", "ops", "storage", "metrics", "optim"},
 }
 MAY_IMPORT["runs"] = set(MAY_IMPORT) | set(WORDS)
+MAY_IMPORT["prediction"] = (set(MAY_IMPORT) | set(WORDS)) - {"methods", "callbacks", "generation"}
 MAY_IMPORT["commands"] = set(MAY_IMPORT) | set(WORDS)
 HYDRA = {"commands", "runs", "config"}
 """Folders that know what a configuration is; all others get built objects."""

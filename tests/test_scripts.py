@@ -47,6 +47,15 @@ def test_bench_metrics_counts_alike_and_prints_ratios(
     assert len(lines) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_bench_predict_prints_ratios(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backbone=mit_b0", "--photos=2", "--height=64", "--width=96", "--repeats=1"]
+    ratios = load("bench_predict").main(words)
+    assert len(ratios) == 2 and all(ratio > 0 for ratio in ratios.values())
+    assert capsys.readouterr().out.count(" = ") == 2
+
+
 def test_bench_data_sees_equal_crops_and_prints_ratios(
     load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,9 +13,10 @@ from sinking import Images, method, trainer
 from sfseg.callbacks.ema import WeightAverage
 from sfseg.callbacks.label_free_score import LabelFreeScore
 from sfseg.callbacks.order import ordered
-from sfseg.callbacks.provenance import KEY, Provenance
+from sfseg.callbacks.provenance import Provenance
 from sfseg.callbacks.selection import Selection, selection_of
 from sfseg.errors import ConfigError, OutputError
+from sfseg.storage.manifest import KEY
 
 pytestmark = [pytest.mark.filterwarnings(text) for text in sinking.IGNORED]
 

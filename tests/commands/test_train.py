@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import DEBUG, WITH_PANELS, Cli, command
 
-from sfseg.callbacks.provenance import KEY
+from sfseg.storage.manifest import KEY
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import CONF
 from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.errors import ConfigError
@@ -19,6 +18,7 @@ from sfseg.labels import CITYSCAPES
 from sfseg.metrics import Scores
 from sfseg.ops.inference import Inference
 from sfseg.runs import preparation, refusals
+from sfseg.storage.manifest import KEY
 
 OLD = Scores.of(torch.eye(19), CITYSCAPES)
 NEW = Scores.of(torch.ones(19, 19), CITYSCAPES)

@@ -10,7 +10,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from sfseg.callbacks.provenance import KEY
 from sfseg.commands.evaluate import data_config
 from sfseg.config.composition import CONF, build, plain
 from sfseg.config.trust import require_allowed
@@ -19,6 +18,7 @@ from sfseg.labels import CITYSCAPES
 from sfseg.networks import build as building
 from sfseg.networks.backbones import pyramid
 from sfseg.runs.checkpoints import Restored, empty_backbone, restore, with_labels
+from sfseg.storage.manifest import KEY
 
 
 def composed(name: str, *words: str) -> DictConfig:

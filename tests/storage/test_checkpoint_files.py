@@ -11,13 +11,14 @@ import torch
 from sfseg.errors import ConfigError, NumericError, OutputError
 from sfseg.storage import checkpoint_files
 from sfseg.storage.atomic import remove_partial
-from sfseg.storage.checkpoint_files import (
+from sfseg.storage.checkpoint_files import CheckpointFiles
+from sfseg.storage.manifest import (
     LAST,
     MANIFEST,
     PREVIOUS,
-    CheckpointFiles,
     digest,
     newest,
+    read_manifest,
     require_whole,
     verify,
 )
@@ -97,7 +98,7 @@ def test_no_file_has_its_name_before_the_manifest_knows_it(
     rename, seen = Path.replace, 0
 
     def listed(path: Path) -> bool:
-        known = checkpoint_files.read_manifest(tmp_path)
+        known = read_manifest(tmp_path)
         return known is not None and digest(path) in known
 
     def watched(path: Path, target: Path) -> Path:

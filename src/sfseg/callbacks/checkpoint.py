@@ -22,8 +22,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from sfseg.callbacks.base import trained
 from sfseg.errors import PreemptedError
-from sfseg.storage.checkpoint_files import LAST
 from sfseg.storage.lightning_state import between_batches, set_batches_that_stepped
+from sfseg.storage.manifest import LAST
 
 log = logging.getLogger(__name__)
 

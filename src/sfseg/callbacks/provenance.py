@@ -5,8 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sfseg import __version__
-
-KEY = "sfseg"
+from sfseg.storage.manifest import KEY
 
 
 class Provenance(Callback):

@@ -20,8 +20,9 @@ from sfseg.callbacks.order import Ordered
 from sfseg.errors import ConfigError, OutputError
 from sfseg.metrics import averaged
 from sfseg.storage.atomic import write_whole
-from sfseg.storage.checkpoint_files import REMEMBERED, CheckpointFiles, require_finite
+from sfseg.storage.checkpoint_files import CheckpointFiles, require_finite
 from sfseg.storage.lightning_state import callbacks_of
+from sfseg.storage.manifest import REMEMBERED
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg.commands.generate_images import require_flag
-from sfseg.commands.predict import Predictor, predictor, sources
+from sfseg.commands.predict import model_of, sources
 from sfseg.config.composition import as_typed
 from sfseg.errors import ConfigError, OutputError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sfseg.data.images import ValueRange
     from sfseg.generation.set_report import Findings, Set
     from sfseg.labels import LabelSpace
+    from sfseg.prediction.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +112,11 @@ def segmenter_of(cfg: DictConfig) -> "tuple[LabelSpace, Predictor] | None":
         restored = restore(Path(as_typed(cfg, "segmenter")).expanduser())
     except ConfigError as error:
         raise ConfigError(str(error).replace("ckpt_path=", "segmenter=")) from error
-    return restored.labels, predictor(cfg, restored)
+    return restored.labels, model_of(cfg, restored).predictor
 
 
 def shares(
-    labels: "LabelSpace", predict: Predictor, sets: "Sequence[Set]", number: int | None
+    labels: "LabelSpace", predict: "Predictor", sets: "Sequence[Set]", number: int | None
 ) -> list[tuple[str, float, float]]:
     """Each class and its shares of the pixels of both sets."""
     from sfseg.data.check import count_classes

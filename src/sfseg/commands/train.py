@@ -197,7 +197,8 @@ def fit(
     from sfseg.report.loggers import MetricsCsv
     from sfseg.runs.preparation import NO_MODEL, described, prepare
     from sfseg.runs.refusals import built_callbacks, built_trainer
-    from sfseg.storage.checkpoint_files import LAST, CheckpointFiles
+    from sfseg.storage.checkpoint_files import CheckpointFiles
+    from sfseg.storage.manifest import LAST
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     model = described(source)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.machinery import PathFinder
 from types import FunctionType
 from typing import Any
 
@@ -62,6 +63,9 @@ DATA: Mapping[str, frozenset[str]] = {
     "pathlib": frozenset({"Path", "PosixPath", "PurePath", "PurePosixPath", "WindowsPath"}),
 }
 """Objects that other programs keep beside their tensors, and that only hold values."""
+
+LATER = ("sfseg.", "lightning.")
+"""Targets that are found where they are built: a command may not need what they import."""
 
 UNDEFINED = "it is no class or function that is defined in a module that may be named"
 
@@ -170,7 +174,7 @@ def require_allowed(config: Any, *, source: str = "", is_built: bool = False) ->
         source: whose configuration it is, for the message.
         is_built: it is about to be instantiated, so that each target must exist. Otherwise what
             does not exist passes, such as a callback of an older version, and neither trusted
-            modules nor our own are imported.
+            modules nor our own nor Lightning's are imported.
 
     Raises:
         ConfigError: names the key, the target and the way out.
@@ -223,8 +227,8 @@ def _refusal(target: Any, *, is_built: bool) -> str:
     is_trusted = _is_below(module, tuple(f"{entry}." for entry in trusted), trusted)
     if not (is_trusted or target in SINGLE or _may_hold(module)):
         return "its module is not among those that may be named"
-    if not is_built and (is_trusted or target.startswith("sfseg.")):
-        # Looked at again when it is built; until then a command may not need its imports.
+    if not is_built and (is_trusted or target.startswith(LATER)):
+        # Looked at again when it is built.
         return "" if is_trusted or not _leads_through_object(module) else UNDEFINED
     try:
         found = pkgutil.resolve_name(target)
@@ -250,12 +254,14 @@ def _import_error(module: str) -> ImportError | None:
 
 
 def _leads_through_object(module: str) -> bool:
-    """Whether a dotted path goes on where there are no modules any more."""
-    try:
-        importlib.util.find_spec(module)
-    except ImportError:
-        return True
-    return False
+    """Whether a dotted path goes on where there are no modules any more; imports none of them."""
+    first, *parts = module.split(".")
+    spec = importlib.util.find_spec(first)
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
+            return True
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return spec is None
 
 
 def _may_hold(module: str, is_function: bool = False) -> bool:

@@ -17,7 +17,8 @@ from sfseg.generation.kept import keep, step_folder
 from sfseg.generation.samples import draw_progress
 from sfseg.report.drawing import write_png
 from sfseg.report.sending import send_picture
-from sfseg.storage.checkpoint_files import LAST, CheckpointFiles, newest
+from sfseg.storage.checkpoint_files import CheckpointFiles
+from sfseg.storage.manifest import LAST, newest
 
 log = logging.getLogger(__name__)
 

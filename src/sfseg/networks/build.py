@@ -1,16 +1,21 @@
-"""From a name to a segmenter: the one place that knows which backbones exist."""
+"""From a name to a segmenter: the one place that knows which backbones exist.
+
+timm, which imports much, is imported for its own models only.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from sfseg.networks.backbones.mit import MixTransformer, mix_transformer
-from sfseg.networks.backbones.pyramid import TimmPyramid, classifier_tensors
 from sfseg.networks.backbones.tiny import TinyTransformer
 from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, BatchNormPolicy, Segmenter
 from sfseg.networks.weights.checkpoint import load_backbone, load_segmenter
+
+if TYPE_CHECKING:
+    from sfseg.networks.backbones.pyramid import TimmPyramid
 
 HeadFactory = Callable[[tuple[int, ...], int], nn.Module]
 """Builds a head from the widths of the feature maps, finest first, and the number of classes."""
@@ -96,7 +101,7 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
         _require_stride_32(name, output_stride)
         backbone = _mit(name, pretrained=pretrained, weights=weights, **common)
     else:
-        backbone = TimmPyramid(
+        backbone = _timm(
             name,
             pretrained=pretrained,
             weights=weights,
@@ -107,6 +112,8 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
         pretrained_mean, pretrained_std = backbone.mean, backbone.std
     decoder = head(backbone.channels, num_classes)
     if (pretrained or weights is not None) and isinstance(decoder, TakesClassifier):
+        from sfseg.networks.backbones.pyramid import classifier_tensors
+
         decoder.load_classifier(classifier_tensors(name, weights), source=weights or name)
     segmenter = Segmenter(
         backbone,
@@ -151,6 +158,12 @@ def _mit(name: str, *, pretrained: bool, weights: str | None, **options: Any) ->
     if weights is not None:
         load_backbone(backbone, weights)
     return backbone
+
+
+def _timm(name: str, **options: Any) -> "TimmPyramid":
+    from sfseg.networks.backbones.pyramid import TimmPyramid
+
+    return TimmPyramid(name, **options)
 
 
 def _require_stride_32(name: str, output_stride: int) -> None:

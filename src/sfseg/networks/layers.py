@@ -121,3 +121,28 @@ class DilatedConv2d(nn.Conv2d):
         if torch.is_autocast_enabled("cpu"):
             x, weight = (y.to(torch.get_autocast_dtype("cpu")) for y in (x, weight))
         return dilated_depthwise(x, weight, self.dilation[0])
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, leaves a residual branch out for some images.
+
+    The others are scaled so that the mean stays (Huang et al., ECCV 2016). It draws what timm's
+    layer of this name draws, without the import of timm.
+
+    Args:
+        probability: with which an image's branch is left out, in [0, 1].
+    """
+
+    def __init__(self, probability: float = 0.0) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        if self.probability == 0 or not self.training:
+            return branch
+        kept = 1 - self.probability
+        mask = branch.new_empty(branch.shape[0], *(1,) * (branch.ndim - 1)).bernoulli_(kept)
+        return branch * (mask.div_(kept) if kept > 0 else mask)
+
+    def extra_repr(self) -> str:
+        return f"probability={self.probability:g}"

@@ -89,16 +89,21 @@ class Predictions:
             write_png(self.folder / "confidence" / name, confidence)
 
 
+def indexed(ids: Pixels, palette: NDArray[np.uint8]) -> PILImage.Image:
+    """An image of ids (H, W) whose colours (256, 3) viewers show."""
+    image = PILImage.fromarray(ids)
+    image.putpalette(palette.tobytes())
+    return image
+
+
 def write_indexed(path: Path, ids: Pixels, palette: NDArray[np.uint8]) -> None:
     """Write ids (H, W) whose colours (256, 3) viewers show; readers of indices get the ids.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    stored = PILImage.fromarray(ids)
-    stored.putpalette(palette.tobytes())
     file = io.BytesIO()
-    stored.save(file, format="PNG")
+    indexed(ids, palette).save(file, format="PNG")
     _write(path, file.getvalue())
 
 

@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import CONF, build, detached
 from sfseg.config.moved import with_todays_names
 from sfseg.config.trust import require_allowed
@@ -33,7 +31,10 @@ from sfseg.networks.weights.weight_files import (
     require_stored,
     require_usable,
 )
-from sfseg.storage.checkpoint_files import verify
+from sfseg.storage.manifest import KEY, verify
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 log = logging.getLogger(__name__)
 PREFIX = "network."
@@ -55,6 +56,12 @@ class Restored:
     labels: LabelSpace
     config: DictConfig
     selection: str = ""
+
+    @property
+    def value_range(self) -> Any:
+        """Which stored values became 0 to 255 in the run's evaluation, as its setting says."""
+        chosen = OmegaConf.select(self.config, "data.scenes.target_eval.value_range")
+        return OmegaConf.to_object(chosen) if OmegaConf.is_list(chosen) else chosen
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -98,7 +105,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
     return _labels(content[KEY], Path(path)) if is_run else None
 
 
-def check_resumable(path: str | Path, method: LightningModule) -> int:
+def check_resumable(path: str | Path, method: "LightningModule") -> int:
     """Refuse a checkpoint of another model; returns the optimiser steps it has done.
 
     Raises:

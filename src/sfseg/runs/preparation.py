@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.callbacks.provenance import KEY
 from sfseg.config.composition import build, plain
 from sfseg.data.fingerprint import fingerprint
 from sfseg.errors import ConfigError
 from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, record_of, stored_labels
-from sfseg.storage import checkpoint_files
-from sfseg.storage.checkpoint_files import LAST
+from sfseg.storage import manifest
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -331,7 +329,7 @@ def began_with(cfg: DictConfig) -> Path | None:
 
     content = read_checkpoint(cfg.ckpt_path)
     with record_of(Path(cfg.ckpt_path)):
-        known = content[KEY].get("source_model")
+        known = content[manifest.KEY].get("source_model")
         if known is None and "pseudo_labels" in content.get("AdaptationData", {}):
             # Written before checkpoints said it: the run's labels do.
             labels = given_labels(cfg)
@@ -340,11 +338,11 @@ def began_with(cfg: DictConfig) -> Path | None:
         if known is None:
             return None
         first, wanted = Path(known["path"]), str(known["digest"])
-    kept = Path(cfg.source_model.folder).expanduser().glob(f"*/{LAST}")
+    kept = Path(cfg.source_model.folder).expanduser().glob(f"*/{manifest.LAST}")
     places = (path for path in (first, *kept) if path.is_file())
     return next((path for path in places if digest(path) == wanted), None)
 
 
 def digest(path: Path) -> str:
     """Of a file's content, as stores of pseudo-labels keep it."""
-    return checkpoint_files.digest(path)[:16]
+    return manifest.digest(path)[:16]

@@ -19,7 +19,7 @@ from sfseg.errors import ConfigError
 from sfseg.networks.batch_norm import tracking_norms
 from sfseg.runs.checkpoints import empty_backbone
 from sfseg.runs.crops import fit_crops
-from sfseg.storage.checkpoint_files import digest
+from sfseg.storage.manifest import digest
 
 VERSION = 2
 """Raised whenever the same settings would train other weights than before."""

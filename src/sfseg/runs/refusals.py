@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from sfseg.callbacks.order import ordered
-from sfseg.callbacks.provenance import KEY
 from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
@@ -18,6 +17,7 @@ from sfseg.runs.preparation import label_selection_of, strategy_of
 from sfseg.runs.refinement import check_refinement
 from sfseg.runs.source_settings import check_source
 from sfseg.runs.trainer_settings import check_trainer
+from sfseg.storage.manifest import KEY
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer

@@ -85,7 +85,7 @@ def where_it_stopped(cfg: DictConfig, folder: Path, config: Mapping[str, Any]) -
     Raises:
         ConfigError: it has some, and all are damaged, or its settings were others.
     """
-    from sfseg.storage.checkpoint_files import newest
+    from sfseg.storage.manifest import newest
 
     found = newest(folder / CHECKPOINTS)
     if found is not None:
@@ -98,7 +98,7 @@ def where_it_stopped(cfg: DictConfig, folder: Path, config: Mapping[str, Any]) -
 def tidy(folder: Path) -> None:
     """Remove what a killed process has left in its folder and no checkpoint knows."""
     from sfseg.runs.preparation import FOLDER
-    from sfseg.storage.checkpoint_files import newest
+    from sfseg.storage.manifest import newest
 
     remove_partial(folder)
     if newest(folder / CHECKPOINTS) is None:

@@ -41,7 +41,7 @@ def find(cfg: DictConfig) -> Path | None:
         DataError: the source's data are not there, nor a model that was trained on them.
     """
     from sfseg.runs.preparation import began_with
-    from sfseg.storage.checkpoint_files import verify
+    from sfseg.storage.manifest import verify
 
     if cfg.source_checkpoint is not None:
         path = local_file(Path(cfg.source_checkpoint).expanduser(), "source_checkpoint")
@@ -149,7 +149,8 @@ def _train(recipe: Recipe, path: Path, strategy: "Strategy") -> None:
     from sfseg.callbacks.progress import ProgressReport
     from sfseg.callbacks.provenance import Provenance
     from sfseg.runs.checkpoints import check_resumable
-    from sfseg.storage.checkpoint_files import CheckpointFiles, newest
+    from sfseg.storage.checkpoint_files import CheckpointFiles
+    from sfseg.storage.manifest import newest
 
     config = recipe.config
     record = plain(config, resolve=False)

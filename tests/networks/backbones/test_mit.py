@@ -147,7 +147,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 def test_drop_path_grows_with_depth() -> None:
     network = small(drop_path_rate=0.4)
     blocks = [block for stage in range(1, 5) for block in network.get_submodule(f"block{stage}")]
-    rates = [block.drop_path.drop_prob for block in blocks]
+    rates = [block.drop_path.probability for block in blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 

@@ -7,12 +7,11 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sfseg.networks.adapters.prompt_generator import initialize_convolution
-from sfseg.networks.layers import conv_last
+from sfseg.networks.layers import DropPath, conv_last
 from sfseg.ops.deformable import cell_centres, deformable_attention
 
 SCALES = (2.0, 1.0, 0.5)

@@ -7,12 +7,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sfseg.networks.backbones.stages import run_stages
-from sfseg.networks.layers import conv_last
+from sfseg.networks.layers import DropPath, conv_last
 
 VARIANTS: dict[str, tuple[int, tuple[int, ...]]] = {
     "mit_b0": (32, (2, 2, 2, 2)),

@@ -7,12 +7,11 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sfseg.networks.backbones.stages import run_stages
-from sfseg.networks.layers import conv_last
+from sfseg.networks.layers import DropPath, conv_last
 
 
 class TinyTransformer(nn.Module):

@@ -325,3 +325,10 @@ def test_bench_engine_compares_memory_and_gradients(
     assert min(*first, *second) > 0
     assert ratio[1] == pytest.approx(second[1] / first[1], abs=0.02)
     assert apart[0] == "gradients" and float(apart[3]) < 0.02
+
+
+@pytest.mark.slow
+def test_bench_export_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backbone", "tiny", "--size", "128", "192", "--repeats", "1"]
+    load("bench_export").main(words)
+    assert "ONNX Runtime" in capsys.readouterr().out

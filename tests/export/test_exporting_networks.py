@@ -65,9 +65,7 @@ def require_right_file(made: Segmenter) -> None:
 
 
 @pytest.mark.parametrize("head", ["daformer_small", "upernet"])
-def test_an_exported_network_computes_the_same(
-    head: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_exported_network_computes_the_same(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = network("backbone=tiny", f"backbone/head={head}").double()
     image = pictures()[1]
     with torch.no_grad():

@@ -19,7 +19,7 @@ Run = Callable[[Tensor], Mapping[str, Tensor]]
 EQUAL_SHARE = 0.999
 """Least share of equal pixels: argmax differs where two logits nearly do not."""
 TOLERANCE = 1e-3
-"""Largest difference of logits, relative to the largest logit: ten times what ResNets show."""
+"""Largest difference of logits, relative to the largest: ten times what ResNets show."""
 CHOOSING = (SegNetHead, Mask2FormerHead)
 """Heads in which rounding decides where a value goes: single logits may differ by their own size."""
 SHARE_OF_CHOOSING = 0.995

@@ -15,6 +15,4 @@ def require_installed() -> None:
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"sfseg-export needs {', '.join(missing)}: pip install 'sfseg[export]'"
-        )
+        raise ConfigError(f"sfseg-export needs {', '.join(missing)}: pip install 'sfseg[export]'")

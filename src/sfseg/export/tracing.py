@@ -32,7 +32,7 @@ def traced(model: Deployed) -> ExportedProgram:
     if not hasattr(torch.compiler, "is_exporting"):
         raise ConfigError(f"sfseg-export needs torch 2.7 or newer, got {torch.__version__}")
     example = torch.zeros(EXAMPLE, dtype=torch.uint8)
-    side = Dim.DYNAMIC(min=LEAST_SIDE)  # type: ignore[operator]
+    side = Dim.DYNAMIC(min=LEAST_SIDE)
     sizes: dict[int, Any] = {0: Dim.DYNAMIC, 2: side, 3: side}
     try:
         with torch.no_grad(), _quiet():
@@ -47,21 +47,30 @@ def traced(model: Deployed) -> ExportedProgram:
 
 def layer_of(error: BaseException, model: nn.Module) -> str:
     """The innermost layer that was running when an error was raised, by its name."""
-    names = {part: name for name, part in model.named_modules()}
-    running = [
-        part
-        for frame, _ in walk_tb(error.__traceback__)
-        if isinstance(part := frame.f_locals.get("self"), nn.Module) and names.get(part)
-    ]
+    # torch.export runs stand-ins of modules, which share their attributes and their class's name.
+    names = {id(vars(part)): name for name, part in model.named_modules()}
+    cause: BaseException | None = error
+    running: list[nn.Module] = []
+    # torch raises errors of its own about those of layers.
+    while cause is not None and not running:
+        running = [
+            part
+            for frame, _ in walk_tb(cause.__traceback__)
+            if isinstance(part := frame.f_locals.get("self"), nn.Module)
+            and names.get(id(vars(part)))
+        ]
+        cause = cause.__cause__ or cause.__context__
     if not running:
         return "a layer that it does not name"
-    return f"{names[running[-1]].removeprefix('network.')} ({type(running[-1]).__name__})"
+    name = names[id(vars(running[-1]))].removeprefix("network.")
+    return f"{name} ({type(running[-1]).__name__})"
 
 
 def reason(error: BaseException) -> str:
-    """An error's kind and its first line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    """An error's kind and its first line, with the first point of a list below it."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    said = [*lines[:1], *[line for line in lines[1:] if line.startswith("- ")][:1]]
+    return f"{type(error).__name__}: {' '.join(said)}" if said else type(error).__name__
 
 
 @contextlib.contextmanager

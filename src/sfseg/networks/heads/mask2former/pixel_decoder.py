@@ -189,7 +189,8 @@ class DeformableSelfAttention(nn.Module):
         ]  # (B * heads, C / heads, h, w)
         offsets = self.offsets(asked).unflatten(2, (heads, levels, points, 2))
         offsets = offsets.permute(0, 2, 3, 4, 5, 1).flatten(0, 1)  # (B * heads, ..., 2, T)
-        cells = offsets.new_tensor([(width, height) for height, width in sizes])
+        widths_first = [(width, height) for height, width in sizes]
+        cells = torch.tensor(widths_first, dtype=offsets.dtype, device=offsets.device)
         locations = centres + 2 * offsets / cells[:, None, :, None]
         weights = self.weights(asked).unflatten(2, (heads, levels * points)).softmax(dim=-1)
         weights = weights.permute(0, 2, 3, 1).flatten(0, 1).unflatten(1, (levels, points))

@@ -1,9 +1,9 @@
 """An exported network in ONNX Runtime beside torch, on one core.
 
 Both arms take the same uint8 image to logits of its size, in single precision and on one thread,
-and take turns. The number is CPU seconds, the median of the repeats after a warm-up. The logits of both
-must agree. The goals are 0.28 of torch's time for tiny, 0.5 for mit_b0, 0.55 for resnet50_deeplabv3
-and swin_t, at 512x1024.
+and take turns. The number is CPU seconds, the median of the repeats after a warm-up. The logits of
+both must agree. The goals are 0.28 of torch's time for tiny, 0.5 for mit_b0, 0.55 for
+resnet50_deeplabv3 and swin_t, at 512x1024.
 
     python scripts/bench_export.py
     python scripts/bench_export.py --backbone mit_b0 --size 256 512

@@ -21,7 +21,7 @@ EQUAL_SHARE = 0.999
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest: ten times what ResNets show."""
 CHOOSING = (SegNetHead, Mask2FormerHead)
-"""Heads in which rounding decides where a value goes: single logits may differ by their own size."""
+"""Heads in which rounding decides where a value goes: logits may differ by their own size."""
 SHARE_OF_CHOOSING = 0.995
 """Of these heads; wrong files agree in 0.2 to 0.9 of the pixels."""
 

@@ -1,7 +1,6 @@
 """ONNX files: written from a graph of torch, and run by onnxruntime."""
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from sfseg.errors import ConfigError
-from sfseg.export.tracing import reason
+from sfseg.export.tracing import quiet, reason
 
 if TYPE_CHECKING:
     import onnx
@@ -45,8 +44,7 @@ def onnx_file(
             "file can hold; export a smaller backbone"
         )
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), quiet():
             made = torch.onnx.export(
                 program, dynamo=True, input_names=[INPUT], output_names=list(names), verbose=False
             )

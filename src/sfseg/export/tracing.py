@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
 from traceback import walk_tb
 from typing import Any
@@ -35,7 +36,7 @@ def traced(model: Deployed) -> ExportedProgram:
     side = Dim.DYNAMIC(min=LEAST_SIDE)
     sizes: dict[int, Any] = {0: Dim.DYNAMIC, 2: side, 3: side}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return torch.export.export(model, (example,), dynamic_shapes=(sizes,), strict=False)
     # Whatever a network's code or one of torch's passes over it raises.
     except Exception as error:
@@ -74,12 +75,14 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Meanwhile, torch's exporter logs errors alone: it is their outcome that is looked at."""
+def quiet() -> Iterator[None]:
+    """Meanwhile, torch's exporters log errors alone and warn of nothing: files are compared."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)

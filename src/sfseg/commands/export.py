@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg import __version__
 from sfseg.commands.predict import Reader, sources
-from sfseg.config.composition import as_typed, command, plain
+from sfseg.config.composition import as_typed, command
 from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def export(cfg: DictConfig) -> None:
     model = deployed(cfg, restored)
     pictures = pairs(cfg, restored)
     log.info("export: %s, in single precision; this takes a minute or two", ", ".join(model.names))
-    file = onnx_file(traced(model), model.names, metadata(cfg, restored, model))
+    file = onnx_file(traced(model), model.names, metadata(restored, model))
     content = file.SerializeToString()
     rows = compare(model, OnnxRuntime(content), pictures)
     show_rows(rows)
@@ -143,8 +143,9 @@ def pairs(cfg: DictConfig, restored: "Restored") -> "list[Tensor]":
     ]
 
 
-def metadata(cfg: DictConfig, restored: "Restored", model: "Deployed") -> dict[str, str]:
+def metadata(restored: "Restored", model: "Deployed") -> dict[str, str]:
     """What the file says of itself."""
+    from sfseg.data.geometry import EvalView
     from sfseg.export.deployed import LEAST_SIDE
 
     labels = restored.labels
@@ -161,7 +162,7 @@ def metadata(cfg: DictConfig, restored: "Restored", model: "Deployed") -> dict[s
         "palette": json.dumps(labels.palette),
         "input": "image: uint8 RGB (batch, 3, height, width), 0 to 255, of any size from "
         f"{LEAST_SIDE} pixels a side; normalised and padded inside",
-        "eval_size": json.dumps(plain(restored.config, resolve=False)["data"].get("eval_size")),
+        "evaluated": str(EvalView(size=restored.config.data.eval_size)),
         "outputs": "; ".join(f"{name}: {meaning[name]}" for name in model.published),
     }
 

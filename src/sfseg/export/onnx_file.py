@@ -137,9 +137,11 @@ def _unsupported(error: BaseException, program: ExportedProgram) -> str:
 
 
 def _layer(operation: str, program: ExportedProgram) -> str:
+    # The exporter has taken operations apart: aten.special_bessel_j0 to prims.bessel_j0.
+    short = operation.split(".")[1]
     for node in program.graph.nodes:
         stack = list(node.meta.get("nn_module_stack", {}).values())
-        if str(node.target) == operation and stack:
+        if short in str(node.target) and stack:
             path, kind = stack[-1]
             name = str(kind).rpartition(".")[2]
             return f"{str(path).removeprefix('network.')} ({name})"

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -5,11 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DEBUG, Cli, command
+from conftest import DEBUG, Cli, Done, command
+from omegaconf import OmegaConf
 from PIL import Image
+from small_network import CLASSES, TurnsWide, small_network
+from torch import nn
 
 from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.export import installed
+from sfseg.labels import CITYSCAPES
+from sfseg.runs import checkpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,6 +53,31 @@ def test_what_cannot_be_is_said_before_anything_is_exported(
     refused("ckpt_path=other.ckpt")
     monkeypatch.setattr(installed, "find_spec", lambda name: None if "runtime" in name else 1)
     assert "needs onnxruntime: pip install 'sfseg[export]'" in refused()
+
+
+def test_only_a_file_that_agrees_is_kept(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    config = OmegaConf.create({"data": {"eval_size": None}, "trainer": {"precision": "bf16-mixed"}})
+    labels = CITYSCAPES.only("first", range(CLASSES))
+
+    def call(network: nn.Module) -> Done:
+        restored = checkpoints.Restored(network, labels, config)
+        monkeypatch.setattr(checkpoints, "restore", lambda path: restored)
+        monkeypatch.setattr("sfseg.commands.export.SIZES", ((64, 96), (67, 131)))
+        settings = ["output=new/model.onnx", "outputs=labels"]
+        return cli("sfseg-export", "ckpt_path=a.ckpt", *settings)
+
+    wrong = call(small_network(TurnsWide()))
+    assert wrong.code == 2 and "wrong at 64x96 pixels" in wrong.output, wrong.output
+    assert not Path("new").exists()
+    done = call(small_network())
+    assert done.code == 0 and "computed in bf16-mixed" in done.output, done.output
+    assert [path.name for path in Path("new").iterdir()] == ["model.onnx"]
+    session = onnxruntime.InferenceSession("new/model.onnx")
+    assert [value.name for value in session.get_outputs()] == ["labels"]
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == list(labels.classes)
+    assert json.loads(said["palette"])[0] == list(labels.palette[0])
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_network import CLASSES, small_network
+from small_network import CLASSES, TurnsWide, small_network
 from torch import Tensor, nn
 
 from sfseg.data.toyscapes.scenes import Toyscapes
@@ -63,13 +63,6 @@ def test_labels_need_no_logits(exported: tuple[Deployed, Any]) -> None:
     rows = compare(model, run, pictures()[:1])
     assert all(row.difference is None and row.equal > 0.999 for row in rows)
     require_agreement(model, rows)
-
-
-class TurnsWide(nn.Module):
-    """Looks at a size in Python: of a wide image it does something else."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.shape[-1] > 35 else -x
 
 
 class LooksAtValues(nn.Module):

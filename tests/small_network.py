@@ -44,6 +44,13 @@ class Head(nn.Module):
         return logits
 
 
+class TurnsWide(nn.Module):
+    """Looks at a size in Python: of a wide image it does something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.shape[-1] > 35 else -x
+
+
 def small_network(odd: nn.Module | None = None) -> Segmenter:
     """In eval mode; its logits depend on the image as those of trained networks do."""
     network = Segmenter(Backbone(), Head(odd))

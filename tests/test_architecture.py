@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "data": {"pseudo", "storage"},
     "methods": {"networks", "ops", "pseudo", "storage", "metrics", "optim"},
     "generation": {"data", "report", "storage"},
+    "export": {"networks"},
     "callbacks": {"data", "report", "pseudo", "ops", "storage", "metrics", "optim"},
 }
 MAY_IMPORT["runs"] = set(MAY_IMPORT) | set(WORDS)

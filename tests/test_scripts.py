@@ -391,3 +391,10 @@ def test_bench_sam_makes_equal_labels_and_prints_a_ratio(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 images of 128x64") and lines[-1].startswith("ratio ")
     assert lines[-1].endswith("over 2 passes, labels equal")
+
+
+@pytest.mark.slow
+def test_bench_export_prints_a_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--backbone", "tiny", "--size", "128", "192", "--repeats", "1"]
+    load("bench_export").main(words)
+    assert "ONNX Runtime" in capsys.readouterr().out

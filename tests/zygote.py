@@ -26,6 +26,7 @@ COMMANDS = {
     "sfseg-predict": "predict",
     "sfseg-data": "data",
     "sfseg-generate": "generate",
+    "sfseg-export": "export",
 }
 
 

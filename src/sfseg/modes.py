@@ -1,9 +1,16 @@
 """States of a network, for the length of a block of code or as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs the network with symbolic sizes; torch 2.6 cannot say it."""
+    asked: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+    return asked()
 
 
 def recomputed(network: nn.Module) -> set[nn.Module]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
+from sfseg.modes import is_exporting
 from sfseg.ops.padding import at_centres, valid_cells
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -192,7 +193,7 @@ class Segmenter(nn.Module):
     ) -> Float[Tensor, "B K H W"]:
         """Scores of the padded image, of any smaller size, brought to the pixels of the image."""
         size = (image.shape[-2], image.shape[-1])
-        return self.enlarge_view(logits, size, size, align_corners=self.align_corners)
+        return _enlarged(logits, self.padded_size(image), size, align_corners=self.align_corners)
 
     def enlarge_view(
         self,
@@ -210,15 +211,11 @@ class Segmenter(nn.Module):
             size: of the image.
             align_corners: of the resizing.
         """
-        padded = tuple(
+        height, width = (
             round(pixels * (side + self._missing(side)) / side)
             for pixels, side in zip(size, view, strict=True)
         )
-        if logits.shape[-2:] != padded:
-            logits = F.interpolate(
-                logits, size=padded, mode="bilinear", align_corners=align_corners
-            )
-        return logits[..., : size[0], : size[1]]
+        return _enlarged(logits, (height, width), size, align_corners=align_corners)
 
     def without_padding(
         self, maps: Shaped[Tensor, "B *C h w"], image: Shaped[Tensor, "B *c H W"]
@@ -240,7 +237,10 @@ class Segmenter(nn.Module):
             value: of the padding; 0 is the mean colour.
         """
         bottom, right = (self._missing(side) for side in pixels.shape[-2:])
-        return F.pad(pixels, (0, right, 0, bottom), value=value) if bottom or right else pixels
+        # Whether an example needs padding says nothing of the images that an exported network gets.
+        if is_exporting() or bottom or right:
+            return F.pad(pixels, (0, right, 0, bottom), value=value)
+        return pixels
 
     def padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
         """Height and width of an image as the backbone sees it."""
@@ -315,7 +315,22 @@ class Segmenter(nn.Module):
         return (module for module in self.backbone.modules() if isinstance(module, kind))
 
     def _missing(self, side: int) -> int:
-        return -side % cast(int, self.backbone.stride_multiple)
+        multiple = cast(int, self.backbone.stride_multiple)
+        # Not `-side % multiple`: an exporter sees from this that padded sides are multiples.
+        return (side + multiple - 1) // multiple * multiple - side
+
+
+def _enlarged(
+    logits: Float[Tensor, "B K h w"],
+    padded: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    align_corners: bool,
+) -> Float[Tensor, "B K H W"]:
+    """Scores brought to the padded size, of which the image's is kept."""
+    if tuple(logits.shape[-2:]) != padded:
+        logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=align_corners)
+    return logits[..., : size[0], : size[1]]
 
 
 def _grid(maps: Shaped[Tensor, "B C h w"]) -> tuple[int, int]:

@@ -81,7 +81,7 @@ class PromptGenerator(nn.Module):
     def _stem(self, image: Tensor) -> list[Tensor]:
         sizes = [[-(-side // stride) for side in image.shape[-2:]] for stride in STRIDES]
         if not self.stages:
-            return [image.new_zeros(len(image), 1, *size) for size in sizes]
+            return [image.new_zeros(image.shape[0], 1, *size) for size in sizes]
         # Tokens are channels-last; maps that are so from the start need no copies.
         x, maps = image.contiguous(memory_format=torch.channels_last), []
         for stage in self.stages:

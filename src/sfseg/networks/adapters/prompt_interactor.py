@@ -248,7 +248,7 @@ def _sizes(prompt: Sequence[Tensor]) -> Sizes:
 
 def _as_maps(tokens: Float[Tensor, "B T C"], sizes: Sizes) -> list[Float[Tensor, "B h w C"]]:
     return [
-        part.reshape(len(tokens), *size, tokens.shape[2])
+        part.reshape(tokens.shape[0], *size, tokens.shape[2])
         for part, size in _parts(tokens, sizes, dim=1)
     ]
 

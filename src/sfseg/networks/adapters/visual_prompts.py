@@ -147,7 +147,7 @@ def _append(
 ) -> tuple[Tensor]:
     """The tokens that become keys and values, and prompts behind them."""
     (tokens,) = inputs  # (B, N, C)
-    added = prompts(norms).to(tokens.dtype).expand(len(tokens), -1, -1)
+    added = prompts(norms).to(tokens.dtype).expand(tokens.shape[0], -1, -1)
     return (torch.cat([tokens, added], dim=1),)
 
 
@@ -181,11 +181,11 @@ class PromptedWindowAttention(nn.Module):
         prompts = self.prompts()
         query, key, value = self._split(self.qkv(x))
         _, more_keys, more_values = self._split(self.qkv(prompts[None]))  # (1, heads, P, c)
-        key = torch.cat([key, more_keys.expand(len(x), -1, -1, -1)], dim=2)
-        value = torch.cat([value, more_values.expand(len(x), -1, -1, -1)], dim=2)
+        key = torch.cat([key, more_keys.expand(x.shape[0], -1, -1, -1)], dim=2)
+        value = torch.cat([value, more_values.expand(x.shape[0], -1, -1, -1)], dim=2)
         bias = self._position_bias()[None]
         if mask is not None:
-            bias = (bias + mask[:, None]).repeat(len(x) // len(mask), 1, 1, 1)
+            bias = (bias + mask[:, None]).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         bias = F.pad(bias, (0, len(prompts))).to(query.dtype)
         dropout = self.attn_drop.p if self.training else 0.0
         answer = F.scaled_dot_product_attention(query, key, value, bias, dropout)

@@ -65,10 +65,8 @@ def _shift_mask(
     """-inf between pixels of one window that were no neighbours before the roll, else 0."""
 
     def strips(length: int, size: int, moved: int) -> Tensor:
-        strip = torch.zeros(length, device=device)
-        strip[-size:] = 1
-        strip[-moved:] = 2
-        return strip
+        place = torch.arange(length, device=device)
+        return (place >= length - size).float() + (place >= length - moved)
 
     # A mask born in inference mode could not be used in training afterwards.
     with torch.inference_mode(False):

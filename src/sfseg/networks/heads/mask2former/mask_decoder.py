@@ -106,7 +106,7 @@ class MaskDecoder(nn.Module):
             mask_features: of pixels.
             maps: what the queries look at, coarsest first.
         """
-        batch = len(mask_features)
+        batch = mask_features.shape[0]
         keys, values = [], []
         for level, own in zip(maps, self.levels, strict=True):
             size = (level.shape[-2], level.shape[-1])

@@ -184,17 +184,18 @@ class DeformableSelfAttention(nn.Module):
         heads, levels, points = self.shape
         asked = tokens + position
         values = [
-            level.reshape(len(tokens) * heads, -1, *level.shape[-2:])
+            level.reshape(tokens.shape[0] * heads, -1, *level.shape[-2:])
             for level in _maps(self.value(tokens), sizes)
         ]  # (B * heads, C / heads, h, w)
         offsets = self.offsets(asked).unflatten(2, (heads, levels, points, 2))
         offsets = offsets.permute(0, 2, 3, 4, 5, 1).flatten(0, 1)  # (B * heads, ..., 2, T)
-        cells = offsets.new_tensor([(width, height) for height, width in sizes])
+        widths_first = [(width, height) for height, width in sizes]
+        cells = torch.tensor(widths_first, dtype=offsets.dtype, device=offsets.device)
         locations = centres + 2 * offsets / cells[:, None, :, None]
         weights = self.weights(asked).unflatten(2, (heads, levels * points)).softmax(dim=-1)
         weights = weights.permute(0, 2, 3, 1).flatten(0, 1).unflatten(1, (levels, points))
         heard = deformable_attention(values, locations, weights)
-        heard = heard.reshape(len(tokens), -1, heard.shape[-1]).transpose(1, 2)
+        heard = heard.reshape(tokens.shape[0], -1, heard.shape[-1]).transpose(1, 2)
         out: Tensor = self.output(heard.to(tokens.dtype))
         return out
 
@@ -205,6 +206,6 @@ def _maps(
     """The tokens of all levels as maps."""
     parts = torch.split(tokens, [height * width for height, width in sizes], dim=1)
     return [
-        part.transpose(1, 2).reshape(len(part), -1, *size)
+        part.transpose(1, 2).reshape(part.shape[0], -1, *size)
         for part, size in zip(parts, sizes, strict=True)
     ]

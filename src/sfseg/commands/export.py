@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from sfseg import __version__
-from sfseg.commands.predict import Reader, sources
+from sfseg.commands.predict import plain_list, sources
 from sfseg.config.composition import as_typed, command
 from sfseg.errors import ConfigError
 
@@ -119,21 +119,29 @@ def pairs(cfg: DictConfig, restored: "Restored") -> "list[Tensor]":
     """Two pictures (2, 3, H, W) at each of :data:`SIZES`; of one alone, its mirror image too.
 
     Raises:
+        ConfigError: a limit or a range of values that is none.
         DataError: there are none, or one cannot be read.
     """
     import numpy as np
     import torch
 
     from sfseg.data.geometry import resize_image
+    from sfseg.data.images import read_image, value_range_of
     from sfseg.data.inputs import find_images
+    from sfseg.data.paths import Limits
     from sfseg.data.toyscapes.scenes import Toyscapes
 
     if cfg.images is None:
         scenes = Toyscapes("city", "test", length=2, size=SIZES[-1])
         two = [scenes.image(0), scenes.image(1)]
     else:
-        read = Reader(cfg, restored)
-        two = [read(path) for path in find_images(sources(cfg), "images")[:2]]
+        chosen = restored.value_range if cfg.value_range is None else plain_list(cfg.value_range)
+        try:
+            reading = {"max_pixels": Limits(max_pixels=cfg.max_pixels).max_pixels,
+                       "value_range": value_range_of(chosen)}  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(str(error).replace("data.value_range", "value_range")) from error
+        two = [read_image(path, **reading) for path in find_images(sources(cfg), "images")[:2]]
         two = two if len(two) == 2 else [two[0], two[0][:, ::-1]]
     return [
         torch.from_numpy(np.stack([resize_image(image, size) for image in two]))

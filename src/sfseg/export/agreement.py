@@ -96,7 +96,7 @@ def _row(model: Deployed, run: Run, image: Tensor) -> Row:
             f"{reason(error)}; it is not kept. A layer may read a size as a number of Python"
         ) from error
     logits, classes = wanted["logits"], _classes(wanted)
-    largest, seen = logits.abs().max().item(), len(classes.unique())
+    largest, seen = logits.abs().max().item(), len(torch.unique(classes))
     if wrong := [name for name in made if made[name].shape != wanted[name].shape]:
         raise ConfigError(
             f"the exported file is wrong at {height}x{width} pixels, batch {batch}: {wrong[0]} are "

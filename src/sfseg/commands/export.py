@@ -137,11 +137,12 @@ def pairs(cfg: DictConfig, restored: "Restored") -> "list[Tensor]":
     else:
         chosen = restored.value_range if cfg.value_range is None else plain_list(cfg.value_range)
         try:
-            reading = {"max_pixels": Limits(max_pixels=cfg.max_pixels).max_pixels,
-                       "value_range": value_range_of(chosen)}  # fmt: skip
+            most = Limits(max_pixels=cfg.max_pixels).max_pixels
+            values = value_range_of(chosen)
         except ValueError as error:
             raise ConfigError(str(error).replace("data.value_range", "value_range")) from error
-        two = [read_image(path, **reading) for path in find_images(sources(cfg), "images")[:2]]
+        paths = find_images(sources(cfg), "images")[:2]
+        two = [read_image(path, max_pixels=most, value_range=values) for path in paths]
         two = two if len(two) == 2 else [two[0], two[0][:, ::-1]]
     return [
         torch.from_numpy(np.stack([resize_image(image, size) for image in two]))

@@ -11,12 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sfseg.checks import (
-    require_at_least,
-    require_options,
-    require_shares,
-    require_weights,
-    require_whole,
-)
+    require_at_least, require_options, require_shares, require_weights, require_whole,
+)  # fmt: skip
 from sfseg.methods.mixing import Labelled, half_of_source, strong, weighted_loss
 from sfseg.methods.online_refinement import refined
 from sfseg.methods.supervised import SharedSupervised, Supervised
@@ -215,8 +211,7 @@ class MaskedConsistency(Supervised):
         for own in each_picture(weight, valid):
             own[:, : self.top] = 0
             own[:, max(own.shape[1] - self.bottom, 0) :] = 0
-        label = refined(self, target, ignore_padding(label, valid), valid)
-        return Labelled(image, label, weight)
+        return Labelled(image, refined(self, target, ignore_padding(label, valid), valid), weight)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)

@@ -10,9 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sfseg.checks import (
-    require_at_least, require_options, require_shares, require_weights, require_whole,
-)  # fmt: skip
+from sfseg.checks import require_options, require_shares, require_weights, require_whole
 from sfseg.methods.mixing import Labelled, half_of_source, strong, weighted_loss
 from sfseg.methods.online_refinement import refined
 from sfseg.methods.supervised import SharedSupervised, Supervised
@@ -144,7 +142,7 @@ class MaskedConsistency(Supervised):
         )
         require_weights(masked=masked)
         require_whole(1, mask_block=mask_block)
-        require_at_least(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
+        require_whole(0, **{"pseudo_label_crop": min(pseudo_label_crop)})
         require_options(
             teacher_statistics=(teacher_statistics, FakeStatistics),
             mask_mode=(mask_mode, MaskMode),

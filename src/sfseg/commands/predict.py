@@ -265,7 +265,7 @@ def predictor(cfg: DictConfig, restored: "Restored") -> Predictor:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
-    from sfseg.data.geometry import EvalView
+    from sfseg.data.geometry import EvalView, rule_text
 
     try:
         view = EvalView(size=cfg.input_size or restored.config.data.eval_size)
@@ -289,7 +289,8 @@ def predictor(cfg: DictConfig, restored: "Restored") -> Predictor:
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(f"precision={cfg.precision} cannot be used: {error}") from error
     inference = build(cfg.evaluation)
-    log.info("prediction: %s, %s, precision %s", view, inference, cfg.precision)
+    seen = rule_text(view.size)
+    log.info("prediction: input %s, %s, precision %s", seen, inference, cfg.precision)
     return Predictor(
         trainer.precision_plugin.convert_module(network),
         inference,

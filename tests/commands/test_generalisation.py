@@ -43,7 +43,7 @@ def test_a_run_is_judged_on_every_set_and_by_their_mean(cli: Cli, tmp_path: Path
     assert list(found) == ["mean", *STYLES, "source"]
     for name, value in found["mean"]["summary"].items():
         assert value == pytest.approx(fmean(found[s]["summary"][name] for s in STYLES))
-    assert "mean of style1 style2 style3 style4" in found["style3"]["protocol"]
+    assert "mean of (style1, style2, style3, style4)," in found["style3"]["protocol"]
     assert "selected with the evaluation sets' labels (oracle)" in found["mean"]["protocol"]
     for title in ("mean IoU", *(f"{style} IoU" for style in STYLES)):
         assert title in done.output
@@ -154,3 +154,21 @@ def test_the_data_command_reads_the_sets(cli: Cli, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "check" / "check.json").read_text())["sets"]
     assert list(found) == ["source_train", "source_eval", *(f"{s}_eval" for s in STYLES)]
     assert (tmp_path / "check" / "check.png").is_file()
+
+
+@pytest.mark.parametrize("setting", ["data.generated", "data.target_folders"])
+def test_the_data_command_reads_what_stands_for_a_target(
+    cli: Cli, tmp_path: Path, setting: str
+) -> None:
+    groups = [word for word in UNSEEN if word.startswith("data")]
+    make.generated(tmp_path / "made", 3)
+    words = [*groups, f"{setting}=made"]
+    done = cli("sfseg-data", "check", *words, "samples=1", "hydra.run.dir=check")
+    assert done.code == 0 and "target train" in done.output, done.output
+    found = json.loads((tmp_path / "check" / "check.json").read_text())["sets"]
+    assert found["target_train"]["scenes"] == 3
+    done = cli("sfseg-data", "preview", *words, "images=1", "hydra.run.dir=preview")
+    assert done.code == 0, done.output
+    missing = [*groups, f"{setting}=nowhere", "samples=1", "hydra.run.dir=missing"]
+    done = cli("sfseg-data", "check", *missing)
+    assert done.code == 3 and f"{setting} names nowhere, which does not exist" in done.output

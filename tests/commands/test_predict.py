@@ -54,6 +54,7 @@ def test_predict_keeps_names_folders_and_sizes(cli: Cli, checkpoint: Path, photo
         "confidence=true",
     )  # fmt: skip
     assert done.code == 0, done.output
+    assert "prediction: input at their own size, whole" in done.output
     out = done.folder / "out"
     for name, size in (
         ("one.png", (128, 256)), ("two.png", (101, 77)), ("a/b/three.png", (64, 256))

@@ -74,7 +74,7 @@ def test_the_sets_come_in_their_order_before_the_source():
     assert data.eval_domains == ("rain", "fog", "source")
     counts = [sum(len(b["index"]) for b in loader) for loader in data.val_dataloader()]
     assert counts == [3, 2, 1]
-    assert data.protocol.endswith("mean of rain fog")
+    assert data.protocol.endswith(", mean of (rain, fog)")
 
 
 def test_sets_stand_for_the_target_where_both_are_given():
@@ -99,7 +99,7 @@ def test_a_set_may_have_sizes_of_its_own():
     assert data.protocol == (
         "3 classes of mine, input shorter side 20, labels shorter side 10, "
         "small: input shorter side 16, labels shorter side 8, "
-        "whole: input at their own size, labels at their own size, mean of small usual whole"
+        "whole: input at their own size, labels at their own size, mean of (small, usual, whole)"
     )
 
 

@@ -79,7 +79,8 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
         ConfigError: a setting of a set is refused, or its classes are not the task's.
     """
     from sfseg.data.eval_sets import Judged
-    from sfseg.data.opening import opened
+    from sfseg.data.needs import no_images_of_its_own
+    from sfseg.data.opening import FEW, opened
     from sfseg.runs.plan import check_added
 
     check_added(cfg, overrides())
@@ -88,13 +89,16 @@ def opened_sets(cfg: DictConfig) -> "tuple[LabelSpace, Sets]":
     labels: LabelSpace = build(cfg.data.module.labels)
     others = build(cfg.data.module.get("replacement"))
     sets: Sets = {}
-    for name, node in nodes.items():
-        if node is None or (cfg.get("with_source") is False and is_source(name)):
+    given = {name for name, node in nodes.items() if node is not None}
+    if others is not None and others.is_given:
+        given.add(FEW)
+    for name in nodes:
+        if name not in given or (cfg.get("with_source") is False and is_source(name)):
             continue
         if name == "target_eval" and judged.sets:
             continue
         try:
-            factory = build(cfg.data.scenes[name])
+            factory = build(cfg.data.scenes[name]) or no_images_of_its_own
             translations = cfg.data.get("translated")
             sets[name] = opened(name, factory, labels, translations, replacement=others)
         except DataError as error:

@@ -115,7 +115,7 @@ class Judged:
         """Sizes in evaluation, and what the mean is of."""
         views = {name: self.view_of(name) for name in self.sets}
         own = [f"{name}: {view}" for name, view in views.items() if view != self.view]
-        mean = [f"mean of {' '.join(self.sets)}"] if self.sets else []
+        mean = [f"mean of ({', '.join(self.sets)})"] if self.sets else []
         return [str(self.view), *own, *mean]
 
 

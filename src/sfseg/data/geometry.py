@@ -175,7 +175,7 @@ class EvalView:
                 )
 
     def __str__(self) -> str:
-        return f"input {_named(self.size)}, labels {_named(self.label_size)}"
+        return f"input {rule_text(self.size)}, labels {rule_text(self.label_size)}"
 
 
 def size_by(rule: SizeRule, full: Size) -> Size:
@@ -201,7 +201,8 @@ def fitting_size(rule: SizeRule, full: Size) -> Size:
     return max(1, round(full[0] * factor)), max(1, round(full[1] * factor))
 
 
-def _named(rule: SizeRule) -> str:
+def rule_text(rule: SizeRule) -> str:
+    """A rule in words."""
     if rule is None:
         return "at their own size"
     return f"shorter side {rule}" if isinstance(rule, int) else size_text(rule)

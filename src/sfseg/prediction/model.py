@@ -11,7 +11,7 @@ import yaml
 
 from sfseg.config.composition import CONF, fast_precision
 from sfseg.config.trust import trusting
-from sfseg.data.geometry import EvalView, SizeRule
+from sfseg.data.geometry import EvalView, SizeRule, rule_text
 from sfseg.data.images import ValueRange, read_image, value_range_of
 from sfseg.data.paths import Limits
 from sfseg.errors import ConfigError
@@ -85,7 +85,9 @@ class Model:
             rule=view.size,
             tile_pixels=tile_pixels,
         )
-        log.info("prediction: %s, %s, precision %s", view, inference, precision)
+        log.info(
+            "prediction: input %s, %s, precision %s", rule_text(view.size), inference, precision
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -5,9 +5,11 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -43,7 +45,7 @@ def per_class(
             header += [f"{domain} source-only", f"{domain} adapted", "gain"]
             columns += [old, new, [b - a for a, b in zip(old, new, strict=True)]]
         else:
-            header.append(domain if domain in before else f"{domain} IoU")
+            header.append(f"{domain} IoU")
             columns.append(_values(after))
     names = [*labels.classes, *next(iter(scores.values())).summary()]
     rows = [
@@ -108,19 +110,61 @@ def _markdown(text: str) -> str:
 
 
 def show(title: str, header: Sequence[str], rows: Rows) -> None:
-    """Draw the table on the terminal; its title alone where there are no columns."""
+    """Draw the table on the terminal; its title alone where there are no columns.
+
+    Numbers stay whole. What has no room beside the first column goes into further tables, where
+    that stands again; one whose words are too long is wider than the terminal.
+    """
+    out = console()
     if not header:
-        console().print(Text(title))
+        out.print(Text(title))
         return
-    # As Text: in strings, rich looks for its own markup and for emoji such as :car:.
-    table = Table(title=Text(title, style="table.title"))
-    for i, name in enumerate(header):
-        table.add_column(
-            Text(name), justify="right" if i else "left", no_wrap=i > 0, overflow="fold"
-        )
-    for cells in rows:
-        table.add_row(*map(Text, cells))
-    console().print(table)
+    for part, widths in enumerate(blocks(header, rows, out.width)):
+        # As Text: in strings, rich looks for its own markup and for emoji such as :car:.
+        table = Table(title=None if part else Text(title, style="table.title"))
+        for i, width in widths.items():
+            justify: Literal["left", "right"] = "right" if i else "left"
+            table.add_column(Text(header[i]), justify=justify, width=width, overflow="fold")
+        for cells in rows:
+            table.add_row(*(Text(cells[i]) for i in widths))
+        out.width = max(out.width, _extent(widths.values()))
+        out.print(table)
+
+
+def blocks(header: Sequence[str], rows: Rows, width: int) -> list[dict[int, int]]:
+    """Columns of each table that shows a part of them, the first one among them, and their widths.
+
+    Titles fold at spaces where there is no room for them, and names of rows if they alone would
+    fill the terminal.
+
+    Args:
+        header: titles of the columns, at least one.
+        rows: their cells.
+        width: of the terminal in characters.
+    """
+    names, *others = ([cells[i] for cells in rows] for i in range(len(header)))
+    least = [max(map(cell_len, [*cells, *title.split()]), default=0)
+             for title, cells in zip(header[1:], others, strict=True)]  # fmt: skip
+    room = width - _extent([0, max(least)]) if least else width - _extent([0])
+    words = [word for name in [header[0], *names] for word in name.split()]
+    whole = max(map(cell_len, [header[0], *names]))
+    first = min(whole, max([room, *map(cell_len, words)]))
+    found = [{0: first}]
+    for i, own in enumerate(least, start=1):
+        if len(found[-1]) > 1 and _extent([*found[-1].values(), own]) > width:
+            found.append({0: first})
+        found[-1][i] = own
+    for widths in found:
+        for i in widths:
+            more = max(0, cell_len(header[i]) - widths[i]) if i else 0
+            if _extent(widths.values()) + more <= width:
+                widths[i] += more
+    return found
+
+
+def _extent(widths: Iterable[int]) -> int:
+    """Width of a table in characters, of its columns' without lines and margins."""
+    return 1 + sum(width + 3 for width in widths)
 
 
 def console() -> Console:

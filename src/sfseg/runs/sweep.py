@@ -23,6 +23,8 @@ Job = tuple[list[str], dict[str, Any]]
 """Overrides of a job, and its results, to which ``cost`` is added where it was measured."""
 SEEDS = ("seed=", "data.shot_seed=")
 """Settings over which results are means."""
+ADDED = ("source-only ", "gain ")
+"""Columns of adapted models beside the scores of their domains."""
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
@@ -108,11 +110,18 @@ def sweep_table(jobs: list[Job]) -> Table:
 def essential(header: Sequence[str]) -> list[int]:
     """Columns that a terminal has room for; the files hold all.
 
-    Accuracies and memory are left out, and where a gain is shown, subsets of classes.
+    Accuracies and memory are left out, where a gain is shown, subsets of classes, and beside a
+    mean the sets that it is of.
     """
+    from sfseg.metrics import MEAN, averaged
+
     has_gain = any(name.startswith("gain ") for name in header)
     means = [i for i, name in enumerate(header) if name.split()[-1].startswith("mIoU")]
     subsets = {i for i in means if not header[i].endswith(" mIoU")} if has_gain else set()
+    of_domains = {i: header[i].split()[0] for i in means if not header[i].startswith(ADDED)}
+    if MEAN in of_domains.values():
+        sets = averaged(of_domains.values())
+        subsets |= {i for i, domain in of_domains.items() if domain in sets}
     return [
         i
         for i, name in enumerate(header)
@@ -161,7 +170,7 @@ def gain_columns(groups: Groups) -> Table:
         before = [score(t.get("source_only", {}).get("summary", {}), name) for t in target]
         gains = [b - a for a, b in zip(before, after, strict=True)]
         rows.append([tables.mean_spread(before), tables.mean_spread(gains, signed=True)])
-    return [f"source-only {name}", f"gain {name}"], rows
+    return [f"{added}{name}" for added in ADDED], rows
 
 
 def cost_columns(groups: Groups) -> Table:

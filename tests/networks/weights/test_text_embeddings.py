@@ -84,6 +84,20 @@ def test_a_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         text_embeddings(("road",), model="RN50-quickgelu", pretrained="openai")
 
 
+def test_what_open_clip_says_of_a_download_stands_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("The file is not in v1.2 of the cache. Please check your connection.\nOr so.")
+
+    monkeypatch.setattr(sys.modules["open_clip.factory"], "download_pretrained", offline)
+    with pytest.raises(ConfigError) as refused:
+        text_embeddings(("road",), model="RN50-quickgelu", pretrained="openai")
+    text = str(refused.value)
+    assert text.count("The file is not in v1.2 of the cache); give a file") == 1
+    assert "Please" not in text and not caplog.records
+
+
 def test_weights_of_another_activation_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name RN50 alone builds a text side that OpenAI's weights were not trained in."""
     factory = sys.modules["open_clip.factory"]

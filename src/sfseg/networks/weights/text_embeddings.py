@@ -1,6 +1,7 @@
 """What CLIP makes of names: one direction for each, of sentences that name it."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,10 +68,13 @@ def text_embeddings(names: tuple[str, ...], *, model: str, pretrained: str) -> F
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """open_clip reports each of its steps, in nobody's name; its warnings stay."""
+    """open_clip reports each of its steps, and what it raises, in nobody's name.
+
+    Its warnings stay.
+    """
 
     def matters(record: logging.LogRecord) -> bool:
-        return record.levelno > logging.INFO
+        return record.levelno == logging.WARNING
 
     root = logging.getLogger()
     root.addFilter(matters)  # of what is logged in nobody's name alone
@@ -109,8 +113,13 @@ def _text_side(model: str, pretrained: str) -> tuple[Any, Any]:
     except Exception as cause:  # each layer of the download raises errors of its own
         raise ConfigError(
             f"backbone.head.class_head.pretrained={pretrained} cannot be had for {model} "
-            f"({type(cause).__name__}: {cause}); give a file of open_clip's weights, an "
-            "architecture that they fit, such as RN50-quickgelu for openai, or "
-            "choose backbone/head/class_head=linear"
+            f"({type(cause).__name__}: {_first_sentence(str(cause))}); give a file of "
+            "open_clip's weights, an architecture that they fit, such as RN50-quickgelu for "
+            "openai, or choose backbone/head/class_head=linear"
         ) from cause
     return clip.eval(), open_clip.get_tokenizer(model)
+
+
+def _first_sentence(text: str) -> str:
+    """What comes before the next sentence, without its full stop."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.strip())[0].removesuffix(".")

@@ -43,7 +43,7 @@ def test_methods_that_keep_or_make_labels_take_it() -> None:
 
 def test_others_refuse_it() -> None:
     with pytest.raises(
-        ConfigError, match=r"has no effect: SimpleNamespace,.*refine=none, or choose"
+        ConfigError, match=r"has no effect: this method, as it is set,.*refine=none, or choose"
     ):
         check_refinement(composed(method="method=tent"), method(), [])
 

@@ -36,7 +36,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module, name in (
         (pyramid, "_download"), (pyramid, "load_backbone"), (building, "load_backbone"),
-        (building, "load_segmenter"), (building, "classifier_tensors"),
+        (building, "load_segmenter"), (pyramid, "classifier_tensors"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, note)
     return found

@@ -269,7 +269,7 @@ def test_frozen_backbone_stays_in_eval_mode() -> None:
     assert not any(module.training for module in segmenter.backbone.backbone.modules())
     assert all(module.training for module in segmenter.backbone.adapter.modules())
     interactors = segmenter.backbone.adapter.interactors
-    assert [block.extractor.drop_path.drop_prob for block in interactors] == [0.5] * 4
+    assert [block.extractor.drop_path.probability for block in interactors] == [0.5] * 4
     image = torch.randn(2, 3, 32, 64)
     inner = backbone.backbone
     torch.testing.assert_close(inner(image), inner(image), rtol=0, atol=0)

@@ -40,7 +40,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 
 def test_drop_path_grows_with_depth() -> None:
     network = TinyTransformer(depths=(1, 1, 2, 1), drop_path_rate=0.4)
-    rates = [block.drop_path.drop_prob for stage in network.stages for block in stage]
+    rates = [block.drop_path.probability for stage in network.stages for block in stage]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 

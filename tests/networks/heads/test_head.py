@@ -119,7 +119,7 @@ class Silent(nn.Module):
 def test_a_head_that_shows_no_features_is_refused(head):
     message = (
         r"must be a sfseg\.networks\.heads\.head\.Head for hcl.*two members: the method "
-        rf"features\(maps\), and classifier, a Conv2d.*got {type(head).__name__}; derive it"
+        rf"features\(maps\), and classifier, a Conv2d.*got {type(head).__name__}; choose another"
     )
     with pytest.raises(ConfigError, match=message):
         require_head(head, "hcl")

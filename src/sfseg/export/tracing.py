@@ -76,7 +76,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Meanwhile, torch's exporters and what they call log errors alone and warn of nothing: files are compared."""
+    """Meanwhile, torch's exporters log errors alone and warn of nothing: files are compared."""
     loggers = [logging.getLogger(name) for name in ("torch", "onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

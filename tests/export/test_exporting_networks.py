@@ -45,6 +45,8 @@ def awake(made: Segmenter) -> Segmenter:
         if isinstance(part, nn.BatchNorm2d):
             part.reset_running_stats()
             part.momentum = None
+        if isinstance(part, nn.Conv2d) and not part.weight.any():  # FCN's scores begin at zero
+            part.weight.normal_(std=0.1)
     images = pictures()[0]
     made.train()
     made(images)

@@ -34,19 +34,26 @@ def network(*overrides: str) -> Segmenter:
 
 
 @torch.no_grad()
-def awake(made: Segmenter) -> Segmenter:
-    """Batch norm fitted to two pictures, prompts that count, logits of a deviation of 1."""
+def draw(made: Segmenter) -> None:
+    """What begins at zero, or next to it, so that it counts."""
     for name, parameter in made.named_parameters():
         if name.endswith("injector.gamma"):
             parameter.fill_(0.5)
         if name.endswith(("offsets.weight", "scores.weight")):
             parameter.normal_(std=0.1)
+        # FCN's scores begin at zero.
+        if parameter.ndim == 4 and not parameter.any():
+            parameter.normal_(std=0.1)
+
+
+@torch.no_grad()
+def awake(made: Segmenter) -> Segmenter:
+    """Batch norm fitted to two pictures, prompts that count, logits of a deviation of 1."""
+    draw(made)
     for part in made.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.reset_running_stats()
             part.momentum = None
-        if isinstance(part, nn.Conv2d) and not part.weight.any():  # FCN's scores begin at zero
-            part.weight.normal_(std=0.1)
     images = pictures()[0]
     made.train()
     made(images)

@@ -41,6 +41,8 @@ def draw(made: Segmenter) -> None:
             parameter.fill_(0.5)
         if name.endswith(("offsets.weight", "scores.weight")):
             parameter.normal_(std=0.1)
+        if name.endswith(("class_head.classes.weight", "mask_embedding.4.weight")):
+            parameter.normal_()  # queries of different classes and masks
         # FCN's scores begin at zero.
         if parameter.ndim == 4 and not parameter.any():
             parameter.normal_(std=0.1)

@@ -20,8 +20,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
+from stand_in_generated import write_image
 
 from sfseg.data.toyscapes.canvas import Array
 from sfseg.data.toyscapes.scenes import draw_scene
@@ -38,15 +37,6 @@ def street(number: int, first: int, cities: int, size: tuple[int, int]) -> Array
     shift = list(SHIFTS)[number // cities % len(SHIFTS)]
     style = city_style(shift, first + number % cities)
     return draw_scene(style, size, generator(first, 0, number, "toyscapes/stand-in of clouds"))
-
-
-def write(path: Path, image: Array) -> None:
-    """A PNG, whole or not at all."""
-    fine, data = cv2.imencode(".png", image)
-    assert fine, "PNG takes every image"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data.tobytes())
-    partial.replace(path)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -72,12 +62,12 @@ def main(words: Sequence[str] | None = None) -> None:
         path = generated / f"im_{j}_p{j % PROMPTS}.png"
         if not path.exists():
             scene = street(j, GENERATED, given.cities, size)
-            write(path, np.ascontiguousarray(scene[..., 2::-1]))
+            write_image(path, scene[..., :3])
         image, mask = (wide / kind / f"{j:06d}.png" for kind in ("images", "masks"))
         if not (image.exists() and mask.exists()):
             scene = street(j, WIDE, given.cities, size)
-            write(image, np.ascontiguousarray(scene[..., 2::-1]))
-            write(mask, scene[..., 3])
+            write_image(image, scene[..., :3])
+            write_image(mask, scene[..., 3])
 
 
 if __name__ == "__main__":

@@ -144,8 +144,12 @@ def write_manifest(folder: Path, settings: dict[str, Any], images: int) -> None:
 
 
 def write_image(path: Path, image: Array) -> None:
-    """A PNG, whole or not at all; hundreds of them need not survive a crash of the machine."""
-    fine, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    """A PNG of (H, W, 3) RGB or of (H, W) ids, whole or not at all.
+
+    Hundreds of them need not survive a crash of the machine.
+    """
+    stored = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    fine, data = cv2.imencode(".png", stored)
     assert fine, "PNG takes every image"
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(data.tobytes())

@@ -1,6 +1,11 @@
 """Errors a user can mend, each with the exit code that a job script can act on."""
 
+from collections.abc import Iterator
 from os import PathLike
+from typing import Literal
+
+HubReason = Literal["gated", "missing", "offline"]
+"""Why a model of Hugging Face's hub could not be had, see :func:`hub_reason`."""
 
 
 class SfsegError(Exception):
@@ -63,3 +68,36 @@ class LostProcessError(SfsegError):
     """Another process of the run has ended or does not answer."""
 
     exit_code = 6
+
+
+def hub_reason(error: BaseException) -> HubReason | None:
+    """What an error of a download, or one that it was raised from, comes down to; None: else.
+
+    ``gated``: the owner asks for consent; ``missing``: no such repository, or a private one;
+    ``offline``: neither the network nor the cache has it.
+    """
+    from httpx import TransportError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    offline = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TransportError)
+    kinds: tuple[tuple[HubReason, tuple[type[BaseException], ...]], ...] = (
+        ("gated", (GatedRepoError,)),  # which is a RepositoryNotFoundError too
+        ("missing", (RepositoryNotFoundError,)),
+        ("offline", offline),
+    )
+    causes = list(_causes(error))
+    for reason, errors in kinds:
+        if any(isinstance(cause, errors) for cause in causes):
+            return reason
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -5,12 +5,12 @@ Weights are read from safetensors files alone: other formats may run code when t
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, hub_reason
 from sfseg.generation.json_object import json_object
 
 if TYPE_CHECKING:
@@ -213,29 +213,20 @@ def _attempt(model: str, load: Callable[[], Any]) -> Any:
 
 
 def _reason(model: str, error: Exception) -> str:
-    from httpx import TransportError
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
-
-    causes = list(_causes(error))
+    reason = hub_reason(error)
     local = "or give a folder: model=<folder> takes what save_pretrained or a download has written"
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
+    if reason == "gated":
         return (
             f"model={model} is gated: its owner asks for consent to its licence (of Stable "
             f"Diffusion, OpenRAIL-M). Agree on huggingface.co/{model} and call `hf auth login`; or "
             f"take one that asks for none, such as {' or '.join(OPEN_MODELS)}; {local}"
         )
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+    if reason == "missing":
         return (
             f"model={model} is not on huggingface.co, or private: names are case-sensitive, and "
             f"models are withdrawn; take {' or '.join(OPEN_MODELS)}, {local}"
         )
-    offline = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TransportError)
-    if any(isinstance(cause, offline) for cause in causes):
+    if reason == "offline":
         return (
             f"model={model} is no folder here, not in the cache, and huggingface.co cannot be "
             f"reached; go online once, {local}"
@@ -246,9 +237,3 @@ def _reason(model: str, error: Exception) -> str:
         "save_pretrained has written, in safetensors, of classes that the installed diffusers and "
         "transformers have: restore it, update them, or take another"
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -6,12 +6,12 @@ Weights are read from safetensors files alone: other formats may run code when t
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sfseg.errors import ConfigError
+from sfseg.errors import ConfigError, hub_reason
 
 SETTING = "pseudo_labels.sam.model"
 CLASSES = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}
@@ -98,39 +98,25 @@ def _find(model: str) -> Path:
 
 
 def _reason(model: str, error: Exception) -> str:
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
-
-    causes = list(_causes(error))
+    reason = hub_reason(error)
     local = f"or give a folder: {SETTING}=<folder> takes what save_pretrained has written"
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
+    if reason == "gated":
         return (
             f"{SETTING}={model} is gated: its owner asks for consent. Agree on "
             f"huggingface.co/{model} and call `hf auth login`; or take one that asks for none, "
             f"such as {OPEN_MODELS[0]}; {local}"
         )
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+    if reason == "missing":
         return (
             f"{SETTING}={model} is neither a folder here nor on huggingface.co, or private: names "
             f"are case-sensitive; take {' or '.join(OPEN_MODELS)}, {local}"
         )
-    offline = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError)
-    if any(isinstance(cause, offline) for cause in causes):
+    if reason == "offline":
         return (
             f"{SETTING}={model} is no folder here, not in the cache, and huggingface.co cannot be "
             f"reached; go online once, {local}"
         )
     return f"{SETTING}={model} cannot be loaded: {_first_line(error)}; take another, {local}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: Exception) -> str:

@@ -17,14 +17,13 @@ Noise for images, random weights, one thread.
 
 import argparse
 import json
-import subprocess
 import sys
 from copy import deepcopy
 from statistics import median
 from typing import Any
 
 import torch
-from bench_engine import peak_gb, train
+from bench_engine import in_processes, peak_gb, train
 from hydra import compose, initialize_config_dir
 from in_turn import InTurn
 
@@ -41,7 +40,6 @@ DEFAULTS = {
     "memory": {"backbone": "clip_convnext_l", "size": [256, 256], "steps": 2},
 }
 ARMS = {"trainable": ["method.adapter=null"], "frozen": []}
-GB = ("peak", "before", "step")
 
 
 def built(options: argparse.Namespace, *more: str) -> CLOUDS:
@@ -123,18 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name:12s}{1e3 * seconds:12.1f} CPU ms a step")
         print(f"{'ratio':12s}{ours / theirs:12.3f}")
         return
-    print(f"{'':12s}{'CPU s a step':>14s}{'peak GB':>10s}{'before':>10s}{'a step':>10s}")
-    found: list[dict[str, Any]] = []
-    for arm in ARMS:
-        command = [sys.executable, __file__, *given, "--arm", arm]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        one = json.loads(run.stdout.splitlines()[-1])
-        one["step"] = one["peak"] - one["before"]
-        found.append(one)
-        print(f"{arm:12s}{one['seconds']:14.2f}", *(f"{one[key]:9.2f}" for key in GB))
-    trainable, frozen = found
-    seconds, *ratios = (frozen[key] / trainable[key] for key in ("seconds", *GB))
-    print(f"{'ratio':12s}{seconds:14.3f}", *(f"{ratio:9.3f}" for ratio in ratios))
+    in_processes([sys.executable, __file__, *given], ARMS)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
 from copy import deepcopy
 from statistics import median
 from typing import Any
@@ -205,18 +206,31 @@ def beside_a_loop(options: argparse.Namespace) -> None:
     print(f"{'ratio':12s}{ours / theirs:16.3f}")
 
 
-def beside_each_other(options: argparse.Namespace, given: list[str]) -> None:
-    found: dict[str, dict[str, Any]] = {}
+def in_processes(command: list[str], arms: Iterable[str]) -> list[dict[str, Any]]:
+    """What each of two arms says of itself, in a process of its own; prints a table.
+
+    Args:
+        command: of a process, but for ``--arm`` and its name; its last line is JSON.
+        arms: their names.
+    """
+    found: list[dict[str, Any]] = []
     print(f"{'':12s}{'CPU s a step':>16s}{'peak GB':>10s}{'before':>10s}{'a step':>10s}")
-    for arm in ARMS[options.part]:
-        command = [sys.executable, __file__, options.part, "--arm", arm, *given]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        one = found[arm] = json.loads(run.stdout.splitlines()[-1])
+    for arm in arms:
+        words = [*command, "--arm", arm]
+        run = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        one = json.loads(run.stdout.splitlines()[-1])
         one["step"] = one["peak"] - one["before"]
+        found.append(one)
         print(f"{arm:12s}{one['seconds']:16.2f}", *(f"{one[key]:9.2f}" for key in GB))
-    first, second = found.values()
+    first, second = found
     seconds, *ratios = (second[key] / first[key] for key in ("seconds", *GB))
     print(f"{'ratio':12s}{seconds:16.3f}", *(f"{ratio:9.3f}" for ratio in ratios))
+    return found
+
+
+def beside_each_other(options: argparse.Namespace, given: list[str]) -> None:
+    command = [sys.executable, __file__, options.part, *given]
+    first, second = in_processes(command, ARMS[options.part])
     mine, theirs = (torch.tensor(run["gradients"]).double() for run in (first, second))
     print(f"gradients differ by {float((mine - theirs).norm() / mine.norm()):.1e} of their size")
 

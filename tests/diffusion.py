@@ -1,25 +1,14 @@
 """A tiny diffusion model and photographs of a place."""
 
 import copy
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny_diffusion.py"
-
-
-def tiny_diffusion() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_diffusion", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripting import script
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +20,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     quiet_libraries()
     folder = tmp_path_factory.mktemp("tiny_diffusion")
-    tiny_diffusion().main([str(folder)])
+    script("tiny_diffusion").main([str(folder)])
     return folder
 
 

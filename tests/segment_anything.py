@@ -1,26 +1,15 @@
 """Tiny segment-anything models of random weights, saved as real ones are."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "tiny_sam.py"
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_sam", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripting import script
 
 
 def written(factory: pytest.TempPathFactory, kind: str) -> Path:
     pytest.importorskip("transformers")
     folder = factory.mktemp(kind)
-    script().main([str(folder), "--kind", kind])
+    script("tiny_sam").main([str(folder), "--kind", kind])
     return folder
 
 

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -10,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from scripting import SCRIPTS, script
 
 from sfseg.config.composition import CONF
 from sfseg.data.toyscapes.scenes import Toyscapes, draw_scene
 from sfseg.errors import ConfigError
 from sfseg.randomness import generator
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 Load = Callable[[str], ModuleType]
 
@@ -27,14 +25,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     threads = torch.get_num_threads(), cv2.getNumThreads()
 
-    def load(name: str) -> ModuleType:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
+    yield script
     torch.set_num_threads(threads[0])
     cv2.setNumThreads(threads[1])
 

@@ -29,14 +29,13 @@ class Backbone(nn.Module):
 class Head(nn.Module):
     """A grid of averages and a depthwise convolution with gaps; ``odd`` sees the features."""
 
-    num_classes = CLASSES
-
-    def __init__(self, odd: nn.Module | None = None) -> None:
+    def __init__(self, odd: nn.Module | None = None, num_classes: int = CLASSES) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.context = PooledContext(WIDTH, WIDTH, grid=3)
         self.gaps = conv_bn_relu(WIDTH, WIDTH, kernel_size=3, dilation=6, groups=WIDTH)
         self.odd = nn.Identity() if odd is None else odd
-        self.classifier = nn.Conv2d(WIDTH, CLASSES, 1)
+        self.classifier = nn.Conv2d(WIDTH, num_classes, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         x = resize(self.context(maps[1]), maps[0].shape[-2:]) + self.gaps(maps[0])
@@ -51,9 +50,9 @@ class TurnsWide(nn.Module):
         return x if x.shape[-1] > 35 else -x
 
 
-def small_network(odd: nn.Module | None = None) -> Segmenter:
+def small_network(odd: nn.Module | None = None, num_classes: int = CLASSES) -> Segmenter:
     """In eval mode; its logits depend on the image as those of trained networks do."""
-    network = Segmenter(Backbone(), Head(odd))
+    network = Segmenter(Backbone(), Head(odd, num_classes))
     with torch.no_grad():
         network.head.classifier.weight.mul_(10)
     return network.eval()

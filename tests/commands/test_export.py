@@ -44,7 +44,13 @@ def test_what_cannot_be_is_said_before_anything_is_exported(
         "output=old.onnx"
     )
     assert Path("old.onnx").read_text() == "kept"
-    assert "must be a file that ends in .onnx, got model.pt" in refused("output=model.pt")
+    assert "must be a file that ends in .onnx (ONNX), .xml (OpenVINO) or .pt2" in refused(
+        "output=model.pt"
+    )
+    Path("there.bin").write_text("kept")
+    assert "output=there.bin exists" in refused("output=there.xml")
+    assert "int8 must be false for new.pt2" in refused("output=new.pt2", "int8=true")
+    assert "input must be one of uint8, float32, got uint16" in refused("input=uint16")
     assert "old.onnx is a file; choose another" in refused("output=old.onnx/a.onnx")
     assert "outputs must be one of logits, labels, got masks" in refused("outputs=masks")
     assert "confidence must be false where outputs is logits" in refused("confidence=true")
@@ -53,6 +59,8 @@ def test_what_cannot_be_is_said_before_anything_is_exported(
     refused("ckpt_path=other.ckpt")
     monkeypatch.setattr(installed, "find_spec", lambda name: None if "runtime" in name else 1)
     assert "needs onnxruntime: pip install 'sfseg[export]'" in refused()
+    quantised = refused("output=new.xml", "int8=true")
+    assert "needs onnxruntime: pip install 'sfseg[openvino]'" in quantised
 
 
 def test_only_a_file_that_agrees_is_kept(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +99,32 @@ def test_a_trained_network_runs_as_the_readme_says(cli: Cli, checkpoint: Path) -
     (code,) = re.findall(r"```python\n(# run.py\n.*?)```", (ROOT / "README.md").read_text(), re.S)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stdout.endswith("covers most of the photo\n"), ran.stderr
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_eight_bits_are_calibrated_and_scored_on_the_runs_own_data(
+    cli: Cli, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, *, labelled: bool
+) -> None:
+    torch.manual_seed(0)
+    config = checkpoints.restore(checkpoint).config
+    network, labels = small_network(num_classes=19), CITYSCAPES
+    if not labelled:
+        config.data.scenes.target_eval = {
+            "_target_": "sfseg.data.layouts.folder",
+            "_partial_": True,
+            "root": "gone",
+        }
+    restored = checkpoints.Restored(network, labels, config)
+    monkeypatch.setattr(checkpoints, "restore", lambda path: restored)
+    monkeypatch.setattr("sfseg.commands.export.SIZES", ((64, 96), (67, 131)))
+    monkeypatch.setattr("sfseg.commands.export_int8.SCORED_ON", 2)
+    monkeypatch.setattr("sfseg.commands.export_int8.CALIBRATED_ON", 3)
+    done = cli("sfseg-export", "ckpt_path=a.ckpt", "output=model.onnx", "int8=true")
+    assert done.code == 0, done.output
+    assert "calibrated on 3 images" in done.output
+    assert ("of the run's target" in done.output) == labelled
+    assert f"int8, {2 if labelled else 3} images" in done.output
+    assert Path("model.onnx").is_file()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from sfseg.ops.padding import (
     cells_before,
     continued,
     each_picture,
+    first_cells,
     ignore_padding,
     of_pictures,
     shared_part,
@@ -109,3 +110,16 @@ def test_cells_of_a_picture_are_counted(side):
             valid = (torch.arange(side) < place)[None, :, None]
             expected = int(valid_cells(valid, (cells, 1)).sum())
             assert cells_before(place, cells, side) == expected
+
+
+@pytest.mark.parametrize("size", [(4, 5), (3, 2)])
+def test_first_cells_are_the_same_while_a_network_is_exported(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.arange(2 * 4 * 5 * 3).view(2, 4, 5, 3).float()
+    expected = rows[:, : size[0], : size[1]]
+    for is_exporting in (False, True):
+        monkeypatch.setattr("sfseg.ops.padding.is_exporting", lambda known=is_exporting: known)
+        assert torch.equal(first_cells(rows, size, dim=-3), expected)
+        maps = rows.permute(0, 3, 1, 2)
+        assert torch.equal(first_cells(maps, size), expected.permute(0, 3, 1, 2))

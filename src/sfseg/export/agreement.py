@@ -24,6 +24,9 @@ CHOOSING = (SegNetHead, Mask2FormerHead)
 """Heads in which rounding decides where a value goes: logits may differ by their own size."""
 SHARE_OF_CHOOSING = 0.995
 """Of these heads; wrong files agree in 0.2 to 0.9 of the pixels."""
+SHARE_IN_EIGHT_BITS = 0.5
+"""Of files in eight bits, which must run at all sizes; how good they are, scores say."""
+READS_A_SIZE = "A layer may read a size as a number of Python"
 
 
 class Row(NamedTuple):
@@ -53,14 +56,20 @@ def compare(model: Deployed, run: Run, pictures: Sequence[Shaped[Tensor, "2 3 _ 
     return [_row(model, run, pair[:batch]) for pair in pictures for batch in (2, 1)]
 
 
-def require_agreement(model: Deployed, rows: Sequence[Row]) -> None:
+def require_agreement(model: Deployed, rows: Sequence[Row], *, int8: bool = False) -> None:
     """Refuse a file that differs from the network.
+
+    Args:
+        model: the network.
+        rows: how they compare.
+        int8: the file computes in eight bits.
 
     Raises:
         ConfigError: says where, and by how much.
     """
-    chooses = has_choices(model)
+    chooses = int8 or has_choices(model)
     least = SHARE_OF_CHOOSING if chooses else EQUAL_SHARE
+    least = SHARE_IN_EIGHT_BITS if int8 else least
     for row in rows:
         where = f"at {row.size[0]}x{row.size[1]} pixels, batch {row.batch}"
         limit = TOLERANCE * max(1.0, row.largest)
@@ -68,8 +77,8 @@ def require_agreement(model: Deployed, rows: Sequence[Row]) -> None:
         if not row.equal >= least:
             raise ConfigError(
                 f"the exported file is wrong {where}: {row.equal:.4f} of the pixels are as in "
-                f"torch, less than {least}; it is not kept. A layer may read a size as a number "
-                "of Python"
+                f"torch, less than {least}; it is not kept. "
+                + ("Set int8=false" if int8 else READS_A_SIZE)
             )
         if not (chooses or row.difference is None or row.difference <= limit):
             raise ConfigError(
@@ -86,14 +95,14 @@ def has_choices(model: nn.Module) -> bool:
 def _row(model: Deployed, run: Run, image: Tensor) -> Row:
     batch, _, height, width = image.shape
     with torch.inference_mode():
-        wanted = dict(zip(model.names, model(image), strict=True))
+        wanted = dict(zip(model.names, model(model.taken(image)), strict=True))
     try:
-        made = run(image)
+        made = run(model.taken(image))
     # What a program that runs the file raises, in classes of its own.
     except Exception as error:
         raise ConfigError(
             f"the exported file cannot be run at {height}x{width} pixels, batch {batch}: "
-            f"{reason(error)}; it is not kept. A layer may read a size as a number of Python"
+            f"{reason(error)}; it is not kept. {READS_A_SIZE}"
         ) from error
     logits, classes = wanted["logits"], _classes(wanted)
     largest, seen = logits.abs().max().item(), len(torch.unique(classes))

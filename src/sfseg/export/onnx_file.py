@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from sfseg.errors import ConfigError
+from sfseg.export.agreement import Run
+from sfseg.export.deployed import Deployed
 from sfseg.export.tracing import quiet, reason
+from sfseg.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -83,6 +87,54 @@ def without_logits(model: "onnx.ModelProto") -> None:
     kept = [value for value in model.graph.output if value.name != "logits"]
     del model.graph.output[:]
     model.graph.output.extend(kept)
+
+
+class OnnxFile:
+    """A network as an ONNX model, and how it is run and written.
+
+    Args:
+        program: of all that the model computes.
+        model: what it was traced from.
+        metadata: what the file says of itself.
+    """
+
+    def __init__(
+        self, program: ExportedProgram, model: Deployed, metadata: Mapping[str, str]
+    ) -> None:
+        self.metadata = dict(metadata)
+        self.proto = onnx_file(program, model.names, metadata)
+        self._run: Run | None = None
+
+    @property
+    def content(self) -> bytes:
+        """Of the ONNX file."""
+        content: bytes = self.proto.SerializeToString()
+        return content
+
+    def __call__(self, image: Shaped[Tensor, "B 3 H W"]) -> Mapping[str, Tensor]:
+        """What the file hands out, by its names."""
+        if self._run is None:
+            self._run = self.runner()
+        return self._run(image)
+
+    def runner(self) -> Run:
+        """What runs the model as it stands."""
+        return OnnxRuntime(self.content)
+
+    def become(self, proto: "onnx.ModelProto") -> None:
+        """Be another model, of the same inputs and outputs."""
+        self.proto, self._run = proto, None
+
+    def publish(self) -> None:
+        """Leave out what is not handed out."""
+        without_logits(self.proto)
+        self.become(self.proto)
+
+    def write(self, path: Path) -> int:
+        """Write the file; returns its bytes."""
+        content = self.content
+        write_whole(path, lambda opened: opened.write(content))
+        return len(content)
 
 
 class OnnxRuntime:

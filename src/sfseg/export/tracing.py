@@ -14,8 +14,8 @@ from torch.export import Dim, ExportedProgram
 from sfseg.errors import ConfigError
 from sfseg.export.deployed import LEAST_SIDE, Deployed
 
-EXAMPLE = (2, 3, 96, 160)
-"""Two images: of one, the batch would become a constant. No size that is compared later."""
+EXAMPLE = (2, 3, 256, 480)
+"""Two images: of one, the batch would become a constant. So would the number of windows."""
 
 
 def traced(model: Deployed) -> ExportedProgram:
@@ -32,7 +32,7 @@ def traced(model: Deployed) -> ExportedProgram:
     """
     if not hasattr(torch.compiler, "is_exporting"):
         raise ConfigError(f"sfseg-export needs torch 2.7 or newer, got {torch.__version__}")
-    example = torch.zeros(EXAMPLE, dtype=torch.uint8)
+    example = model.taken(torch.zeros(EXAMPLE, dtype=torch.uint8))
     side = Dim.DYNAMIC(min=LEAST_SIDE)
     sizes: dict[int, Any] = {0: Dim.DYNAMIC, 2: side, 3: side}
     try:

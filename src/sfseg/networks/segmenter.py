@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
 from sfseg.modes import is_exporting
-from sfseg.ops.padding import at_centres, valid_cells
+from sfseg.ops.padding import at_centres, first_cells, valid_cells
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -109,8 +109,12 @@ class Segmenter(nn.Module):
     def normalize(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Centred and scaled pixels; expects uint8 in 0..255 or floats in [0, 1]."""
         pixels = image.to(self.mean.dtype)
-        if not image.is_floating_point():
-            pixels = pixels / 255
+        largest = 1 if image.is_floating_point() else 255
+        if is_exporting():
+            # Two operations on every pixel for three.
+            return pixels * (1 / (largest * self.std)) - self.mean / self.std
+        if largest != 1:
+            pixels = pixels / largest
         return (pixels - self.mean) / self.std
 
     def prepared(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
@@ -330,7 +334,7 @@ def _enlarged(
     """Scores brought to the padded size, of which the image's is kept."""
     if tuple(logits.shape[-2:]) != padded:
         logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=align_corners)
-    return logits[..., : size[0], : size[1]]
+    return first_cells(logits, size)
 
 
 def _grid(maps: Shaped[Tensor, "B C h w"]) -> tuple[int, int]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from sfseg.ops import bilinear
 
 
 def deformable_attention(
@@ -32,7 +33,7 @@ def deformable_attention(
     with torch.autocast(values[0].device.type, enabled=False):
         for value, place, weight in levels:
             grid = place.transpose(-1, -2)  # (N, points, queries, 2)
-            samples = F.grid_sample(value.to(dtype), grid, align_corners=False)
+            samples = bilinear.sample(value.to(dtype), grid)
             mean = (samples * weight[:, None]).sum(dim=2)  # (N, C, queries)
             attended = mean if attended is None else attended + mean
     assert attended is not None

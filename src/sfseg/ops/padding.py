@@ -5,15 +5,35 @@ Pictures lie in the top left corner of their image, padding below and to their r
 hands back what it was given.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Integer, Shaped
 from torch import Tensor
 
+from sfseg.modes import is_exporting
 from sfseg.types import IGNORE, Batch
 
 HEIGHT, WIDTH = 6, 7
 """Places in a geometry, see :class:`sfseg.data.geometry.Geometry`."""
+
+
+def first_cells(
+    values: Shaped[Tensor, "..."], size: Sequence[int], dim: int = -2
+) -> Shaped[Tensor, "..."]:
+    """The first rows and columns, which leaves out what was added below and to the right.
+
+    Args:
+        values: rows and columns are two neighbouring dimensions.
+        size: how many of each.
+        dim: which dimension the rows are, counted from the last.
+    """
+    rows, columns = (n - side for n, side in zip(size, values.shape[dim:], strict=False))
+    if is_exporting():
+        # A slice would be recorded with whether the example needs one, as if all images did.
+        return F.pad(values, (*(0, 0) * (-2 - dim), 0, columns, 0, rows))
+    return values.narrow(dim, 0, size[0]).narrow(dim + 1, 0, size[1])
 
 
 def valid_pixels(batch: Batch) -> Bool[Tensor, "B H W"] | None:

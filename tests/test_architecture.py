@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "data": {"pseudo", "storage"},
     "methods": {"networks", "ops", "pseudo", "storage", "metrics", "optim"},
     "generation": {"data", "report", "storage"},
-    "export": {"networks"},
+    "export": {"networks", "ops", "storage", "metrics"},
     "callbacks": {"data", "report", "pseudo", "ops", "storage", "metrics", "optim"},
 }
 MAY_IMPORT["runs"] = set(MAY_IMPORT) | set(WORDS)

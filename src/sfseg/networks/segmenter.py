@@ -109,12 +109,10 @@ class Segmenter(nn.Module):
     def normalize(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Centred and scaled pixels; expects uint8 in 0..255 or floats in [0, 1]."""
         pixels = image.to(self.mean.dtype)
-        largest = 1 if image.is_floating_point() else 255
         if is_exporting():
-            # Two operations on every pixel for three.
-            return pixels * (1 / (largest * self.std)) - self.mean / self.std
-        if largest != 1:
-            pixels = pixels / largest
+            scale = self.std if image.is_floating_point() else 255 * self.std
+            return pixels * (1 / scale) - self.mean / self.std  # two operations for three
+        pixels = pixels if image.is_floating_point() else pixels / 255
         return (pixels - self.mean) / self.std
 
     def prepared(self, image: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
@@ -196,8 +194,8 @@ class Segmenter(nn.Module):
         self, logits: Float[Tensor, "B K h w"], image: Shaped[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B K H W"]:
         """Scores of the padded image, of any smaller size, brought to the pixels of the image."""
-        size = (image.shape[-2], image.shape[-1])
-        return _enlarged(logits, self.padded_size(image), size, align_corners=self.align_corners)
+        padded = self.padded_size(image)
+        return _enlarged(logits, padded, _grid(image), align_corners=self.align_corners)
 
     def enlarge_view(
         self,
@@ -240,16 +238,14 @@ class Segmenter(nn.Module):
             pixels: padded below and to the right only, so that they keep their coordinates.
             value: of the padding; 0 is the mean colour.
         """
-        bottom, right = (self._missing(side) for side in pixels.shape[-2:])
-        # Whether an example needs padding says nothing of the images that an exported network gets.
-        if is_exporting() or bottom or right:
-            return F.pad(pixels, (0, right, 0, bottom), value=value)
-        return pixels
+        bottom, right = map(self._missing, pixels.shape[-2:])
+        is_padded = is_exporting() or bottom or right  # whether the example is, says nothing
+        return F.pad(pixels, (0, right, 0, bottom), value=value) if is_padded else pixels
 
     def padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
         """Height and width of an image as the backbone sees it."""
-        height, width = image.shape[-2:]
-        return height + self._missing(height), width + self._missing(width)
+        height, width = (side + self._missing(side) for side in image.shape[-2:])
+        return height, width
 
     def at_cells(
         self, label: Shaped[Tensor, "B H W"], maps: Shaped[Tensor, "B C h w"], *, outside: int
@@ -315,8 +311,9 @@ class Segmenter(nn.Module):
 
     def _batch_norms(self) -> Iterator[nn.Module]:
         # Looked up each time: Lightning may replace them by synchronised ones.
-        kind = nn.modules.batchnorm._BatchNorm
-        return (module for module in self.backbone.modules() if isinstance(module, kind))
+        return (
+            m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        )
 
     def _missing(self, side: int) -> int:
         multiple = cast(int, self.backbone.stride_multiple)

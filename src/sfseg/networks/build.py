@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sfseg.networks.backbones.mit import MixTransformer, mix_transformer
 from sfseg.networks.backbones.tiny import TinyTransformer
-from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, BatchNormPolicy, Segmenter
+from sfseg.networks.batch_norm_policy import BatchNormPolicy
+from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD, Segmenter
 from sfseg.networks.weights.checkpoint import load_backbone, load_segmenter
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The model every method trains: pixels in, logits per pixel out."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 from sfseg.errors import ConfigError
 from sfseg.modes import is_exporting
+from sfseg.networks.batch_norm_policy import BatchNormPolicy, require_policy
 from sfseg.ops.padding import at_centres, first_cells, valid_cells
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-BatchNormPolicy = Literal["train", "frozen_affine", "frozen_statistics", "frozen"]
-"""What of the backbone's batch normalisation stays as it is in training.
-
-Nothing; weights and biases, while the running statistics move (AdaptSegNet); the statistics, which
-then normalise in training too; or both.
-"""
 
 
 class PromptsStages(Protocol):
@@ -96,7 +90,7 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._frozen: set[str] = set()
-        _check_policy(batch_norm, has_norms=any(self._batch_norms()))
+        require_policy(batch_norm, has_norms=any(self._batch_norms()))
         if batch_norm in ("frozen_affine", "frozen"):
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
@@ -239,8 +233,10 @@ class Segmenter(nn.Module):
             value: of the padding; 0 is the mean colour.
         """
         bottom, right = map(self._missing, pixels.shape[-2:])
-        is_padded = is_exporting() or bottom or right  # whether the example is, says nothing
-        return F.pad(pixels, (0, right, 0, bottom), value=value) if is_padded else pixels
+        # Whether an example needs padding says nothing of the images that an exported network gets.
+        if is_exporting() or bottom or right:
+            return F.pad(pixels, (0, right, 0, bottom), value=value)
+        return pixels
 
     def padded_size(self, image: Shaped[Tensor, "..."]) -> tuple[int, int]:
         """Height and width of an image as the backbone sees it."""
@@ -311,9 +307,8 @@ class Segmenter(nn.Module):
 
     def _batch_norms(self) -> Iterator[nn.Module]:
         # Looked up each time: Lightning may replace them by synchronised ones.
-        return (
-            m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        )
+        kind = nn.modules.batchnorm._BatchNorm
+        return (module for module in self.backbone.modules() if isinstance(module, kind))
 
     def _missing(self, side: int) -> int:
         multiple = cast(int, self.backbone.stride_multiple)
@@ -336,16 +331,3 @@ def _enlarged(
 
 def _grid(maps: Shaped[Tensor, "B C h w"]) -> tuple[int, int]:
     return maps.shape[-2], maps.shape[-1]
-
-
-def _check_policy(batch_norm: str, *, has_norms: bool) -> None:
-    if batch_norm not in get_args(BatchNormPolicy):
-        raise ValueError(
-            f"backbone.batch_norm must be one of {', '.join(get_args(BatchNormPolicy))}, "
-            f"got {batch_norm}"
-        )
-    if batch_norm != "train" and not has_norms:
-        raise ValueError(
-            "backbone.batch_norm must be train for a backbone without batch normalisation, "
-            f"got {batch_norm}"
-        )

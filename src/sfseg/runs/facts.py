@@ -10,7 +10,6 @@ from sfseg.sharing.card import Facts
 QUALIFIERS = ("domain", "city", "condition", "shift", "split")
 """Settings of a set that say which part of a data set it is."""
 OWN = "own images"
-NONE = "none"
 
 
 def facts_of(config: DictConfig, name: str) -> Facts:
@@ -35,9 +34,9 @@ def facts_of(config: DictConfig, name: str) -> Facts:
         backbone=str(_value(config, "backbone.network.name")),
         backbone_terms=_terms(config),
         head=str(_value(config, "backbone.head._target_")).rpartition(".")[2],
-        source=_set(config, "data.scenes.source_train") if sees_source else NONE,
-        target=_target(config) if sees_target else f"{NONE}, so that it was not adapted to any",
-        sets={key: text for key, text in sets.items() if text != NONE},
+        source=_set(config, "data.scenes.source_train") if sees_source else "",
+        target=_target(config) if sees_target else "",
+        sets={key: text for key, text in sets.items() if text},
         training=_training(config),
     )
 
@@ -58,10 +57,10 @@ def _method(target: Any) -> tuple[str, str]:
 
 
 def _set(config: DictConfig, key: str) -> str:
-    """A set of images, such as ``cityscapes (val)``."""
+    """A set of images, such as ``cityscapes (val)``; empty where there is none."""
     target = _value(config, f"{key}._target_")
     if target is None:
-        return NONE
+        return ""
     name = str(target).rpartition(".")[2].lower()
     if name == "folder":
         return OWN

@@ -1,14 +1,18 @@
 """The card of a shared model: what it is, what was measured, and where not to trust it."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sfseg import __version__
 from sfseg.labels import LabelSpace
 from sfseg.report.tables import percent, to_markdown
 from sfseg.sharing.results import Scored, per_class
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 TASK = "image-segmentation"
+NONE = "none"
 WORST = 5
 """Classes that a card names as those that are found worst."""
 
@@ -22,7 +26,7 @@ class Facts(NamedTuple):
     backbone: name.
     backbone_terms: where its first weights come from, and their licence as far as that is known.
     head: name.
-    source, target: names of the data.
+    source, target: names of the data that it has seen; empty where it has seen none.
     sets: names of the data that it is judged on, by the names that results have for them.
     training: seed, steps and so on, by their names.
     """
@@ -100,10 +104,10 @@ def _tags(facts: Facts) -> list[str]:
     return [tag for tag in tags if tag]
 
 
-def _eval_results(facts: Facts, scores: Mapping[str, Scored]) -> list[object]:
+def _eval_results(facts: Facts, scores: Mapping[str, Scored]) -> "list[EvalResult]":
     from huggingface_hub import EvalResult
 
-    found: list[object] = []
+    found: list[EvalResult] = []
     for name, data in facts.sets.items():
         if (one := scores.get(name)) is None:
             continue
@@ -115,6 +119,7 @@ def _eval_results(facts: Facts, scores: Mapping[str, Scored]) -> list[object]:
                 task_type=TASK,
                 dataset_type=data.partition(" ")[0],
                 dataset_name=data,
+                dataset_config=data,  # sets of one type and configuration would become one
                 metric_type="mean_iou",
                 metric_name=metric,
                 metric_value=round(value, 6),
@@ -132,7 +137,7 @@ def _what(facts: Facts, labels: LabelSpace) -> str:
         "[sfseg](https://pypi.org/project/sfseg).\n\n"
         f"- Method: `{name}`. {sentence}\n"
         f"- Network: {facts.backbone} with the head {facts.head}\n"
-        f"- Source: {facts.source}\n- Target: {facts.target}\n"
+        f"- Source: {facts.source or NONE}\n- Target: {facts.target or NONE}\n"
     )
 
 
@@ -180,7 +185,7 @@ def _terms(facts: Facts, licence: Licence) -> str:
 
 
 def _data(facts: Facts) -> str:
-    return "; ".join(dict.fromkeys([facts.source, facts.target]))
+    return "; ".join(dict.fromkeys(data for data in (facts.source, facts.target) if data))
 
 
 def _use(address: str) -> str:
@@ -196,7 +201,7 @@ def _use(address: str) -> str:
 
 def _distrust(facts: Facts, scores: Mapping[str, Scored], selection: str) -> str:
     lines = [
-        f"- It was adapted to {facts.target}: nothing is known of other cameras and places.",
+        f"- It has seen {_data(facts)}: nothing is known of other cameras and places.",
         "- Its confidence is a softmax that nobody has calibrated, and unknown objects get one of "
         "its classes.",
         "- Scores of other protocols cannot be compared with these.",

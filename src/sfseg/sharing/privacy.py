@@ -16,8 +16,8 @@ KEPT = (
     "backbone", "callbacks", "data", "eval_every", "evaluation", "matmul_precision", "method",
     "output_dir", "pseudo_labels", "seed", "select", "source_model", "start", "trainer",
 )  # fmt: skip
-"""Settings that rebuild the network, are needed to evaluate it, or say how it was trained. Others say
-where a run wrote to, what it was called and what it began from."""
+"""Settings that rebuild the network, are needed to evaluate it, or say how it was trained. Others
+say where a run wrote to, what it was called and what it began from."""
 PLACES = re.compile(
     r"(\w+_)?(root|folder|folders|dir|dirs|file|path|paths|dirpath|weights|checkpoint|ckpt)"
     r"|generated|translated|start_from|entity|project|host|user"

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sfseg.errors import ConfigError
@@ -129,7 +129,8 @@ def write_shared(
         alone = {
             name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
         }
-        save_file(alone, partial / WEIGHTS, metadata={"format": "pt"})
+        # As bytes: `save_file` makes a file that its owner alone may read.
+        (partial / WEIGHTS).write_bytes(save(alone, metadata={"format": "pt"}))
         text = json.dumps({"format": FORMAT, **record}, indent=1, allow_nan=False)
         (partial / RECORD).write_text(text + "\n", encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")

@@ -130,7 +130,8 @@ class Answer(BaseHTTPRequestHandler):
             if repo in hub.repos:
                 return self.say({"error": "exists", "url": self.url(repo)}, 409)
             hub.repos[repo] = [{".gitattributes": b""}]
-            hub.private |= {repo} if asked.get("private") else set()
+            is_private = asked.get("private") or asked.get("visibility") == "private"
+            hub.private |= {repo} if is_private else set()
             return self.say({"url": self.url(repo), "id": repo})
         repo, kind = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(\w+)/main", self.path).groups()
         if kind == "preupload":

@@ -33,7 +33,7 @@ def test_places_and_names_are_gone(cli: Cli, tmp_path: Path) -> None:
     words = [
         "data.cache_dir=/scratch/secret/cache", "data.generated=../secret", "tags=[secret]",
         "logger=wandb", "logger.wandb.entity=secret", "source_checkpoint=secret.ckpt",
-        "pseudo_labels.start_from=secret", "source_model.folder=~/secret",
+        "pseudo_labels.start_from=secret", 'source_model.folder="~/secret"',
         "+note=secret", "pseudo_labels.sam.model=gpu7.secret.example:sam", "data.translated=secret",
     ]  # fmt: skip
     path = make_run(tmp_path / "run", *words)

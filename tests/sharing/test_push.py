@@ -13,6 +13,7 @@ from hub_server import Hub, serving
 from huggingface_hub import ModelCard, constants
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from safetensors.torch import save_file
 
 import sfseg
 from sfseg.config.composition import CONF
@@ -20,6 +21,7 @@ from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.errors import ConfigError
 from sfseg.labels import CITYSCAPES
 from sfseg.runs.checkpoints import read_checkpoint, restore, stored_labels
+from sfseg.sharing.shared_model import write_shared
 from sfseg.storage.manifest import KEY
 
 SCENE = Toyscapes("city", "test", length=1, size=(64, 128)).image(0)
@@ -39,8 +41,11 @@ def predicted(place: object) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     "words",
-    [(), ("method=uniuvpt",), ("method=hrda",)],
-    ids=["plain", "prompted", "two resolutions"],
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("method=uniuvpt",), id="prompted"),
+        pytest.param(("method=hrda",), id="two resolutions", marks=pytest.mark.slow),
+    ],
 )
 def test_a_pushed_folder_predicts_the_same_bits(
     cli: Cli, tmp_path: Path, words: tuple[str, ...]
@@ -189,6 +194,49 @@ def test_an_older_folder_is_replaced_as_a_whole(cli: Cli, tmp_path: Path) -> Non
     after = {name: Path("rain", name).read_bytes() for name in FILES}
     assert all(before[name] != after[name] for name in FILES)
     assert not list(tmp_path.glob(".*.partial"))
+
+    def damaged(folder: Path) -> None:
+        raise OSError("the disk lies")
+
+    with pytest.raises(OSError, match="the disk lies"):
+        write_shared(Path("rain"), {}, {}, "card", damaged)
+    assert {name: Path("rain", name).read_bytes() for name in FILES} == after
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1]", "sfseg.json is damaged, or no record of sfseg"),
+        (b"{", "sfseg.json is damaged"),
+        (b'{"format": "1"}', "sfseg.json is damaged"),
+        (b'{"format": 1, "a": ' + b"[" * 5000 + b"]" * 5000 + b"}", "sfseg.json is damaged"),
+        (b'{"format": 1, "labels": [' + b"[" * 400 + b"]" * 400 + b"]}", "no usable record"),
+        (b'{"format": 1, "labels": {}, "config": {}}', "no usable record"),
+        (b" " * (9 << 20), "more than 8388608 bytes"),
+    ],
+    ids=["list", "half", "version", "deep", "nested", "empty", "large"],
+)
+def test_a_strangers_record_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "sfseg.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        restore(tmp_path)
+
+
+def test_a_strangers_record_calls_and_opens_nothing(cli: Cli, tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run")
+    assert cli("sfseg-push", f"ckpt_path={path}", "to=rain").code == 0
+    file = Path("rain/sfseg.json")
+    record = json.loads(file.read_text())
+    record["config"]["backbone"]["network"] |= {"weights": "/nowhere.pth", "pretrained": True}
+    file.write_text(json.dumps(record))
+    assert restore("rain").labels == CITYSCAPES
+    record["config"]["backbone"]["head"] = {"_target_": "os.system", "command": "touch called"}
+    file.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"os\.system must not be called"):
+        restore("rain")
+    assert not Path("called").exists()
 
 
 def test_a_model_goes_to_the_hub_and_comes_back(

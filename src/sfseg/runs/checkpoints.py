@@ -225,7 +225,9 @@ def record_of(source: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+    except (
+        LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException
+    ) as error:  # fmt: skip
         raise ConfigError(
             f"{source} has no usable record of its run ({type(error).__name__}: {error}); "
             "take a file that sfseg-train has written"

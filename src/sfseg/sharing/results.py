@@ -33,14 +33,17 @@ class Scored(NamedTuple):
         return self.summary["mIoU"] == self.summary["mIoU"]
 
 
-def read_results(path: Path) -> Any:
-    """The content of a ``results.json``.
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """The content of a ``results.json``, by set.
 
     Raises:
         ConfigError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(content, dict) and all(isinstance(p, dict) for p in content.values())):
+            raise ValueError("it has no scores by set")
+        return content
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is damaged ({error}); restore it, or remove it to share the model as not "

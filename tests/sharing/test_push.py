@@ -89,6 +89,13 @@ def test_the_commands_take_it(cli: Cli, tmp_path: Path) -> None:
     assert done.code == 0, done.output
 
 
+def test_numbers_without_an_end_come_back(cli: Cli, tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", "data/sampler=rare_class", "data.sampler.temperature=inf")
+    done = cli("sfseg-push", f"ckpt_path={path}", "to=rain")
+    assert done.code == 0, done.output
+    assert restore("rain").config.data.sampler.temperature == float("inf")
+
+
 def test_adaptation_starts_from_it(cli: Cli, tmp_path: Path) -> None:
     from sfseg.runs import source_model
 

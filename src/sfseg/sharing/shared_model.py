@@ -131,7 +131,7 @@ def write_shared(
         }
         # As bytes: `save_file` makes a file that its owner alone may read.
         (partial / WEIGHTS).write_bytes(save(alone, metadata={"format": "pt"}))
-        text = json.dumps({"format": FORMAT, **record}, indent=1, allow_nan=False)
+        text = json.dumps({"format": FORMAT, **record}, indent=1)
         (partial / RECORD).write_text(text + "\n", encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")
         check(partial)

@@ -6,6 +6,8 @@ from typing import Literal
 
 HubReason = Literal["gated", "missing", "offline"]
 """Why a model of Hugging Face's hub could not be had, see :func:`hub_reason`."""
+OFFLINE = {"ConnectionError", "TransportError", "Timeout"}
+"""Names of classes of errors without an answer, of Python and of all clients that there are."""
 
 
 class SfsegError(Exception):
@@ -76,25 +78,24 @@ def hub_reason(error: BaseException) -> HubReason | None:
     ``gated``: the owner asks for consent; ``missing``: no such repository, or a private one;
     ``offline``: neither the network nor the cache has it.
     """
-    from httpx import TransportError
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
 
-    offline = (OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError, TransportError)
     kinds: tuple[tuple[HubReason, tuple[type[BaseException], ...]], ...] = (
         ("gated", (GatedRepoError,)),  # which is a RepositoryNotFoundError too
         ("missing", (RepositoryNotFoundError,)),
-        ("offline", offline),
+        ("offline", (LocalEntryNotFoundError,)),
     )
     causes = list(_causes(error))
     for reason, errors in kinds:
         if any(isinstance(cause, errors) for cause in causes):
             return reason
-    return None
+    # Its client is requests, httpx or httpx2, by its version: none of them need be here.
+    names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    return "offline" if names & OFFLINE else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -21,6 +21,7 @@ WANTED = {
     "ckpt_path": "<run>/checkpoints/last.ckpt",
     "images": "<folder>",
     "output": "<new folder>",
+    "to": "<new folder> or to=hf://<owner>/<name>",
 }
 """What a setting that has no default may be."""
 SUGGESTIONS = 3

@@ -1,8 +1,6 @@
 """Models that a personalisation keeps: folders that appear whole, and say what they are."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from safetensors import SafetensorError
 from sfseg.errors import OutputError
 from sfseg.generation.dreambooth import DreamBooth
 from sfseg.generation.lora import merged, write_adapters
-from sfseg.storage.atomic import sync
+from sfseg.storage import atomic
 
 RECORD = "personalised.json"
 
@@ -46,24 +44,16 @@ def keep(training: DreamBooth, folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder beside its place, flush it to the disk, then give it its name.
+    """See :func:`sfseg.storage.atomic.write_folder`.
 
     Raises:
         OutputError: the disk takes nothing.
     """
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.mkdir(parents=True)
-        write(partial)
-        for path in partial.rglob("*"):
-            sync(path)
-        partial.replace(folder)
-        sync(folder.parent)
+        atomic.write_folder(folder, write)
     # safetensors reports a full disk as an error of its own.
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{folder} cannot be written: {error}; make room, then repeat the command, which goes "
             "on where it stopped"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import is_zipfile
 
 import torch
@@ -22,7 +22,6 @@ from sfseg.config.trust import require_allowed
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
 from sfseg.nesting import require_small
-from sfseg.networks.segmenter import IMAGENET_MEAN, IMAGENET_STD
 from sfseg.networks.weights.checkpoint import load_segmenter, load_strictly, require_same_keys
 from sfseg.networks.weights.published import identify
 from sfseg.networks.weights.weight_files import (
@@ -31,6 +30,10 @@ from sfseg.networks.weights.weight_files import (
     require_stored,
     require_usable,
 )
+from sfseg.runs.older_records import updated
+from sfseg.sharing.address import hub_address
+from sfseg.sharing.hub import find
+from sfseg.sharing.shared_model import read_record, read_tensors, shared_folder
 from sfseg.storage.manifest import KEY, verify
 
 if TYPE_CHECKING:
@@ -40,6 +43,21 @@ log = logging.getLogger(__name__)
 PREFIX = "network."
 START = {"pretrained": False, "weights": None, "checkpoint": None}
 """Settings that name weights to start from, and their values for a network that needs none."""
+
+
+class Trained(NamedTuple):
+    """A trained network as it is stored.
+
+    record: what its run says of itself: version, configuration, label space.
+    tensors: of the network, under its own names.
+    selection: in words, how these weights were chosen where they are not the run's last.
+    step: optimiser steps of the run, if that is known.
+    """
+
+    record: Any
+    tensors: dict[str, Tensor]
+    selection: str
+    step: int | None
 
 
 @dataclass(frozen=True)
@@ -68,8 +86,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint written by a run; holds tensors and plain containers only.
 
     Raises:
-        ConfigError: missing, an address, damaged, or not written by a run of sfseg.
+        ConfigError: missing, an address, damaged, not written by a run of sfseg, or a shared model.
     """
+    if hub_address(path, "ckpt_path") is not None or shared_folder(path) is not None:
+        raise ConfigError(
+            f"ckpt_path={path} is a shared model, of weights alone, and no run goes on from it; "
+            f"start from its weights with source_checkpoint={path}"
+        )
     path = local_file(path, "ckpt_path")
     verify(path)
     try:
@@ -92,6 +115,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def stored_labels(path: str | Path) -> LabelSpace | None:
     """The label space of a run's checkpoint; None for files of other programs."""
+    if (folder := shared_folder(path)) is not None:
+        source = f"source_checkpoint={path}"
+        return _labels(read_record(folder, source), source)
     if Path(path).suffix == ".safetensors":
         return None
     try:
@@ -102,7 +128,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
         # Of another program, or damaged: whoever reads the weights will say it.
         return None
     is_run = isinstance(content, dict) and KEY in content
-    return _labels(content[KEY], Path(path)) if is_run else None
+    return _labels(content[KEY], f"ckpt_path={path}") if is_run else None
 
 
 def check_resumable(path: str | Path, method: "LightningModule") -> int:
@@ -124,8 +150,28 @@ def check_resumable(path: str | Path, method: "LightningModule") -> int:
     return int(content["global_step"])
 
 
+def read_trained(path: str | Path) -> Trained:
+    """The network of a run's checkpoint, or of a shared model: a folder, or one of the hub.
+
+    Raises:
+        ConfigError: unreadable, not written by sfseg, or it cannot be had.
+    """
+    if (folder := find(path, "ckpt_path")) is not None:
+        record = read_record(folder, f"ckpt_path={path}")
+        selection = str(record.get("selection") or "")
+        return Trained(record, read_tensors(folder), selection, record.get("step"))
+    content = read_checkpoint(path)
+    tensors = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(PREFIX)
+    }
+    selection = str(content.get("selection", ""))
+    return Trained(content[KEY], tensors, selection, content.get("global_step"))
+
+
 def restore(path: str | Path) -> Restored:
-    """The network of a run's checkpoint, or of a file that another project has published.
+    """A trained network: of a run's checkpoint, shared, or in a file another project has published.
 
     Raises:
         ConfigError: unreadable, its weights do not fit its own configuration, or a published
@@ -138,17 +184,26 @@ def restore(path: str | Path) -> Restored:
         network = _network(config, labels)
         load_segmenter(network, path)
         return Restored(network.eval(), labels, config)
-    content = read_checkpoint(path)
-    labels, config = _labels(content[KEY], path), _config(content[KEY], path)
-    require_allowed(config, source=f"ckpt_path={path}")
+    return rebuilt(read_trained(path), f"ckpt_path={path}")
+
+
+def rebuilt(trained: Trained, source: str) -> Restored:
+    """The network that a record describes, with its weights.
+
+    A record may be a stranger's: it opens no file, begins no download and calls what is allowed.
+
+    Args:
+        trained: as it is stored.
+        source: where, for messages.
+
+    Raises:
+        ConfigError: no such record, or the weights do not fit it.
+    """
+    labels, config = _labels(trained.record, source), _config(trained.record, source)
+    require_allowed(config, source=source)
     network = _network(config, labels)
-    tensors = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in content["state_dict"].items()
-        if name.startswith(PREFIX)
-    }
-    load_strictly(network, tensors, source=str(path))
-    return Restored(network.eval(), labels, config, str(content.get("selection", "")))
+    load_strictly(network, trained.tensors, source=source.partition("=")[2])
+    return Restored(network.eval(), labels, config, trained.selection)
 
 
 def _are_tensors(content: dict[str, Any]) -> bool:
@@ -159,31 +214,36 @@ def _are_tensors(content: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def record_of(path: Path) -> Iterator[None]:
-    """Errors of reading what a run has written of itself into its checkpoint.
+def record_of(source: str) -> Iterator[None]:
+    """Errors of reading what a run has written of itself, into its checkpoint say.
+
+    Args:
+        source: where, for messages, such as ``ckpt_path=last.ckpt``.
 
     Raises:
         ConfigError: it is no such record.
     """
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
+    except (
+        LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException
+    ) as error:  # fmt: skip
         raise ConfigError(
-            f"ckpt_path={path} has no usable record of its run ({type(error).__name__}: {error}); "
+            f"{source} has no usable record of its run ({type(error).__name__}: {error}); "
             "take a file that sfseg-train has written"
         ) from error
 
 
-def _labels(record: Any, path: Path) -> LabelSpace:
-    with record_of(path):
+def _labels(record: Any, source: str) -> LabelSpace:
+    with record_of(source):
         require_small(record, "the record")
         return LabelSpace.from_dict(record["labels"])
 
 
-def _config(record: Any, path: Path) -> DictConfig:
-    with record_of(path):
+def _config(record: Any, source: str) -> DictConfig:
+    with record_of(source):
         require_small(record, "the record")
-        config = OmegaConf.create(_updated(with_todays_names(record["config"])))
+        config = OmegaConf.create(updated(with_todays_names(record["config"])))
         for key in ("backbone.network", "method", "data.module"):
             if not OmegaConf.is_dict(OmegaConf.select(config, key)):
                 raise ValueError(f"{key} is no group of settings")
@@ -195,7 +255,7 @@ def _config(record: Any, path: Path) -> DictConfig:
 def _is_published(path: Path) -> bool:
     """Whether a readable file is of another program; what cannot be read is not."""
     if path.suffix == ".safetensors":
-        return path.is_file()
+        return path.is_file() and shared_folder(path) is None
     try:
         require_stored(path)
         # Mapped, where the format allows it: of all the weights nothing is read.
@@ -279,28 +339,3 @@ def without_starts(node: Any) -> Any:
             for key, part in node.items()
         }
     return [without_starts(part) for part in node] if isinstance(node, list) else node
-
-
-def _updated(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of an older run under today's names."""
-    module = config["data"]["module"]
-    if "eval_size" in module:
-        module["eval_view"] = {
-            "_target_": "sfseg.data.geometry.EvalView",
-            "size": module.pop("eval_size"),
-        }
-    if "check_samples" in module:
-        config["data"] |= {"on_error": "raise", "max_skipped": 10}
-        module["checks"] = {
-            "_target_": "sfseg.data.check.Checks",
-            "samples": module.pop("check_samples"),
-            "on_error": "${data.on_error}",
-            "max_skipped": "${data.max_skipped}",
-        }
-    network = config["backbone"]["network"]
-    if network.get("_target_") == "sfseg.networks.build.build_segmenter" and "mean" not in network:
-        # What every backbone was shown before each had a mean of its own.
-        network |= {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    plan = {"steps": None, "batch_size": 1, "target_view": config["data"].get("target_view")}
-    config["method"].setdefault("plan", plan)
-    return config

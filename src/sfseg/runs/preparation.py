@@ -328,7 +328,7 @@ def began_with(cfg: DictConfig) -> Path | None:
     from sfseg.pseudo.identity import read_record
 
     content = read_checkpoint(cfg.ckpt_path)
-    with record_of(Path(cfg.ckpt_path)):
+    with record_of(f"ckpt_path={cfg.ckpt_path}"):
         known = content[manifest.KEY].get("source_model")
         if known is None and "pseudo_labels" in content.get("AdaptationData", {}):
             # Written before checkpoints said it: the run's labels do.

@@ -139,7 +139,7 @@ def check_optimizers(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None
         ConfigError: they are of another kind, or have other groups of parameters.
     """
     content = read_checkpoint(cfg.ckpt_path)
-    with record_of(cfg.ckpt_path):
+    with record_of(f"ckpt_path={cfg.ckpt_path}"):
         before = content[KEY]["config"]["method"].get("optimizer", {}).get("_target_")
         kept = [
             [len(group["params"]) for group in state["param_groups"]]

@@ -15,6 +15,8 @@ from sfseg.config.composition import build, plain
 from sfseg.errors import ConfigError, DataError
 from sfseg.networks.weights.weight_files import local_file
 from sfseg.runs.recipe import Recipe, recipe_of
+from sfseg.sharing.hub import find as find_shared
+from sfseg.sharing.shared_model import WEIGHTS
 from sfseg.storage.atomic import remove_partial, write_whole
 from sfseg.storage.lock import WriterLock
 
@@ -44,7 +46,12 @@ def find(cfg: DictConfig) -> Path | None:
     from sfseg.storage.manifest import verify
 
     if cfg.source_checkpoint is not None:
-        path = local_file(Path(cfg.source_checkpoint).expanduser(), "source_checkpoint")
+        given = Path(cfg.source_checkpoint).expanduser()
+        shared_model = find_shared(given, "source_checkpoint")
+        if shared_model is not None:
+            log.info("source model: %s, shared, as given", cfg.source_checkpoint)
+            return shared_model / WEIGHTS
+        path = local_file(given, "source_checkpoint")
         verify(path)
         log.info("source model: %s, as given", path)
         return path

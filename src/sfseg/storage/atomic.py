@@ -35,6 +35,36 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool = False) -> None:
+    """Write a folder beside its place, flush it to the disk, then give it its name.
+
+    Args:
+        folder: its place.
+        write: fills an empty folder.
+        replace: a folder that is there makes room once the new one is complete.
+
+    Raises:
+        OSError: the disk takes nothing, or there is a folder with files that is not to be replaced.
+    """
+    partial, old = (
+        folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial") for _ in range(2)
+    )
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        for path in partial.rglob("*"):
+            sync(path)
+        if replace and folder.is_dir():
+            folder.replace(old)
+        partial.replace(folder)
+        sync(folder.parent)
+    finally:
+        if old.is_dir() and not folder.exists():
+            old.replace(folder)
+        for path in (partial, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def file_in_the_way(folder: Path) -> Path | None:
     """A file that lies where a folder, or one above it, would have to be."""
     return next((path for path in (folder, *folder.parents) if path.is_file()), None)

@@ -1,0 +1,119 @@
+"""The scores that a run has written of itself, as a card shows them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sfseg.errors import ConfigError
+from sfseg.report.tables import percent
+
+RESULTS = "results.json"
+Values = dict[str, float]
+"""Shares in [0, 1] by the name of a metric or a class; NaN where there is none."""
+
+
+class Scored(NamedTuple):
+    """Scores of one set.
+
+    protocol: what they stand for, in words.
+    summary: of the whole set, ``mIoU`` among them.
+    iou: of each class.
+    before: summary and IoU of the source model, empty where none was adapted.
+    """
+
+    protocol: str
+    summary: Values
+    iou: Values
+    before: tuple[Values, Values] | None
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the set has labels, so that there are scores."""
+        return self.summary["mIoU"] == self.summary["mIoU"]
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """The content of a ``results.json``, by set.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(content, dict) and all(isinstance(p, dict) for p in content.values())):
+            raise ValueError("it has no scores by set")
+        return content
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}); restore it, or remove it to share the model as not "
+            "evaluated"
+        ) from error
+
+
+def scored_sets(content: Any, classes: Sequence[str], source: str) -> dict[str, Scored]:
+    """Scores by the name of their set.
+
+    Args:
+        content: of a ``results.json``.
+        classes: of the network.
+        source: where it was, for messages.
+
+    Raises:
+        ConfigError: it is of other classes, or holds no scores.
+    """
+    try:
+        return {str(name): _scored(part, classes) for name, part in content.items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{source} holds no scores of these {len(classes)} classes ({type(error).__name__}: "
+            f"{error}); evaluate again, or remove it to share the model as not evaluated"
+        ) from error
+
+
+def per_class(sets: Mapping[str, Scored]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows in percent: every class and the means; before, after and gain of each set."""
+    labelled = {name: one for name, one in sets.items() if one.is_labelled}
+    header, columns = ["class"], []
+    for name, one in labelled.items():
+        now = {**one.iou, **one.summary}
+        if one.before is None:
+            header.append(f"{name} IoU")
+            columns.append([percent(value) for value in now.values()])
+            continue
+        old = {**one.before[1], **one.before[0]}
+        header += [f"{name} source-only", f"{name} adapted", "gain"]
+        columns.append([percent(old[key]) for key in now])
+        columns.append([percent(value) for value in now.values()])
+        columns.append([percent(now[key] - old[key], signed=True) for key in now])
+    if not labelled:
+        return header, []
+    first = next(iter(labelled.values()))
+    return header, [
+        [name, *(column[k] for column in columns)]
+        for k, name in enumerate([*first.iou, *first.summary])
+    ]
+
+
+def _scored(part: Any, classes: Sequence[str]) -> Scored:
+    before = part.get("source_only")
+    return Scored(
+        str(part["protocol"]),
+        *_values(part, classes),
+        before=None if before is None else _values(before, classes),
+    )
+
+
+def _values(part: Any, classes: Sequence[str]) -> tuple[Values, Values]:
+    iou = {name: _share(part["IoU"][name]) for name in classes}
+    if len(part["IoU"]) != len(classes):
+        raise ValueError(f"it has {len(part['IoU'])} classes")
+    summary = {str(name): _share(value) for name, value in part["summary"].items()}
+    return {"mIoU": summary.pop("mIoU"), **summary}, iou
+
+
+def _share(value: Any) -> float:
+    number = float("nan") if value is None else float(value)
+    if number < 0 or number > 1:
+        raise ValueError(f"{number} is no share in [0, 1]")
+    return number

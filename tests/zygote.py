@@ -27,6 +27,7 @@ COMMANDS = {
     "sfseg-data": "data",
     "sfseg-generate": "generate",
     "sfseg-export": "export",
+    "sfseg-convert": "convert",
 }
 
 

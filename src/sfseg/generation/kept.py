@@ -1,8 +1,6 @@
 """Models that a personalisation keeps: folders that appear whole, and say what they are."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from safetensors import SafetensorError
 from sfseg.errors import OutputError
 from sfseg.generation.dreambooth import DreamBooth
 from sfseg.generation.lora import merged, write_adapters
-from sfseg.storage.atomic import sync
+from sfseg.storage.atomic import write_whole_folder
 
 RECORD = "personalised.json"
 
@@ -51,19 +49,11 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OutputError: the disk takes nothing.
     """
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.mkdir(parents=True)
-        write(partial)
-        for path in partial.rglob("*"):
-            sync(path)
-        partial.replace(folder)
-        sync(folder.parent)
+        write_whole_folder(folder, write)
     # safetensors reports a full disk as an error of its own.
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{folder} cannot be written: {error}; make room, then repeat the command, which goes "
             "on where it stopped"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -35,6 +35,32 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def write_whole_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder beside its place, flush it to the disk, then give it its name.
+
+    Args:
+        folder: what is there before is replaced.
+        write: gets an empty folder.
+
+    Raises:
+        OSError: the disk takes nothing; what was at ``folder`` is still there.
+    """
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    before = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        for path in partial.rglob("*"):
+            sync(path)
+        if folder.exists():
+            folder.replace(before)
+        partial.replace(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+
+
 def file_in_the_way(folder: Path) -> Path | None:
     """A file that lies where a folder, or one above it, would have to be."""
     return next((path for path in (folder, *folder.parents) if path.is_file()), None)

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 ENDINGS = {"sfseg": ".ckpt", "transformers": "", "mmseg": ".pth"}
 """What a network may become, and how the name of its file ends; of a folder, in nothing."""
 
+NOT_RUN = "names, shapes and values of all tensors were compared; mmseg itself was not run"
+
 
 def main() -> None:
     """Entry point of ``sfseg-convert``."""
@@ -111,12 +113,69 @@ def to_sfseg(source: str, output: Path, labels: "LabelSpace | None") -> None:
     from sfseg.runs.converted import write_converted
 
     if Path(source).expanduser().is_file():
-        raise NotImplementedError
+        from_file(Path(source).expanduser(), output, labels)
+        return
     require_transformers()
     foreign = read(source, labels)
     settings = foreign.settings()
     write_converted(output, settings, foreign.labels, foreign.fill, source=source)
     say_settings(output, settings, foreign.labels)
+
+
+def from_file(path: Path, output: Path, labels: "LabelSpace | None") -> None:
+    """Write a file of mmsegmentation's names, or of DAFormer's, as a checkpoint.
+
+    Raises:
+        ConfigError: it is a checkpoint already, its network is none of ours or of other classes.
+    """
+    from sfseg.networks.weights.checkpoint import load_segmenter
+    from sfseg.networks.weights.published import understood
+    from sfseg.runs.checkpoints import stored_labels
+    from sfseg.runs.converted import write_converted
+
+    if stored_labels(path) is not None:
+        raise ConfigError(
+            f"source={path} is a checkpoint of sfseg, which all commands read as it is; choose "
+            "to=transformers or to=mmseg"
+        )
+    found = understood(path, "source")
+    if not found.is_plain:
+        raise ConfigError(
+            f"source={path} has more than a backbone and a head; give it to the commands as it "
+            f"is: ckpt_path={path}"
+        )
+    labels = labels or classes_of(path, found.num_classes)
+    if labels.num_classes != found.num_classes:
+        raise ConfigError(
+            f"source={path} has {found.num_classes} classes, {labels.name} {labels.num_classes}; "
+            "give as many with classes="
+        )
+    settings = found.network()
+    write_converted(
+        output, settings, labels, lambda network: load_segmenter(network, path), source=str(path)
+    )
+    log.info(NOT_RUN)
+    say_settings(output, settings, labels)
+
+
+def classes_of(path: Path, num_classes: int | None) -> "LabelSpace":
+    """The classes that a file names, or those of its number in this field.
+
+    Raises:
+        ConfigError: it names none, and nothing follows from their number.
+    """
+    from sfseg.conversion.labels import BY_HAND, label_space
+    from sfseg.conversion.mmseg import classes_in
+    from sfseg.labels import CITYSCAPES, SYNTHIA
+
+    if (named := classes_in(path)) is not None:
+        return label_space(*named, source=str(path))
+    for space in (CITYSCAPES, SYNTHIA):
+        if space.num_classes == num_classes:
+            log.info("%s names no classes; its %d are taken for those of %s", path, num_classes,
+                     space.name)  # fmt: skip
+            return space
+    raise ConfigError(f"source={path} has {num_classes} classes and no names for them; {BY_HAND}")
 
 
 def say_settings(output: Path, settings: list[str], labels: "LabelSpace") -> None:
@@ -128,14 +187,20 @@ def say_settings(output: Path, settings: list[str], labels: "LabelSpace") -> Non
 
 
 def restored_from(source: str) -> "Restored":
-    """The network of a run's checkpoint.
+    """The network of a checkpoint, or of a file that another project has published.
 
     Raises:
         ConfigError: it is none.
     """
     from sfseg.runs.checkpoints import restore
 
-    return restore(Path(source).expanduser())
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"source must be a checkpoint where to is not sfseg, got {source}, which is no file; "
+            "a folder of transformers has to become one first: to=sfseg"
+        )
+    return restore(path)
 
 
 def to_transformers(source: str, output: Path) -> None:
@@ -166,7 +231,17 @@ def to_mmseg(source: str, output: Path) -> None:
     Raises:
         ConfigError: see :func:`convert`.
     """
-    raise NotImplementedError
+    from sfseg.conversion.mmseg import parts_of, write
+    from sfseg.storage.atomic import write_whole
+
+    restored = restored_from(source)
+    backbone, head = parts_of(restored.network)
+    write_whole(output, lambda file: write(restored.network, restored.labels, file))
+    log.info(NOT_RUN)
+    for what, part in (("backbone", backbone), ("decode_head", head)):
+        words = ", ".join(f"{key}={value!r}" for key, value in part.config.items())
+        log.info("%s of %s: dict(%s)", what, part.code, words)
+    log.info("%s: %d classes", output, restored.labels.num_classes)
 
 
 if __name__ == "__main__":

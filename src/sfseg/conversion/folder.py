@@ -112,9 +112,7 @@ def read(source: str, labels: LabelSpace | None) -> Foreign:
         )
     place = folder / preprocessing.FILE
     content = read_json(place) if place.is_file() else None
-    return Foreign(
-        source, architecture, model, labels, preprocessing.read(content, source=source)
-    )
+    return Foreign(source, architecture, model, labels, preprocessing.read(content, source=source))
 
 
 def require_weights(folder: Path, source: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from sfseg.conversion import swin
 from sfseg.conversion.architecture import Architecture, require_values
 from sfseg.errors import ConfigError
+from sfseg.networks.heads.mask2former.criterion import MaskCriterion
 from sfseg.networks.heads.mask2former.mask2former_head import Mask2FormerHead
 from sfseg.networks.heads.mask2former.mask_decoder import LinearClasses
 from sfseg.networks.heads.mask2former.pixel_decoder import DeformableSelfAttention
@@ -95,6 +96,7 @@ def settings(config: Any) -> list[str]:
     width = config.hidden_dim
     same = {"feature_size": width, "mask_feature_size": width}
     require_values(config, FIXED | same, what="Mask2Former")
+    usual = MaskCriterion()
     sizes = {
         "channels": width,
         "queries": config.num_queries,
@@ -109,7 +111,11 @@ def settings(config: Any) -> list[str]:
         "backbone/head=mask2former",
         *(f"backbone.mask2former.{key}={value}" for key, value in sizes.items()),
         f"backbone.head.heads={config.num_attention_heads}",
-        *(f"backbone.head.criterion.{k}={getattr(config, v)}" for k, v in CRITERION.items()),
+        *(
+            f"backbone.head.criterion.{ours}={getattr(config, theirs)}"
+            for ours, theirs in CRITERION.items()
+            if getattr(config, theirs) != getattr(usual, ours)
+        ),
     ]
 
 

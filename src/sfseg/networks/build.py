@@ -112,8 +112,7 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
             **common,
         )
         pretrained_mean, pretrained_std = backbone.mean, backbone.std
-    if norm_eps is not None:
-        set_norm_eps(backbone, norm_eps)
+    set_norm_eps(backbone, norm_eps)
     decoder = head(backbone.channels, num_classes)
     if (pretrained or weights is not None) and isinstance(decoder, TakesClassifier):
         from sfseg.networks.backbones.pyramid import classifier_tensors
@@ -139,12 +138,14 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
     return segmenter
 
 
-def set_norm_eps(backbone: nn.Module, eps: float) -> None:
-    """Give all LayerNorms of a backbone the same eps, in place.
+def set_norm_eps(backbone: nn.Module, eps: float | None) -> None:
+    """Give all LayerNorms of a backbone the same eps, in place; None leaves them as they are.
 
     Raises:
         ValueError: it is not positive.
     """
+    if eps is None:
+        return
     if not eps > 0:
         raise ValueError(
             f"backbone.network.norm_eps must be positive, got {eps}; null for the authors' own"

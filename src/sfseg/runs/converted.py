@@ -9,17 +9,19 @@ from torch import Tensor, nn
 
 from sfseg import __version__
 from sfseg.config.composition import build, plain
-from sfseg.labels import BUILT_IN, LabelSpace
+from sfseg.labels import CAMVID, CITYSCAPES, SYNTHIA, LabelSpace
+from sfseg.networks.weights.published import TASKS
 from sfseg.runs.checkpoints import PREFIX, composed, empty_backbone
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.manifest import KEY
 
-DATA = {
-    "cityscapes": ["data=gta5_to_cityscapes"],
-    "synthia": ["data=synthia_to_cityscapes", "data.protocol=16-way"],
-    "camvid": ["data=camvid_day_to_dusk"],
-}
+DATA = (
+    (CITYSCAPES, TASKS[CITYSCAPES.num_classes]),
+    (SYNTHIA, TASKS[SYNTHIA.num_classes]),
+    (CAMVID, ["data=camvid_day_to_dusk"]),
+)
 """Where scenes with the classes of a built-in label space come from, as far as evaluation goes."""
+OWN = ["data=folder"]
 
 
 def write_converted(
@@ -42,7 +44,7 @@ def write_converted(
     Raises:
         ConfigError: the settings build no network.
     """
-    data = DATA.get(labels.name, ["data=folder"]) if labels in BUILT_IN.values() else ["data=folder"]
+    data = next((words for space, words in DATA if space == labels), OWN)
     config = composed([*data, "method=source_only", "trainer.precision=32-true", *settings])
     network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
     fill(network)

@@ -1,6 +1,7 @@
 """What transformers does to an image before its network sees it, and what of it is ours."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,17 @@ class Preprocessing:
     size: Size = None
 
     @classmethod
-    def of(cls, network: Segmenter, size: Size) -> "Preprocessing":
-        """That of a network of ours, which normalises by itself."""
+    def of(cls, network: Segmenter, size: Sequence[int] | int | None) -> "Preprocessing":
+        """That of a network of ours, which normalises by itself.
+
+        Args:
+            network: with its mean and standard deviation.
+            size: of the images that it is shown in evaluation.
+        """
         mean, std = (tuple(map(float, part.flatten().tolist())) for part in
                      (network.mean, network.std))  # fmt: skip
-        return cls(mean, std, size)
+        own = size if isinstance(size, int | None) else (int(size[0]), int(size[1]))
+        return cls(mean, std, own)
 
     def settings(self) -> list[str]:
         """What a command line of ours says of it."""

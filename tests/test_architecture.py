@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "methods": {"networks", "ops", "pseudo", "storage", "metrics", "optim"},
     "generation": {"data", "report", "storage"},
     "export": {"networks"},
+    "conversion": {"networks"},
     "callbacks": {"data", "report", "pseudo", "ops", "storage", "metrics", "optim"},
 }
 MAY_IMPORT["runs"] = set(MAY_IMPORT) | set(WORDS)

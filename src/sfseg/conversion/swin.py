@@ -45,13 +45,13 @@ def rules(prefix: str) -> Rules:
         (r"^backbone\.trunk\.layers\.(\d)\.downsample\.",
          counted(f"{prefix}encoder.layers.#.downsample.", -1)),
         (r"^backbone\.trunk\.layers\.", f"{prefix}encoder.layers."),
-        (r"(\.blocks\.\d+)\.norm1\.", r"\1.layernorm_before."),
-        (r"(\.blocks\.\d+)\.norm2\.", r"\1.layernorm_after."),
-        (r"(\.blocks\.\d+)\.attn\.qkv\.", r"\1.attention.self.{query,key,value}."),
-        (r"(\.blocks\.\d+)\.attn\.proj\.", r"\1.attention.output.dense."),
-        (r"(\.blocks\.\d+)\.attn\.", r"\1.attention.self."),
-        (r"(\.blocks\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
-        (r"(\.blocks\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.norm1\.", r"\1.layernorm_before."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.norm2\.", r"\1.layernorm_after."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.attn\.qkv\.", r"\1.attention.self.{query,key,value}."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.attn\.proj\.", r"\1.attention.output.dense."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.attn\.", r"\1.attention.self."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
+        (r"(\.layers\.\d\.blocks\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
     )  # fmt: skip
 
 

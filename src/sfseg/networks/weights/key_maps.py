@@ -92,8 +92,10 @@ def segmenter_names(tensors: Tensors) -> dict[str, Tensor]:
 def head_names(tensors: Tensors) -> dict[str, Tensor]:
     """A ``decode_head`` of another project's, under our names.
 
-    HRDA's holds two: the head, and that of its scale attention.
+    HRDA's holds two: the head, and that of its scale attention. One of ours stays as it is.
     """
+    if not any(key.startswith("decode_head.") for key in tensors):
+        return dict(tensors)
     if any(key.startswith("decode_head.head.") for key in tensors):
         attention = {key: tensors[key] for key in tensors if key.startswith(_ATTENTION)}
         rest = {key: tensors[key] for key in tensors if key not in attention}

@@ -3,7 +3,7 @@
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from omegaconf import DictConfig
 
@@ -12,6 +12,7 @@ from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from sfseg.labels import LabelSpace
+    from sfseg.networks.segmenter import Segmenter
     from sfseg.runs.checkpoints import Restored
 
 log = logging.getLogger(__name__)
@@ -218,10 +219,9 @@ def to_transformers(source: str, output: Path) -> None:
     restored = restored_from(source)
     architecture = architecture_of(restored.network)
     size = EvalView(size=restored.config.data.eval_size).size
-    prepared = Preprocessing.of(restored.network, size)
-    write_whole_folder(
-        output, lambda folder: write(restored.network, restored.labels, prepared, folder)
-    )
+    network = cast("Segmenter", restored.network)
+    prepared = Preprocessing.of(network, size)
+    write_whole_folder(output, lambda folder: write(network, restored.labels, prepared, folder))
     log.info("%s: transformers.%s.from_pretrained opens it", output, architecture.name)
 
 
@@ -236,7 +236,8 @@ def to_mmseg(source: str, output: Path) -> None:
 
     restored = restored_from(source)
     backbone, head = parts_of(restored.network)
-    write_whole(output, lambda file: write(restored.network, restored.labels, file))
+    network = cast("Segmenter", restored.network)
+    write_whole(output, lambda file: write(network, restored.labels, file))
     log.info(NOT_RUN)
     for what, part in (("backbone", backbone), ("decode_head", head)):
         words = ", ".join(f"{key}={value!r}" for key, value in part.config.items())

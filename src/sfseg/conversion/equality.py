@@ -84,10 +84,10 @@ def compare(
     Raises:
         ConfigError: see :func:`difference`.
     """
-    own = deepcopy(network).double().eval()
+    own, model = deepcopy(network).double().eval(), model.double().eval()
     pixels = image(SIZE if own.backbone.stride_multiple == 4 else EVEN_SIZE, seed)
     with torch.inference_mode():
-        theirs = architecture.their_outputs(model.double().eval(), pixels)
+        theirs = architecture.their_outputs(model, pixels)
         as_it_is = difference(architecture.outputs(own, pixels), theirs)
         set_norm_eps(own.backbone, architecture.norm_eps(own))
         return difference(architecture.outputs(own, pixels), theirs), as_it_is

@@ -129,8 +129,8 @@ def backbone_part(network: Segmenter, *, is_nvidia: bool) -> Part | None:
     if isinstance(backbone, TimmPyramid) and "conv1.6.weight" in backbone.trunk.state_dict():
         blocks = [len(list(backbone.trunk.get_submodule(f"layer{k}").children())) for k in
                   (1, 2, 3, 4)]  # fmt: skip
-        known = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-        if depth := known.get(tuple(blocks)):
+        known = {"3-4-6-3": 50, "3-4-23-3": 101, "3-8-36-3": 152}
+        if depth := known.get("-".join(map(str, blocks))):
             stride = {"output stride": backbone.strides[-1]}
             return Part(MMSEG, _RESNET_C, {"type": "ResNetV1c", "depth": depth, **stride})
     return None
@@ -151,7 +151,8 @@ def head_part(network: Segmenter) -> Part | None:
     )  # fmt: skip
     for kind, code, rules, name in kinds:
         if isinstance(head, kind):
-            return Part(code, rules, {"type": name, "channels": head.classifier.in_channels,
+            channels = cast(Any, head).classifier.in_channels
+            return Part(code, rules, {"type": name, "channels": channels,
                                       **common})  # fmt: skip
     return None
 

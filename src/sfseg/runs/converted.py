@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfseg import __version__
 from sfseg.config.composition import build, plain
 from sfseg.labels import CAMVID, CITYSCAPES, SYNTHIA, LabelSpace
+from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.weights.published import TASKS
 from sfseg.runs.checkpoints import PREFIX, composed, empty_backbone
 from sfseg.storage.atomic import write_whole
@@ -28,7 +29,7 @@ def write_converted(
     output: Path,
     settings: Sequence[str],
     labels: LabelSpace,
-    fill: Callable[[nn.Module], object],
+    fill: Callable[[Segmenter], object],
     *,
     source: str,
 ) -> None:
@@ -46,7 +47,7 @@ def write_converted(
     """
     data = next((words for space, words in DATA if space == labels), OWN)
     config = composed([*data, "method=source_only", "trainer.precision=32-true", *settings])
-    network: nn.Module = build(empty_backbone(config), num_classes=labels.num_classes)
+    network: Segmenter = build(empty_backbone(config), num_classes=labels.num_classes)
     fill(network)
     tensors: dict[str, Tensor] = {
         f"{PREFIX}{key}": tensor.contiguous() for key, tensor in network.state_dict().items()

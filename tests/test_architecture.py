@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "generation": {"data", "report", "storage"},
     "export": {"networks", "ops", "storage", "metrics"},
     "sharing": {"networks", "report", "storage"},
+    "conversion": {"networks"},
     "callbacks": {"data", "report", "pseudo", "ops", "storage", "metrics", "optim"},
 }
 MAY_IMPORT["runs"] = set(MAY_IMPORT) | set(WORDS)

@@ -28,6 +28,7 @@ COMMANDS = {
     "sfseg-generate": "generate",
     "sfseg-export": "export",
     "sfseg-push": "push",
+    "sfseg-convert": "convert",
 }
 
 

@@ -514,7 +514,15 @@ def test_a_file_list_as_a_shell_hands_it_over(cli: Cli, mine: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["sfseg-train", "sfseg-eval", "sfseg-predict", "sfseg-data", "sfseg-generate", "sfseg-export"],
+    [
+        "sfseg-train",
+        "sfseg-eval",
+        "sfseg-predict",
+        "sfseg-data",
+        "sfseg-generate",
+        "sfseg-export",
+        "sfseg-convert",
+    ],
 )
 def test_every_command_says_its_version(cli: Cli, command: str) -> None:
     from sfseg import __version__

@@ -14,8 +14,10 @@ from sfseg.config.composition import CONF, build
 from sfseg.config.multirun import left_to_jobs
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "clouds.md", ROOT / "docs" / "datum.md",
-         ROOT / "docs" / "sharing.md")  # fmt: skip
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("clouds", "converting", "datum", "sharing")),
+)
 
 
 def options(group: str) -> list[str]:

@@ -40,6 +40,7 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
     checkpoint: str | None = None,
     drop_path_rate: float = 0.0,
     output_norms: bool | None = None,
+    norm_eps: float | None = None,
     gradient_checkpointing: bool = False,
     output_stride: int = 32,
     mean: Sequence[float] | None = None,
@@ -63,6 +64,7 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
         checkpoint: local file of a whole segmenter, used instead of both.
         drop_path_rate: probability that the deepest residual branch is skipped in training.
         output_norms: a LayerNorm on each feature map; None means for Swin only.
+        norm_eps: of all LayerNorms of the backbone; None for what its authors gave each.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         output_stride: stride of the coarsest map: 32, or 8 or 16 for models that can dilate.
         mean: of the pixels, RGB in [0, 1], which is taken from them; None for what the named
@@ -78,7 +80,7 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
     Raises:
         ValueError: the backbone has no weights to download, cannot dilate, has no such map or no
             batch normalisation; both ``weights`` and ``checkpoint`` are given; ``mean`` or
-            ``std`` is not of pixels in [0, 1].
+            ``std`` is not of pixels in [0, 1]; ``norm_eps`` is not positive.
         ConfigError: the backbone or its weights cannot be had.
     """
     if weights is not None and checkpoint is not None:
@@ -111,6 +113,7 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
             **common,
         )
         pretrained_mean, pretrained_std = backbone.mean, backbone.std
+    set_norm_eps(backbone, norm_eps)
     decoder = head(backbone.channels, num_classes)
     if (pretrained or weights is not None) and isinstance(decoder, TakesClassifier):
         from sfseg.networks.backbones.pyramid import classifier_tensors
@@ -134,6 +137,23 @@ def build_segmenter(  # noqa: PLR0913 - one argument for each key of backbone.ne
         # One graph per size: with symbolic sizes, tracing the windows of a Swin takes hours.
         segmenter.compile(dynamic=False)
     return segmenter
+
+
+def set_norm_eps(backbone: nn.Module, eps: float | None) -> None:
+    """Give all LayerNorms of a backbone the same eps, in place; None leaves them as they are.
+
+    Raises:
+        ValueError: it is not positive.
+    """
+    if eps is None:
+        return
+    if not eps > 0:
+        raise ValueError(
+            f"backbone.network.norm_eps must be positive, got {eps}; null for the authors' own"
+        )
+    for module in backbone.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = eps
 
 
 def _tiny(*, pretrained: bool, weights: str | None, **options: Any) -> TinyTransformer:

@@ -273,13 +273,22 @@ def _is_published(path: Path) -> bool:
 def _published_config(path: Path) -> DictConfig:
     """The configuration of a run whose network a published file would fit.
 
-    Its ``method.needs`` is the target alone: there is no source to evaluate on.
-
     Raises:
         ConfigError: see :func:`sfseg.networks.weights.published.identify`.
     """
     overrides = identify(path).overrides()
     log.info("%s: recognised as %s", path, " ".join(overrides))
+    return composed(overrides)
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The configuration of a run for a network that no run of ours has trained.
+
+    Its ``method.needs`` is the target alone: there is no source to evaluate on.
+
+    Args:
+        overrides: as on the command line of ``sfseg-train``.
+    """
     if GlobalHydra.instance().is_initialized():
         # Inside a command: its search path may have groups of the user's own.
         config = compose("train", overrides=overrides)

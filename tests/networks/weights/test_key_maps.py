@@ -63,6 +63,8 @@ def test_unknown_names_are_kept() -> None:
 def test_segmenters_of_this_library_keep_their_names() -> None:
     ours = named("backbone.trunk.norm.weight", "backbone.norms.0.bias", "head.bottleneck.0.weight")
     assert list(key_maps.segmenter_names(ours)) == list(ours)
+    pooled = named("backbone.trunk.stem.0.weight", "head.contexts.0.conv.0.weight")
+    assert list(key_maps.segmenter_names(pooled)) == list(pooled)
 
 
 def test_merged_neighbours_are_reordered() -> None:

@@ -7,6 +7,7 @@ name, so that whoever compares names afterwards can report it.
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
@@ -91,8 +92,10 @@ def segmenter_names(tensors: Tensors) -> dict[str, Tensor]:
 def head_names(tensors: Tensors) -> dict[str, Tensor]:
     """A ``decode_head`` of another project's, under our names.
 
-    HRDA's holds two: the head, and that of its scale attention.
+    HRDA's holds two: the head, and that of its scale attention. One of ours stays as it is.
     """
+    if not any(key.startswith("decode_head.") for key in tensors):
+        return dict(tensors)
     if any(key.startswith("decode_head.head.") for key in tensors):
         attention = {key: tensors[key] for key in tensors if key.startswith(_ATTENTION)}
         rest = {key: tensors[key] for key in tensors if key not in attention}
@@ -102,8 +105,9 @@ def head_names(tensors: Tensors) -> dict[str, Tensor]:
             for part, theirs, ours in parts
             for key, tensor in head_names(renamed(part, ((theirs, "decode_head."),))).items()
         }
-    if any(key.startswith("decode_head.linear_fuse.") for key in tensors):
-        return segformer_head(tensors)
+    for sign, named in _HEADS.items():
+        if any(key.startswith(sign) for key in tensors):
+            return named(tensors)
     if "decode_head.aspp_modules.0.conv.bias" in tensors:  # mmseg's ASPP has no bias
         return deeplabv2_head(tensors)
     return daformer_head(tensors)
@@ -167,11 +171,31 @@ def daformer_head(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def segformer_head(tensors: Tensors) -> dict[str, Tensor]:
-    """NVIDIA's ``decode_head`` as :class:`sfseg.networks.heads.segformer.SegFormerHead`.
-
-    The head that mmseg gives this name normalises each level; it is another one.
-    """
+    """NVIDIA's ``decode_head`` as :class:`sfseg.networks.heads.segformer.SegFormerHead`."""
     return renamed(tensors, _SEGFORMER)
+
+
+def segformer_head_of_mmseg(tensors: Tensors) -> dict[str, Tensor]:
+    """The head that mmseg calls SegformerHead, as ours with ``is_linear`` false.
+
+    It normalises each level, and stacks them finest first.
+    """
+    name = "decode_head.fusion_conv.conv.weight"
+    ordered = {
+        key: level_blocks_reversed(tensor) if key == name else tensor
+        for key, tensor in tensors.items()
+    }
+    return renamed(ordered, _SEGFORMER_OF_MMSEG)
+
+
+def level_blocks_reversed(tensor: Tensor) -> Tensor:
+    """A convolution of four stacked levels (C, 4 C, 1, 1), for them in the reverse order."""
+    return torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1) if tensor.ndim > 1 else tensor
+
+
+def upernet_head(tensors: Tensors) -> dict[str, Tensor]:
+    """The ``UPerHead`` of mmseg as :class:`sfseg.networks.heads.upernet.UPerHead`."""
+    return renamed(tensors, _UPERNET)
 
 
 def deeplabv2_head(tensors: Tensors) -> dict[str, Tensor]:
@@ -235,6 +259,31 @@ _SEGFORMER: Rules = (
     # Its base class has a conv_seg as well, which NVIDIA's code never calls.
     (r"^decode_head\.linear_pred\.", "head.classifier."),
 )
+_CONV_BN: Rules = (
+    (r"^decode_head\.conv_seg\.", "head.classifier."),
+    (r"^(head\..*)\bconv\.", r"\g<1>0."),
+    (r"^(head\..*)\bbn\.", r"\g<1>1."),
+)
+_SEGFORMER_OF_MMSEG: Rules = (
+    (r"^decode_head\.convs\.", "head.embeddings."),
+    (r"^decode_head\.fusion_conv\.", "head.fuse."),
+    *_CONV_BN,
+)
+_UPERNET: Rules = (
+    (r"^decode_head\.bottleneck\.", "head.bottleneck."),
+    (r"^decode_head\.lateral_convs\.", "head.laterals."),
+    (r"^decode_head\.fpn_convs\.", "head.smooths."),
+    (r"^decode_head\.fpn_bottleneck\.", "head.fuse."),
+    (r"^decode_head\.psp_modules\.(\d+)\.1\.", r"head.contexts.\1.CONV."),
+    *_CONV_BN,
+    (r"\.CONV\.", ".conv."),  # which stays
+)
+_HEADS = {
+    "decode_head.linear_fuse.": segformer_head,
+    "decode_head.fusion_conv.": segformer_head_of_mmseg,
+    "decode_head.psp_modules.": upernet_head,
+}
+"""Beginnings of names that a head alone has, and how it is read."""
 _UNIUVPT: tuple[str, Rules] = (
     r"^weight$|^backbone\.(level_embed$|spm\.|interactions\.)",
     (

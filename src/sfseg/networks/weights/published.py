@@ -5,9 +5,10 @@ Nothing but the names and shapes of its tensors is looked at.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sfseg.errors import ConfigError
 from sfseg.networks.backbones.mit import VARIANTS
@@ -29,6 +30,8 @@ RESNETS: dict[tuple[int, tuple[int, ...]], str] = {(32, (3, 4, 23, 3)): "resnet1
 
 HEADS = {
     "daformer": r"^head\.branches\.",
+    "upernet": r"^head\.laterals\.",
+    "segformer_mmseg": r"^head\.embeddings\.0\.0\.",
     "segformer": r"^head\.fuse\.",
     "deeplabv2": r"^head\.classifiers\.3\.",
     "deeplabv2_two_branch": r"^head\.classifiers\.1\.",
@@ -63,6 +66,20 @@ class Published:
     leave_one_out: int
     attends: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a backbone with a head, and nothing beside."""
+        return not (self.is_prompted or self.leave_one_out or self.attends)
+
+    def network(self) -> list[str]:
+        """The choices of a command line that builds backbone and head."""
+        width = self.head_channels
+        return [
+            f"backbone={self.backbone}",
+            f"backbone/head={self.head}",
+            *([] if width is None else [f"backbone.head.channels={width}"]),
+        ]
+
     def overrides(self) -> list[str]:
         """The choices of a command line that builds it."""
         method = ["method=source_only"]
@@ -72,11 +89,8 @@ class Published:
             method = ["method=source_gta", f"method.adapter.heads={self.leave_one_out}"]
         elif self.attends:
             method += ["+method/adapter=two_resolutions", "data.resolution=full"]
-        width = self.head_channels
         return [
-            f"backbone={self.backbone}",
-            f"backbone/head={self.head}",
-            *([] if width is None else [f"backbone.head.channels={width}"]),
+            *self.network(),
             *TASKS.get(self.num_classes or 0, []),
             *method,
         ]
@@ -105,7 +119,22 @@ def recognise(tensors: Tensors) -> Published:
 
 
 def identify(path: Path) -> Published:
+    """What a published file holds, all that it takes to build its network and evaluate it.
+
+    Raises:
+        ConfigError: the file cannot be read, or its network is none of ours, or its number of
+            classes none of :data:`TASKS`; says how far it was understood.
+    """
+    return understood(path, "ckpt_path", TASKS)
+
+
+def understood(path: Path, argument: str, classes: Collection[int] | None = None) -> Published:
     """What a published file holds, all that it takes to build its network.
+
+    Args:
+        path: of the file.
+        argument: what gave it, for messages.
+        classes: numbers of classes that are known; None: all are.
 
     Raises:
         ConfigError: the file cannot be read, or its network is none of ours; says how far it was
@@ -113,8 +142,9 @@ def identify(path: Path) -> Published:
     """
     tensors = load_tensors(path)
     found = recognise(tensors)
-    if not (found.backbone and found.head and found.num_classes in TASKS):
-        raise ConfigError(_not_understood(path, found, tensors))
+    is_number = found.num_classes is not None and classes is None
+    if not (found.backbone and found.head and (is_number or found.num_classes in (classes or ()))):
+        raise ConfigError(_not_understood(path, argument, found, tensors, classes))
     return found
 
 
@@ -157,19 +187,27 @@ def _any(pattern: str, names: Iterable[str]) -> bool:
     return any(re.search(pattern, name) for name in names)
 
 
-def _not_understood(path: Path, found: Published, tensors: Tensors) -> str:
-    known = (
+def _not_understood(
+    path: Path,
+    argument: str,
+    found: Published,
+    tensors: Tensors,
+    classes: Collection[int] | None,
+) -> str:
+    known: list[tuple[str, Any, Collection[Any]]] = [
         ("backbone", found.backbone, [*SWINS.values(), *VARIANTS, *RESNETS.values()]),
         ("head", found.head, HEADS),
-        ("classes", found.num_classes if found.num_classes in TASKS else None, TASKS),
-    )
+    ]
+    if classes is not None:
+        number = found.num_classes if found.num_classes in classes else None
+        known.append(("classes", number, classes))
     parts = [
         f"{part} {name}" if name else f"{part} none of {', '.join(map(str, options))}"
         for part, name, options in known
     ]
     others = [key for key in tensors if "backbone." not in key] or list(tensors)
     return (
-        f"ckpt_path={path} was not written by sfseg-train, and as a published model it is not "
+        f"{argument}={path} was not written by sfseg-train, and as a published model it is not "
         f"understood: {', '.join(parts)}; it has {len(tensors)} tensors, among them "
         f"{patterns(others)[:_SHOWN] or 'none'}; give a run's checkpoints/last.ckpt, or a "
         "backbone's weights with backbone.weights"

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfseg.conversion.mask2former import RULES
+from sfseg.conversion.naming import to_theirs
 from sfseg.networks.heads.mask2former.criterion import MaskCriterion
 from sfseg.networks.heads.mask2former.mask2former_head import Mask2FormerHead
 from sfseg.networks.heads.mask2former.mask_decoder import Prediction
@@ -13,12 +15,6 @@ from sfseg.ops.mask_loss import class_masks
 
 WIDTHS, CLASSES, CHANNELS = [8, 12, 16, 24], 5, 32
 SIZES = [(16, 24), (8, 12), (4, 6), (2, 3)]
-
-LAYER = {
-    "fc1": "mlp.0", "fc2": "mlp.2", "final_layer_norm": "norm_mlp",
-    "self_attn_layer_norm": "norm_own", "cross_attn_layer_norm": "norm_cross",
-    "cross_attn": "cross", "self_attn": "own",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,56 +51,28 @@ def maps() -> list[Tensor]:
     ]
 
 
-def pixel_decoder_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        for mine, their in {
-            "levels": "level_embed", "projections.": "input_projections.",
-            "layers.": "encoder.layers.", "norm_attention": "self_attn_layer_norm",
-            "norm_mlp": "final_layer_norm", "mlp.0": "fc1", "mlp.2": "fc2",
-            "attention.offsets": "self_attn.sampling_offsets",
-            "attention.weights": "self_attn.attention_weights",
-            "attention.value": "self_attn.value_proj",
-            "attention.output": "self_attn.output_proj",
-            "lateral": "adapter_1", "smooth": "layer_1", "mask_features": "mask_projection",
-        }.items():  # fmt: skip
-            name = name.replace(mine, their)
-        renamed[name] = tensor
-    return renamed
-
-
-def mask_decoder_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    single = {
-        "query": "queries_features.weight", "query_position": "queries_embedder.weight",
-        "levels": "level_embed.weight", "norm.weight": "decoder.layernorm.weight",
-        "norm.bias": "decoder.layernorm.bias",
-    }  # fmt: skip
-    for name, tensor in state.items():
-        if name in single:
-            renamed[single[name]] = tensor
-        elif name.startswith("mask_embedding."):
-            _, number, kind = name.split(".")
-            place = f"decoder.mask_predictor.mask_embedder.{int(number) // 2}.0.{kind}"
-            renamed[place] = tensor
-        elif name.startswith("layers."):
-            for their, mine in LAYER.items():
-                name = name.replace(f".{mine}.", f".{their}.")
-            name = f"decoder.{name}"
-            if ".self_attn.in_proj_" in name:
-                kind = name.rsplit("_", 1)[-1]
-                for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                    renamed[name.replace(f"in_proj_{kind}", f"{letter}_proj.{kind}")] = part
-            else:
-                renamed[name] = tensor
-    return renamed
+def named_as_theirs(part: str, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of a part of the head, as the part of theirs with that prefix has them."""
+    ours = {f"head.{part}.{name}": tensor for name, tensor in state.items()}
+    theirs = to_theirs(ours, RULES)
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in theirs.items()
+        if name.startswith(prefix)
+    }
 
 
 def test_the_pixel_decoder_computes_the_same(
     theirs: Any, config: Any, head: Mask2FormerHead
 ) -> None:
     their = theirs.Mask2FormerPixelDecoder(config, WIDTHS).double().eval()
-    their.load_state_dict(pixel_decoder_names(head.pixel_decoder.state_dict()))
+    their.load_state_dict(
+        named_as_theirs(
+            "pixel_decoder",
+            head.pixel_decoder.state_dict(),
+            "model.pixel_level_module.decoder.",
+        )
+    )
     with torch.no_grad():
         expected = their(maps())
         features, decoded = head.pixel_decoder(maps())
@@ -117,7 +85,9 @@ def test_the_mask_decoder_computes_the_same(
     theirs: Any, config: Any, head: Mask2FormerHead
 ) -> None:
     their = theirs.Mask2FormerTransformerModule(CHANNELS, config).double().eval()
-    their.load_state_dict(mask_decoder_names(head.mask_decoder.state_dict()))
+    their.load_state_dict(
+        named_as_theirs("mask_decoder", head.mask_decoder.state_dict(), "model.transformer_module.")
+    )
     with torch.no_grad():
         features, decoded = head.pixel_decoder(maps())
         expected = their(decoded, features)

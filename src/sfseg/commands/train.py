@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sfseg.config.composition import build, command, overrides, plain, quoted
+from sfseg.config.composition import as_typed, build, command, overrides, plain, quoted
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
 from sfseg.runs.resume import (
@@ -56,6 +56,8 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.runs.refinement import refiner_of
     from sfseg.runs.refusals import check
 
+    if cfg.replay is not None:
+        return run_again(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     check_resume(cfg)
     record = read_record(folder) if cfg.resume == "auto" else None
@@ -91,6 +93,26 @@ def train(cfg: DictConfig) -> float | None:
             method = rebuilt(cfg, data, source) if is_other else method
         method.protocol, method.refiner = protocol, refiner
         return run(cfg, config, method, data, source, plan)
+
+
+def run_again(cfg: DictConfig) -> None:
+    """Run a kept step again and show what is not finite in it, see :mod:`sfseg.runs.replay`.
+
+    Raises:
+        ConfigError: see there; or a run is to be continued at the same time.
+    """
+    from sfseg.runs.quiet import quiet_lightning
+    from sfseg.runs.replay import replay
+    from sfseg.runs.replay_report import show
+
+    for name in ("ckpt_path", "resume"):
+        if cfg[name] is not None:
+            raise ConfigError(
+                f"replay={cfg.replay} runs one step, which is in that file, and continues nothing, "
+                f"got {name}={cfg[name]} too; remove one of them"
+            )
+    quiet_lightning()
+    show(replay(as_typed(cfg, "replay"), overrides()))
 
 
 def data_of(cfg: DictConfig) -> "AdaptationData":
@@ -243,21 +265,16 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
     Raises:
         ConfigError: the method refuses a setting, or the source model is another network.
     """
-    from sfseg.runs.preparation import network_of, untrained_of
+    from sfseg.runs.method import built_method
+    from sfseg.runs.preparation import network_of
 
-    network = network_of(cfg, data.labels, source)
-    inference = build(cfg.evaluation)
-    try:
-        method: Method = build(cfg.method)(
-            **untrained_of(cfg, data.labels),
-            network=network,
-            labels=data.labels,
-            eval_domains=data.eval_domains,
-            inference=inference,
-        )
-    except ValueError as error:
-        raise ConfigError(f"method: {error}") from error
-    return method
+    return built_method(
+        cfg,
+        data.labels,
+        network=network_of(cfg, data.labels, source),
+        eval_domains=data.eval_domains,
+        inference=build(cfg.evaluation),
+    )
 
 
 def rebuilt(cfg: DictConfig, data: "AdaptationData", source: Path) -> "Method":

@@ -102,7 +102,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
         # Of another program, or damaged: whoever reads the weights will say it.
         return None
     is_run = isinstance(content, dict) and KEY in content
-    return _labels(content[KEY], Path(path)) if is_run else None
+    return labels_of(content[KEY], Path(path)) if is_run else None
 
 
 def check_resumable(path: str | Path, method: "LightningModule") -> int:
@@ -139,8 +139,7 @@ def restore(path: str | Path) -> Restored:
         load_segmenter(network, path)
         return Restored(network.eval(), labels, config)
     content = read_checkpoint(path)
-    labels, config = _labels(content[KEY], path), _config(content[KEY], path)
-    require_allowed(config, source=f"ckpt_path={path}")
+    labels, config = labels_of(content[KEY], path), config_of(content[KEY], path)
     network = _network(config, labels)
     tensors = {
         name.removeprefix(PREFIX): tensor
@@ -159,8 +158,12 @@ def _are_tensors(content: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def record_of(path: Path) -> Iterator[None]:
-    """Errors of reading what a run has written of itself into its checkpoint.
+def record_of(path: Path, setting: str = "ckpt_path") -> Iterator[None]:
+    """Errors of reading what a run has written of itself into a file.
+
+    Args:
+        path: of the file.
+        setting: that has named it.
 
     Raises:
         ConfigError: it is no such record.
@@ -169,19 +172,25 @@ def record_of(path: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
         raise ConfigError(
-            f"ckpt_path={path} has no usable record of its run ({type(error).__name__}: {error}); "
+            f"{setting}={path} has no usable record of its run ({type(error).__name__}: {error}); "
             "take a file that sfseg-train has written"
         ) from error
 
 
-def _labels(record: Any, path: Path) -> LabelSpace:
-    with record_of(path):
+def labels_of(record: Any, path: Path, setting: str = "ckpt_path") -> LabelSpace:
+    """The label space in the record of a run; arguments and errors as of :func:`record_of`."""
+    with record_of(path, setting):
         require_small(record, "the record")
         return LabelSpace.from_dict(record["labels"])
 
 
-def _config(record: Any, path: Path) -> DictConfig:
-    with record_of(path):
+def config_of(record: Any, path: Path, setting: str = "ckpt_path") -> DictConfig:
+    """The configuration in the record of a run, interpolations unresolved.
+
+    Raises:
+        ConfigError: there is none, or it names what must not be called.
+    """
+    with record_of(path, setting):
         require_small(record, "the record")
         config = OmegaConf.create(_updated(with_todays_names(record["config"])))
         for key in ("backbone.network", "method", "data.module"):
@@ -189,7 +198,8 @@ def _config(record: Any, path: Path) -> DictConfig:
                 raise ValueError(f"{key} is no group of settings")
         assert isinstance(config, DictConfig)
         OmegaConf.set_struct(config, True)
-        return config
+    require_allowed(config, source=f"{setting}={path}")
+    return config
 
 
 def _is_published(path: Path) -> bool:

@@ -184,46 +184,45 @@ def _change(config: DictConfig, changes: Sequence[str]) -> list[str]:
     """Change settings in place; returns those that have changed, as they were typed."""
     typed = []
     for override in OverridesParser.create().parse_overrides(list(changes)):
-        key = override.key_or_group
+        key, line = override.key_or_group, str(override.input_line)
         if key in NOT_SETTINGS:
             continue
         _require_single(config, override)
-        before = OmegaConf.select(config, key, default=None)
+        before = OmegaConf.select(config, key)
         try:
             OmegaConf.update(config, key, override.value(), force_add=override.is_add())
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{override.input_line} cannot be set: {error}") from error
+            raise ConfigError(f"{line} cannot be set: {error}") from error
         if OmegaConf.select(config, key) != before:
-            typed.append(str(override.input_line))
+            typed.append(line)
     return typed
 
 
 def _require_single(config: DictConfig, override: Override) -> None:
-    """Refuse what is no setting of a step.
+    """Refuse what is no single setting of a step.
 
     Raises:
         ConfigError: says what may be changed.
     """
     key, line = override.key_or_group, override.input_line
-    group, _, name = key.partition(".")
-    is_part = (group in GROUPS and name) or key in SINGLE or (group == "trainer" and name in TRAINER)
-    if not is_part and "/" not in key and not OmegaConf.is_dict(OmegaConf.select(config, key)):
+    above, name = key.rpartition(".")[::2]
+    place = OmegaConf.select(config, above) if above else config
+    is_known = OmegaConf.is_dict(place) and name in place
+    is_single = not (is_known and OmegaConf.is_dict(place[name]))
+    if "/" in key or "@" in key or override.is_delete() or not is_single:
         raise ConfigError(
-            f"{line} would change nothing in a replay, whose batch is in the file; what may be "
+            f"{line} cannot be changed in a replay, whose configuration is composed already; "
+            "change single settings, such as trainer.precision=32-true or method.lr=1e-5"
+        )
+    group, _, rest = key.partition(".")
+    has_part = (
+        key in SINGLE or (rest and group in GROUPS) or (group == "trainer" and rest in TRAINER)
+    )
+    if not has_part:
+        raise ConfigError(
+            f"{line} would change nothing in a replay, whose batch is in its file; what may be "
             f"changed is {', '.join(f'{group}.*' for group in GROUPS)}, "
             f"{', '.join(sorted(SINGLE))}, trainer.{', trainer.'.join(sorted(TRAINER))}"
         )
-    before = OmegaConf.select(config, key, throw_on_missing=False) if is_part else None
-    if not is_part or override.is_delete() or OmegaConf.is_dict(before):
-        raise ConfigError(
-            f"{line} cannot be changed in a replay: the file holds a composed configuration; "
-            "change single settings of it, such as trainer.precision=32-true or method.lr=1e-5"
-        )
-    known = OmegaConf.select(config, group)
-    if not override.is_add() and name and OmegaConf.is_dict(known):
-        parent, _, leaf = key.rpartition(".")
-        above = OmegaConf.select(config, parent)
-        if not OmegaConf.is_dict(above) or leaf not in above:
-            raise ConfigError(
-                f"{line} is no setting of the run that the file is of; +{line} adds it"
-            )
+    if not (is_known or override.is_add()):
+        raise ConfigError(f"{line} is no setting of the run that the file is of; +{line} adds it")

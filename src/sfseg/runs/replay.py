@@ -143,7 +143,9 @@ def _built(step: KeptStep, changes: Sequence[str]) -> "Method":
 def _trainer(step: KeptStep, callbacks: list[Callback]) -> Trainer:
     """One like the run's, of one process that takes itself for the one of the run."""
     theirs = step.config.trainer
-    settings = {name: theirs[name] for name in (TRAINER | {"accumulate_grad_batches"}) & theirs.keys()}
+    settings = {
+        name: theirs[name] for name in (TRAINER | {"accumulate_grad_batches"}) & theirs.keys()
+    }
     trainer: Trainer = build(
         {"_target_": "lightning.pytorch.Trainer", **settings, "max_steps": -1},
         max_epochs=1,

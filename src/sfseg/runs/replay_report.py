@@ -73,9 +73,7 @@ def _losses(found: Replayed) -> Rows:
     rows = []
     count = max(len(found.before), len(found.now))
     for k in range(count):
-        before, now = (
-            passes[k] if k < len(passes) else {} for passes in (found.before, found.now)
-        )
+        before, now = (passes[k] if k < len(passes) else {} for passes in (found.before, found.now))
         for name in dict.fromkeys([*before, *now]):
             term = f"{name}, pass {k + 1} of {count}" if count > 1 else name
             rows.append([term, *(_value(values.get(name)) for values in (before, now))])

@@ -162,7 +162,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
     """States of the generators of torch, of the device, of NumPy and of Python."""
     states = {
         "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(),
+        "numpy": np.random.get_state(),  # noqa: NPY002 - whoever draws from it
         "python": random.getstate(),
     }
     if device.type == "cuda":
@@ -174,7 +174,7 @@ def set_random_states(states: Mapping[str, Any], device: torch.device) -> None:
     """Set what :func:`random_states` has found, as it was or as a file holds it."""
     torch.set_rng_state(states["torch"])
     kind, words, *rest = states["numpy"]
-    np.random.set_state((kind, np.asarray(words).astype(np.uint32), *rest))
+    np.random.set_state((kind, np.asarray(words).astype(np.uint32), *rest))  # noqa: NPY002
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     if device.type == "cuda" and "cuda" in states:

@@ -41,11 +41,16 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Entry point of ``sfseg-train``."""
     sys.argv[1:] = in_its_folder(quoted(sys.argv[1:]))
-    command(train, "train")
+    command(job, "train")
+
+
+def job(cfg: DictConfig) -> float | None:
+    """A run, or a step of one again."""
+    return train(cfg) if cfg.replay is None else run_again(cfg)
 
 
 def train(cfg: DictConfig) -> float | None:
-    """One job: fit, save, evaluate; returns the metric that sweeps optimise."""
+    """One run: fit, save, evaluate; returns the metric that sweeps optimise."""
     import torch
     from lightning.pytorch import seed_everything
 
@@ -56,8 +61,6 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.runs.refinement import refiner_of
     from sfseg.runs.refusals import check
 
-    if cfg.replay is not None:
-        return run_again(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     check_resume(cfg)
     record = read_record(folder) if cfg.resume == "auto" else None

@@ -67,41 +67,37 @@ class KeptStep:
         Args:
             device: kind that it runs on.
         """
-        kept, notes = self.content, []
-        if kept["changed"]:
-            names, more = kept["changed"], len(kept["changed"]) - 3
-            listed = ", ".join(names[:3]) + f" and {more} more" * (more > 0)
-            notes.append(
-                f"{listed} had changed in the step before it failed, as where another optimiser "
-                "has stepped; the file holds them as they were after that"
-            )
-        if kept["left_out"]:
-            notes.append(
-                f"the method gathers gradients by itself; of {kept['left_out'] + 1} batches since "
-                "its last step the file holds the last"
-            )
-        if kept["world_size"] > 1:
-            notes.append(
-                f"this was process {kept['rank']} of {kept['world_size']}, and runs alone now: "
-                "gradients, statistics and losses over all processes may differ"
-            )
-        if kept["device"] != device:
-            notes.append(
-                f"the run was on {kept['device']}, this is on {device}, whose bits may differ"
-            )
-        elif device != "cpu":
-            notes.append(f"on {device}, equal bits are not promised")
-        for name, theirs, mine in (
+        kept = self.content
+        names, more = kept["changed"], len(kept["changed"]) - 3
+        found = {
+            f"{', '.join(names[:3])}{f' and {more} more' * (more > 0)} had changed in the step "
+            "before it failed, as where another optimiser has stepped; the file holds them as "
+            "they were after that": bool(names),
+            f"the method gathers gradients by itself; of {kept['left_out'] + 1} batches since its "
+            "last step the file holds the last": bool(kept["left_out"]),
+            f"this was process {kept['rank']} of {kept['world_size']}, and runs alone now: "
+            "gradients, statistics and losses over all processes may differ": kept["world_size"]
+            > 1,
+            f"the run was on {kept['device']}, this is on {device}, whose bits may differ": (
+                kept["device"] != device
+            ),
+            f"on {device}, equal bits are not promised": kept["device"] == device != "cpu",
+            "the network is not compiled here, so that its parts can be watched": bool(
+                OmegaConf.select(self.config, "backbone.compile")
+            ),
+            "trainer.plugins of the run are left out": bool(
+                OmegaConf.select(self.config, "trainer.plugins")
+            ),
+        }
+        versions = (
             ("sfseg", self.version, __version__),
             ("torch", kept["torch"], str(torch.__version__)),
-        ):
-            if theirs != mine:
-                notes.append(f"{name} was {theirs} and is {mine}: bits may differ")
-        if OmegaConf.select(self.config, "backbone.compile"):
-            notes.append("the network is not compiled here, so that its parts can be watched")
-        if OmegaConf.select(self.config, "trainer.plugins"):
-            notes.append("trainer.plugins of the run are left out")
-        return notes
+        )
+        found |= {
+            f"{name} was {theirs} and is {mine}: bits may differ": theirs != mine
+            for name, theirs, mine in versions
+        }
+        return [note for note, holds in found.items() if holds]
 
 
 def read_step(path: str | Path, changes: Sequence[str] = ()) -> KeptStep:
@@ -163,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _require_batches(batches: Sequence[Any], labels: LabelSpace) -> None:
-    if not batches:
+    if not batches or not all(part["batch"] for part in batches):
         raise ValueError("there is no batch")
     for part in batches:
         _ = part["random"]["torch"], int(part["batch_idx"])

@@ -46,7 +46,10 @@ def main() -> None:
 
 def job(cfg: DictConfig) -> float | None:
     """A run, or a step of one again."""
-    return train(cfg) if cfg.replay is None else run_again(cfg)
+    if cfg.replay is None:
+        return train(cfg)
+    run_again(cfg)
+    return None
 
 
 def train(cfg: DictConfig) -> float | None:

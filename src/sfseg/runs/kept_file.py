@@ -118,7 +118,8 @@ def read_step(path: str | Path, changes: Sequence[str] = ()) -> KeptStep:
         for name, kind in PARTS.items():
             if not isinstance(content[name], kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
-    labels, config = (read(content[KEY], path, SETTING) for read in (labels_of, config_of))
+    labels = labels_of(content[KEY], path, SETTING)
+    config = config_of(content[KEY], path, SETTING)
     with record_of(path, SETTING):
         _require_batches(content["batches"], labels)
         for domain, crop in content["crops"].items():

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import OmegaConf
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from sfseg.callbacks.diagnosis import Diagnosis, Origin, Share
 from sfseg.callbacks.finite import FiniteGuard
@@ -86,9 +87,8 @@ def replay(path: str | Path, changes: Sequence[str] = ()) -> Replayed:
         OmegaConf.select(step.config, "matmul_precision", default="high")
     )
     trainer, method = _trainer(step, [_Before(step), watch, FiniteGuard()]), _built(step, changes)
-    loader: DataLoader[Any] = DataLoader(
-        [part["batch"] for part in step.content["batches"]], batch_size=None, collate_fn=_same
-    )
+    batches = cast("Dataset[Any]", [part["batch"] for part in step.content["batches"]])
+    loader = DataLoader(batches, batch_size=None, collate_fn=_same)
     failure = None
     try:
         trainer.fit(method, loader)
@@ -158,7 +158,7 @@ def _trainer(step: KeptStep, callbacks: list[Callback]) -> Trainer:
         callbacks=callbacks,
     )
     # Seeds follow from it.
-    trainer.strategy.global_rank = step.content["rank"]
+    cast(SingleDeviceStrategy, trainer.strategy).global_rank = step.content["rank"]
     return trainer
 
 
@@ -181,11 +181,10 @@ class _Before(Callback):
         with record_of(self.step.path, SETTING):
             pl_module.load_state_dict(kept["state_dict"])
             pl_module.on_load_checkpoint(kept["method"])
-            for name, parts in (
-                ("optimizer_states", trainer.optimizers), ("schedule_states", schedules)
-            ):  # fmt: skip
-                for part, state in zip(parts, kept[name], strict=True):
-                    part.load_state_dict(state)
+            for optimizer, state in zip(trainer.optimizers, kept["optimizer_states"], strict=True):
+                optimizer.load_state_dict(state)
+            for schedule, state in zip(schedules, kept["schedule_states"], strict=True):
+                schedule.load_state_dict(state)
             if kept["precision_state"]:
                 trainer.precision_plugin.load_state_dict(kept["precision_state"])
         of_optimizer = {id(schedule.optimizer): schedule for schedule in schedules}

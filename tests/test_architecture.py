@@ -60,6 +60,7 @@ PRIVATE = {
     "_replace",  # of named tuples, whose public names begin so
     "_BatchNorm", "_NormBase",  # torch: nothing else tells every kind of batch normalisation
     "_compiled_call_impl",  # torch
+    "_version",  # torch: nothing else tells that a tensor was changed in place
     "_apply",  # torch: through which every cast of a module goes
     "_is_mkldnn_bf16_supported", "_is_avx512_bf16_supported",  # likewise
     "_console_stop",  # W&B

@@ -301,7 +301,11 @@ def test_with_a_gradient_scaler_the_loss_is_checked():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"on_nonfinite": "halt"}, "'halt'"), ({"max_skips": -1}, "max_skips.*-1")],
+    [
+        ({"on_nonfinite": "halt"}, "'halt'"),
+        ({"max_skips": -1}, "max_skips.*-1"),
+        ({"keep": -1}, "keep.*-1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
@@ -344,6 +348,18 @@ def test_the_command_ends_with_code_4_and_names_term_and_files(
     assert done.code == 4 and "Traceback" not in done.output, done.output
     assert "iteration 2: of the loss, constant is nan (source images game/train/00" in done.output
     assert not list(done.folder.rglob("*.ckpt"))
+    (kept,) = done.run.rglob("step_000002.pt")
+    assert f"sfseg-train replay={kept}" in done.output
+    again = cli("sfseg-train", f"replay={kept}", "trust=[spoilt]")
+    assert again.code == 0, again.output
+    assert "reproduced to the bit: iteration 2: of the loss, constant is nan" in again.output
+    for more, words in (
+        ([], "spoilt.Spoilt must not be called"),
+        (["trust=[spoilt]", "ckpt_path=a.ckpt"], "got ckpt_path=a.ckpt too"),
+        (["trust=[spoilt]", "resume=auto"], "got resume=auto too"),
+    ):
+        refused = cli("sfseg-train", f"replay={kept}", *more)
+        assert refused.code == 2 and words in refused.output, refused.output
 
 
 def test_the_command_goes_on_where_steps_may_be_skipped(cli, tmp_path, monkeypatch):
@@ -355,7 +371,7 @@ def test_the_command_goes_on_where_steps_may_be_skipped(cli, tmp_path, monkeypat
     )  # fmt: skip
     assert done.code == 0 and "step skipped, 1 of at most 10" in done.output, done.output
     checkpoint = torch.load(done.run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert [s for s in checkpoint["callbacks"].values() if s == {"skips": 1}]
+    assert [s for s in checkpoint["callbacks"].values() if s == {"skips": 1, "kept": 1}]
 
 
 @pytest.mark.slow
@@ -375,3 +391,12 @@ def test_all_processes_decide_alike(tmp_path, policy):
     assert done.returncode == (4 if policy == "stop" else 0), output
     assert "process 1: iteration 2: of the loss, constant is nan (source images" in output
     assert ("step skipped, 1 of at most 10" in output) == (policy == "skip")
+    (kept,) = tmp_path.rglob("nonfinite/*")
+    assert kept.name == "step_000002_rank1.pt" and f"replay={kept}" in output
+    again = subprocess.run(
+        [sys.executable, "-m", "sfseg.commands.train", f"replay={kept}", "trust=[spoilt]"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    told = again.stdout + again.stderr
+    assert again.returncode == 0 and "process 1 of 2, and runs alone now" in told, told
+    assert "reproduced to the bit: iteration 2: of the loss, constant is nan" in told

@@ -1,42 +1,31 @@
 """Ends training, or leaves a step out, where its loss or its gradients are not finite."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import FSDPPrecision, MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from sfseg.callbacks.base import trained
+from sfseg.callbacks.kept_step import Backward, Beginning, storable
+from sfseg.callbacks.provenance import Provenance
 from sfseg.data.module import AdaptationData
 from sfseg.errors import NumericError
-from sfseg.storage.lightning_state import datamodule_of
+from sfseg.storage.atomic import write_whole
+from sfseg.storage.lightning_state import callbacks_of, datamodule_of
 
 log = logging.getLogger(__name__)
 Policy = Literal["stop", "skip"]
+Value = TypeVar("Value")
 SHOWN = 5
 """A message names so many parameters."""
-
-
-@dataclass(frozen=True)
-class Backward:
-    """A backward pass that no optimiser has followed yet.
-
-    iteration: of training.
-    loss: as it was propagated, scaled in mixed precision.
-    terms: of the loss, by name.
-    images: positions of the batch's images in their set, by domain.
-    """
-
-    iteration: int
-    loss: Tensor
-    terms: Mapping[str, Tensor]
-    images: Mapping[str, Tensor]
 
 
 class FiniteGuard(Callback):
@@ -51,39 +40,59 @@ class FiniteGuard(Callback):
     Under manual optimisation the check comes with each optimiser's step; a step can be skipped
     where all backward passes come before the first of them.
 
+    The first of these steps are kept in files, to be run again by ``sfseg-train replay=<file>``:
+    each process whose loss or gradient it was writes ``step_<iteration>.pt``, of several processes
+    ``step_<iteration>_rank<rank>.pt``. That needs :class:`Provenance`, which knows the run's
+    configuration, and a model that each process holds as a whole.
+
     Args:
         on_nonfinite: ``stop`` or ``skip``.
         max_skips: steps that may be left out in the whole run; one more ends it.
+        keep: steps that are kept in files, at most, in the whole run.
+        folder: of these files; None: none.
 
     Raises:
         ValueError: an unknown policy or a negative number.
     """
 
-    def __init__(self, on_nonfinite: Policy = "stop", max_skips: int = 10) -> None:
+    def __init__(
+        self,
+        on_nonfinite: Policy = "stop",
+        max_skips: int = 10,
+        keep: int = 1,
+        folder: str | None = None,
+    ) -> None:
         if on_nonfinite not in get_args(Policy):
             raise ValueError(
                 f"on_nonfinite must be one of {', '.join(get_args(Policy))}, got {on_nonfinite!r}"
             )
-        if max_skips < 0:
-            raise ValueError(f"max_skips must not be negative, got {max_skips}")
+        for name, value in (("max_skips", max_skips), ("keep", keep)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
         self.on_nonfinite, self.max_skips = on_nonfinite, max_skips
-        self.skips = 0
+        self.keep, self.folder = keep, None if folder is None else Path(folder)
+        self.skips = self.kept = 0
+        self._record: Mapping[str, Any] | None = None
         self._backwards: list[Backward] = []
         self._images: dict[str, Tensor] = {}
-        self._undo: Callable[[], None] | None = None
+        self._begun: Beginning | None = None
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._backwards, self._undo = [], None
+        self._backwards, self._begun = [], None
+        records = [c.content for c in callbacks_of(trainer) if isinstance(c, Provenance)]
+        is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        self._record = records[0] if records and is_whole else None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._images = {domain: part["index"] for domain, part in batch.items()}
         self._steps = 0
-        # Where gradients of several batches add up, to the state before the first of them.
-        if self.on_nonfinite == "skip" and self._undo is None:
-            self._undo = _undo(pl_module)
+        if self.on_nonfinite == "skip" or self._keeps:
+            # Where gradients of several batches add up, the state before the first of them.
+            self._begun = self._begun or Beginning(pl_module)
+            self._begun.add(pl_module, batch, batch_idx)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -91,9 +100,12 @@ class FiniteGuard(Callback):
         step = trained(pl_module).step
         done = Backward(step.iteration, loss.detach(), step.terms, self._images)
         self._backwards.append(done)
+        if self._begun is not None:
+            self._begun.passes.append(done)
         # Anomaly detection ends the backward pass of such a loss with an error of its own.
         if torch.is_anomaly_enabled() and not _all_finite(trainer, [done.loss], []):
-            raise NumericError(f"{self._describe(trainer, pl_module)}; {_way_out(pl_module)}")
+            text, kept = self._found(trainer, pl_module)
+            raise NumericError(f"{text}; {_way_out(pl_module)}{kept}")
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -114,42 +126,80 @@ class FiniteGuard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trained(pl_module).step.is_skipped and self._undo is not None:
-            self._undo()
+        if trained(pl_module).step.is_skipped and self._begun is not None:
+            self._begun.undo()
         if self._steps:
-            self._undo = None
+            self._begun = None
         if not pl_module.automatic_optimization:
             # What a method steps on later still shows in the gradients.
             self._backwards = []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skips": self.skips}
+        return {"skips": self.skips, "kept": self.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skips = int(state_dict["skips"])
+        self.kept = int(state_dict.get("kept", 0))  # not in those of earlier versions
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether another step would be kept; the same on all processes."""
+        return self._record is not None and self.folder is not None and self.kept < self.keep
 
     def _refuse(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the run or mark the step as skipped."""
-        text = self._describe(trainer, pl_module)
+        text, kept = self._found(trainer, pl_module)
         if self.on_nonfinite == "stop":
-            raise NumericError(f"{text}; {_way_out(pl_module)}")
+            raise NumericError(f"{text}; {_way_out(pl_module)}{kept}")
         if self._steps:
             raise NumericError(
                 f"{text}; it cannot be skipped, since another optimiser has stepped in this "
-                f"iteration; {_way_out(pl_module)}"
+                f"iteration; {_way_out(pl_module)}{kept}"
             )
         if self.skips == self.max_skips:
             raise NumericError(
                 f"{text}; callbacks.finite.max_skips={self.max_skips} steps have been skipped "
-                "before; lower method.lr, or raise it"
+                f"before; lower method.lr, or raise it{kept}"
             )
         self.skips += 1
         trained(pl_module).step.is_skipped = True
         if trainer.is_global_zero:
-            log.warning("%s; step skipped, %d of at most %d", text, self.skips, self.max_skips)
+            log.warning(
+                "%s; step skipped, %d of at most %d%s", text, self.skips, self.max_skips, kept
+            )
 
-    def _describe(self, trainer: Trainer, pl_module: LightningModule) -> str:
-        """What is not finite, on whichever process."""
+    def _found(self, trainer: Trainer, pl_module: LightningModule) -> tuple[str, str]:
+        """What is not finite, and where the step is kept, if it is; all processes come here."""
+        text, is_here = self._describe(trainer, pl_module)
+        if not self._keeps or self._begun is None or self._record is None:
+            return text, ""
+        self.kept += 1
+        content = self._begun.content(trainer, pl_module, self._record, text)
+        written = self._write(content) if is_here else None
+        places = [place for place in _of_all(trainer, written) if place is not None]
+        if not places:
+            return text, ""
+        return text, (
+            f"; the step is kept: {', '.join(places)}; look at it with "
+            f"sfseg-train replay={places[0]}"
+        )
+
+    def _write(self, content: Mapping[str, Any]) -> str | None:
+        """Write the file of a step; None where that fails, which must not hide what led to it."""
+        assert self.folder is not None, "it keeps"
+        suffix = f"_rank{content['rank']}" * (content["world_size"] > 1)
+        path = self.folder / f"step_{content['iteration']:06d}{suffix}.pt"
+        try:
+            stored = storable(content)
+            write_whole(path, lambda file: torch.save(stored, file))
+        # torch reports a full disk, and too little memory, as a RuntimeError.
+        except (OSError, RuntimeError, MemoryError, TypeError) as error:
+            log.error("the step cannot be kept in %s: %s", path, error)
+            return None
+        return str(path)
+
+    def _describe(self, trainer: Trainer, pl_module: LightningModule) -> tuple[str, bool]:
+        """What is not finite, on whichever process; and whether that is so on this one."""
         # Losses of several passes of a step may hold the same term: it is said once.
         found = dict.fromkeys(
             f"iteration {done.iteration}: {_bad_terms(done)}{_names(trainer, [done])}"
@@ -157,16 +207,12 @@ class FiniteGuard(Callback):
             if not torch.isfinite(done.loss).all()
         )
         mine = (bool(found), "; ".join(found) or self._describe_gradients(trainer, pl_module))
-        everyone = [mine]
-        if trainer.world_size > 1:
-            everyone = [mine] * trainer.world_size
-            # All processes come here, since all have heard of it.
-            torch.distributed.all_gather_object(everyone, mine)
+        everyone = _of_all(trainer, mine)
         first = max(is_loss for is_loss, _ in everyone)
         texts = [(k, text) for k, (is_loss, text) in enumerate(everyone) if is_loss == first]
         if trainer.world_size == 1:
-            return texts[0][1]
-        return "; ".join(f"process {k}: {text}" for k, text in texts)
+            return texts[0][1], True
+        return "; ".join(f"process {k}: {text}" for k, text in texts), mine[0] == first
 
     def _describe_gradients(self, trainer: Trainer, pl_module: LightningModule) -> str:
         bad = [
@@ -190,17 +236,12 @@ def _way_out(module: LightningModule) -> str:
     )
 
 
-def _undo(module: LightningModule) -> Callable[[], None]:
-    """Makes what takes a module back to the state that it has now, but for its parameters."""
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    others = trained(module).undo_step()
-
-    def undo() -> None:
-        for buffer, before in kept:
-            buffer.copy_(before)
-        others()
-
-    return undo
+def _of_all(trainer: Trainer, mine: Value) -> list[Value]:
+    """What each process has found, in their order; all come here, since all have heard of it."""
+    everyone = [mine] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(everyone, mine)
+    return everyone
 
 
 def _parameters(trainer: Trainer) -> Iterator[Tensor]:

@@ -41,11 +41,21 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Entry point of ``sfseg-train``."""
     sys.argv[1:] = in_its_folder(quoted(sys.argv[1:]))
-    command(train, "train")
+    command(job, "train")
+
+
+def job(cfg: DictConfig) -> float | None:
+    """A run, or a step of one again."""
+    from sfseg.commands.replay import run_again
+
+    if cfg.replay is None:
+        return train(cfg)
+    run_again(cfg)
+    return None
 
 
 def train(cfg: DictConfig) -> float | None:
-    """One job: fit, save, evaluate; returns the metric that sweeps optimise."""
+    """One run: fit, save, evaluate; returns the metric that sweeps optimise."""
     import torch
     from lightning.pytorch import seed_everything
 
@@ -243,21 +253,16 @@ def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = 
     Raises:
         ConfigError: the method refuses a setting, or the source model is another network.
     """
-    from sfseg.runs.preparation import network_of, untrained_of
+    from sfseg.runs.method import built_method
+    from sfseg.runs.preparation import network_of
 
-    network = network_of(cfg, data.labels, source)
-    inference = build(cfg.evaluation)
-    try:
-        method: Method = build(cfg.method)(
-            **untrained_of(cfg, data.labels),
-            network=network,
-            labels=data.labels,
-            eval_domains=data.eval_domains,
-            inference=inference,
-        )
-    except ValueError as error:
-        raise ConfigError(f"method: {error}") from error
-    return method
+    return built_method(
+        cfg,
+        data.labels,
+        network=network_of(cfg, data.labels, source),
+        eval_domains=data.eval_domains,
+        inference=build(cfg.evaluation),
+    )
 
 
 def rebuilt(cfg: DictConfig, data: "AdaptationData", source: Path) -> "Method":

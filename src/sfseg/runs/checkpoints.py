@@ -2,8 +2,7 @@
 
 import logging
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,15 +12,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
 from sfseg.config.composition import CONF, build, detached
-from sfseg.config.moved import with_todays_names
-from sfseg.config.trust import require_allowed
 from sfseg.errors import ConfigError
 from sfseg.labels import LabelSpace
-from sfseg.nesting import require_small
 from sfseg.networks.weights.checkpoint import load_segmenter, load_strictly, require_same_keys
 from sfseg.networks.weights.published import identify
 from sfseg.networks.weights.weight_files import (
@@ -30,7 +25,7 @@ from sfseg.networks.weights.weight_files import (
     require_stored,
     require_usable,
 )
-from sfseg.runs.older_records import updated
+from sfseg.runs.records import config_of, labels_of
 from sfseg.sharing.address import hub_address
 from sfseg.sharing.hub import find
 from sfseg.sharing.shared_model import read_record, read_tensors, shared_folder
@@ -117,7 +112,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
     """The label space of a run's checkpoint; None for files of other programs."""
     if (folder := shared_folder(path)) is not None:
         source = f"source_checkpoint={path}"
-        return _labels(read_record(folder, source), source)
+        return labels_of(read_record(folder, source), source)
     if Path(path).suffix == ".safetensors":
         return None
     try:
@@ -128,7 +123,7 @@ def stored_labels(path: str | Path) -> LabelSpace | None:
         # Of another program, or damaged: whoever reads the weights will say it.
         return None
     is_run = isinstance(content, dict) and KEY in content
-    return _labels(content[KEY], f"ckpt_path={path}") if is_run else None
+    return labels_of(content[KEY], f"ckpt_path={path}") if is_run else None
 
 
 def check_resumable(path: str | Path, method: "LightningModule") -> int:
@@ -199,8 +194,7 @@ def rebuilt(trained: Trained, source: str) -> Restored:
     Raises:
         ConfigError: no such record, or the weights do not fit it.
     """
-    labels, config = _labels(trained.record, source), _config(trained.record, source)
-    require_allowed(config, source=source)
+    labels, config = labels_of(trained.record, source), config_of(trained.record, source)
     network = _network(config, labels)
     load_strictly(network, trained.tensors, source=source.partition("=")[2])
     return Restored(network.eval(), labels, config, trained.selection)
@@ -211,45 +205,6 @@ def _are_tensors(content: dict[str, Any]) -> bool:
     return isinstance(tensors, Mapping) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     )
-
-
-@contextmanager
-def record_of(source: str) -> Iterator[None]:
-    """Errors of reading what a run has written of itself, into its checkpoint say.
-
-    Args:
-        source: where, for messages, such as ``ckpt_path=last.ckpt``.
-
-    Raises:
-        ConfigError: it is no such record.
-    """
-    try:
-        yield
-    except (
-        LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException
-    ) as error:  # fmt: skip
-        raise ConfigError(
-            f"{source} has no usable record of its run ({type(error).__name__}: {error}); "
-            "take a file that sfseg-train has written"
-        ) from error
-
-
-def _labels(record: Any, source: str) -> LabelSpace:
-    with record_of(source):
-        require_small(record, "the record")
-        return LabelSpace.from_dict(record["labels"])
-
-
-def _config(record: Any, source: str) -> DictConfig:
-    with record_of(source):
-        require_small(record, "the record")
-        config = OmegaConf.create(updated(with_todays_names(record["config"])))
-        for key in ("backbone.network", "method", "data.module"):
-            if not OmegaConf.is_dict(OmegaConf.select(config, key)):
-                raise ValueError(f"{key} is no group of settings")
-        assert isinstance(config, DictConfig)
-        OmegaConf.set_struct(config, True)
-        return config
 
 
 def _is_published(path: Path) -> bool:

@@ -30,7 +30,7 @@ def fit_crops(cfg: DictConfig, needs: Sequence[str]) -> None:
         ConfigError: a setting of a set cannot work.
         DataError: its files are not there.
     """
-    for domain, setting in SHORT.items():
+    for domain in SHORT:
         if not {domain, f"{domain}_labels"} & set(needs):
             continue
         view = OmegaConf.select(cfg, f"data.module.views.{domain}")
@@ -42,11 +42,16 @@ def fit_crops(cfg: DictConfig, needs: Sequence[str]) -> None:
         resize = view.get("resize")
         scenes = listed(cfg, name)
         crop = fitted_crop(scenes, None if resize is None else tuple(resize))
-        OmegaConf.update(cfg, setting, list(crop))
-        # A crop that was set to null follows no other setting.
-        view = OmegaConf.select(cfg, f"data.module.views.{domain}")
-        if view.get("crop") is None:
-            view.crop = list(crop)
+        set_crop(cfg, domain, crop)
+
+
+def set_crop(cfg: DictConfig, domain: str, crop: Sequence[int]) -> None:
+    """Give the crops of a domain, which were null, a size (height, width), in place."""
+    OmegaConf.update(cfg, SHORT[domain], list(crop))
+    # A crop that was set to null follows no other setting.
+    view = OmegaConf.select(cfg, f"data.module.views.{domain}")
+    if view.get("crop") is None:
+        view.crop = list(crop)
 
 
 def listed(cfg: DictConfig, name: str) -> Scenes:

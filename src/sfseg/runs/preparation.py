@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from sfseg.config.composition import build, plain
 from sfseg.data.fingerprint import fingerprint
 from sfseg.errors import ConfigError
-from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, record_of, stored_labels
+from sfseg.runs.checkpoints import empty_backbone, read_checkpoint, stored_labels
+from sfseg.runs.records import record_of
 from sfseg.storage import manifest
 
 if TYPE_CHECKING:

@@ -60,17 +60,36 @@ def refiner_of(cfg: DictConfig, data: "AdaptationData") -> "Refiner | None":
     """
     if cfg.pseudo_labels.refine == "none":
         return None
-    from sfseg.methods.refinement import Refiner
-    from sfseg.networks.sam import SegmentAnything
-    from sfseg.pseudo.embeddings import Embeddings
-
     given = cfg.pseudo_labels.sam
     place = None
     if given.cache_dir is not None:
         place = Path(given.cache_dir).expanduser() / "embeddings"
     comes_again = views_come_again(data)
+    refiner = loaded(cfg, place, comes_again=comes_again)
+    what = "whole images and all crops" if comes_again else "whole images"
+    kept = "kept nowhere" if place is None else f"of {what} kept in {place}"
+    log.info("pseudo-labels: refined by %s, embeddings %s", given.model, kept)
+    return refiner
+
+
+def loaded(cfg: DictConfig, place: Path | None, *, comes_again: bool = False) -> "Refiner":
+    """The refiner that the settings describe.
+
+    Args:
+        cfg: of a run.
+        place: folder of the images' embeddings; None: they are kept nowhere.
+        comes_again: whether images of training batches do.
+
+    Raises:
+        ConfigError: there is no such model, or a number is out of its range.
+    """
+    from sfseg.methods.refinement import Refiner
+    from sfseg.networks.sam import SegmentAnything
+    from sfseg.pseudo.embeddings import Embeddings
+
+    given = cfg.pseudo_labels.sam
     try:
-        refiner = Refiner(
+        return Refiner(
             SegmentAnything.load(str(given.model)),
             seed=cfg.seed,
             points=given.points,
@@ -81,10 +100,6 @@ def refiner_of(cfg: DictConfig, data: "AdaptationData") -> "Refiner | None":
         )
     except ValueError as error:
         raise ConfigError(f"pseudo_labels.sam: {error}") from error
-    what = "whole images and all crops" if comes_again else "whole images"
-    kept = "kept nowhere" if place is None else f"of {what} kept in {place}"
-    log.info("pseudo-labels: refined by %s, embeddings %s", given.model, kept)
-    return refiner
 
 
 def views_come_again(data: "AdaptationData") -> bool:

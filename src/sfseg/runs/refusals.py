@@ -11,9 +11,10 @@ from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 from sfseg.optim import pairs_of
-from sfseg.runs.checkpoints import check_resumable, read_checkpoint, record_of
+from sfseg.runs.checkpoints import check_resumable, read_checkpoint
 from sfseg.runs.plan import check_plan
 from sfseg.runs.preparation import label_selection_of, strategy_of
+from sfseg.runs.records import record_of
 from sfseg.runs.refinement import check_refinement
 from sfseg.runs.source_settings import check_source
 from sfseg.runs.trainer_settings import check_trainer

@@ -175,7 +175,7 @@ def _train(recipe: Recipe, path: Path, strategy: "Strategy") -> None:
         config.trainer,
         logger=False,
         callbacks=[
-            FiniteGuard(),
+            FiniteGuard(folder=str(path.parent / "nonfinite")),
             Provenance(record, data.labels.to_dict()),
             ProgressReport(),
             Checkpoint(str(unfinished), **config.checkpoint),

@@ -81,7 +81,7 @@ def test_frames_come_out_at_their_times_and_shares_by_the_second(
     frames = [frame(reds) for reds in (0, 16, 32, 48, 64)]
     write_lossless(tmp_path / "a.avi", frames)
     look = Look(layout=layout, opacity=0.5)
-    predict_video(tmp_path / "a.avi", tmp_path / "out" / "a", predictor(), LABELS, look)
+    predict_video(Frames(tmp_path / "a.avi"), tmp_path / "out" / "a", predictor(), LABELS, look)
     shown, times = read(tmp_path / "out" / "a.mp4")
     assert times == pytest.approx([0, 0.5, 1, 1.5, 2], abs=1e-3)
     for image, written in zip(frames, shown, strict=True):
@@ -104,7 +104,7 @@ def test_broken_frames_are_left_out_and_named(
     data[starts[1] + 12 : starts[1] + 40] = bytes(28)
     (tmp_path / "a.mov").write_bytes(data)
     with caplog.at_level(logging.WARNING):
-        predict_video(tmp_path / "a.mov", tmp_path / "out", predictor(), LABELS, Look())
+        predict_video(Frames(tmp_path / "a.mov"), tmp_path / "out", predictor(), LABELS, Look())
     assert "a.mov: 1 broken frames are left out, at 1.00 s" in caplog.text
     assert [row[:3] for row in table(tmp_path / "out.csv")] == [
         [0, 1, 0],
@@ -121,7 +121,7 @@ def test_frames_of_other_sizes_are_shown_at_that_of_the_first(
     pictures = [cv2.imencode(".jpg", frame(32, size)[..., ::-1])[1].tobytes() for size in sizes]
     (tmp_path / "a.mjpeg").write_bytes(b"".join(pictures))
     with caplog.at_level(logging.WARNING):
-        predict_video(tmp_path / "a.mjpeg", tmp_path / "out", predictor(), LABELS, Look())
+        predict_video(Frames(tmp_path / "a.mjpeg"), tmp_path / "out", predictor(), LABELS, Look())
     assert "frames have 96x96 pixels; they are shown at 64x48" in caplog.text
     shown, _ = read(tmp_path / "out.mp4")
     assert [image.shape for image in shown] == [(48, 64, 3)] * 3
@@ -157,7 +157,9 @@ def test_a_smoothed_video_flickers_less(tmp_path: Path, tile_pixels: int) -> Non
     write_lossless(tmp_path / "a.avi", frames, Fraction(1))
     for smoothing, reds in ((0.0, [1, 0, 1, 0]), (0.8, [1, 1, 1, 1])):
         infer = predictor(tile_pixels=tile_pixels)
-        predict_video(tmp_path / "a.avi", tmp_path / "b", infer, LABELS, Look(smoothing=smoothing))
+        predict_video(
+            Frames(tmp_path / "a.avi"), tmp_path / "b", infer, LABELS, Look(smoothing=smoothing)
+        )
         assert [row[2] for row in table(tmp_path / "b.csv")] == reds
 
 
@@ -194,7 +196,7 @@ def test_files_that_are_no_video_are_named(tmp_path: Path) -> None:
         Frames(tmp_path / "a.mp4")
     (tmp_path / "b.mjpeg").write_bytes(cv2.imencode(".jpg", frame(3))[1].tobytes()[:200])
     with pytest.raises(DataError, match=r"b\.mjpeg"):
-        predict_video(tmp_path / "b.mjpeg", tmp_path / "b", predictor(), LABELS, Look())
+        predict_video(Frames(tmp_path / "b.mjpeg"), tmp_path / "b", predictor(), LABELS, Look())
     assert not list(tmp_path.glob("*b.mp4*")) and not list(tmp_path.glob("b.csv"))
 
 
@@ -202,7 +204,9 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     write_lossless(tmp_path / "a.avi", [frame(3)])
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"b\.mp4 cannot be written"):
-        predict_video(tmp_path / "a.avi", tmp_path / "file" / "b", predictor(), LABELS, Look())
+        predict_video(
+            Frames(tmp_path / "a.avi"), tmp_path / "file" / "b", predictor(), LABELS, Look()
+        )
 
 
 def test_videos_are_found_by_name_and_pattern(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def predict(cfg: DictConfig) -> None:
     if output.is_dir() and any(output.iterdir()) and not cfg.overwrite:
         raise ConfigError(f"output={output} is not empty; choose another or set overwrite=true")
     inputs, videos = meant(sources(cfg), [output / kind for kind in KINDS])
+    seconds = seconds_of(cfg)
     look = Look(layout=cfg.video, opacity=cfg.opacity, smoothing=cfg.smoothing)
     restored = restore(cfg.ckpt_path)
     ids = stored_ids(cfg.labels, restored.labels)
@@ -71,7 +72,10 @@ def predict(cfg: DictConfig) -> None:
         for _, text in remarks(batches.facts):
             log.warning("images: %s", text.replace("data.value_range", "value_range"))
         log.info("%d images in %s: %s", batches.count(inputs), output, ", ".join(wanted))
-    failed = [*batches.failed(inputs), *failed_videos(videos, output / "videos", model, look)]
+    failed = [
+        *batches.failed(inputs),
+        *failed_videos(videos, output / "videos", model, look, seconds),
+    ]
     if failed:
         listed = "\n  ".join(failed)
         what = "images" if not videos else "images and videos"
@@ -86,40 +90,64 @@ def sources(cfg: DictConfig, setting: str = "images") -> list[str]:
     return [os.path.expanduser(name) for name in named]  # noqa: PTH111 - patterns stay as they are
 
 
-def meant(names: list[str], own: list[Path]) -> "tuple[list[Input], list[Path]]":
-    """Pictures and videos that names stand for.
+def seconds_of(cfg: DictConfig) -> float | None:
+    """How long a camera is recorded; None: until it is stopped.
+
+    Raises:
+        ConfigError: no time.
+    """
+    seconds = cfg.seconds
+    if seconds is None:
+        return None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
+        return float(seconds)
+    raise ConfigError(f"seconds must be positive, or null until Ctrl-C, got {seconds}")
+
+
+def meant(names: list[str], own: list[Path]) -> "tuple[list[Input], list[Path | str]]":
+    """Pictures that names stand for, and videos: files, and cameras by their names.
 
     Raises:
         ConfigError: there are videos and no PyAV.
         DataError: a name stands for nothing.
     """
     from sfseg.data.inputs import find_inputs
+    from sfseg.prediction.camera import is_camera
     from sfseg.prediction.frames import find_videos, is_video, pyav
 
+    cameras = [name for name in dict.fromkeys(names) if is_camera(name)]
     moving = [name for name in names if is_video(name)]
-    still = [name for name in names if name not in moving]
-    if moving:
+    still = [name for name in names if name not in (*moving, *cameras)]
+    if moving or cameras:
         pyav()
-    return find_inputs(still, own) if still else [], find_videos(moving)
+    return find_inputs(still, own) if still else [], [*find_videos(moving), *cameras]
 
 
 def failed_videos(
-    videos: list[Path], folder: Path, model: "Model", look: "Look"
+    videos: "list[Path | str]",
+    folder: Path,
+    model: "Model",
+    look: "Look",
+    seconds: float | None,
 ) -> "Iterator[str]":
     """Predict videos; why each that could not be could not."""
     import torch
     from rich.progress import track
 
+    from sfseg.prediction.camera import Camera
+    from sfseg.prediction.frames import Frames
     from sfseg.prediction.video import predict_video
     from sfseg.runs.memory import is_out_of_memory
 
     for path in videos:
 
-        def follow(frames: Any, count: int | None, name: str = path.name) -> Any:
+        def follow(frames: Any, count: int | None, name: str = Path(path).name) -> Any:
             return track(frames, total=count, description=f"predicting {name}")
 
         try:
-            predict_video(path, folder / path.stem, model.predictor, model.labels, look, follow)
+            film = Frames(path) if isinstance(path, Path) else Camera(path, seconds)
+            written = folder / film.path.stem
+            predict_video(film, written, model.predictor, model.labels, look, follow)
         except DataError as error:
             yield str(error)
         # As MemoryError, as errors of torch and as those of cv2.

@@ -4,13 +4,13 @@ import csv
 import io
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -78,22 +78,40 @@ Following = Callable[[Iterable[Frame], int | None], Iterable[Frame]]
 """Shows progress over items, of which there will be a number, if that is known."""
 
 
+class Film(Protocol):
+    """Frames one after the other, of a file or a camera; iterated over once.
+
+    path: where they come from, for messages.
+    rate: frames a second, on average.
+    count: how many there will be, if that is known.
+    """
+
+    path: Path
+    rate: Fraction
+    count: int | None
+
+    def __iter__(self) -> Iterator[Frame]: ...
+    def remark(self) -> str:
+        """What is to be said of frames that could not be shown; empty where all could be."""
+        ...
+
+
 def predict_video(
-    path: Path,
+    film: Film,
     written: Path,
     infer: Predictor,
     labels: LabelSpace,
     look: Look,
     follow: Following = lambda frames, _: frames,
 ) -> None:
-    """Predict all frames of a file; broken ones are left out and named in a warning.
+    """Predict all frames of a film; broken ones are left out and named in a warning.
 
     Writes ``<written>.mp4`` and ``<written>.csv``: for every second the number of its frames and
     the mean share of their pixels that each class has. Frames of another size than the first are
     predicted at their own and shown at that of the first.
 
     Args:
-        path: of the video.
+        film: see there; of a file, whose frames can wait, some are read ahead.
         written: of the output, without an ending.
         infer: the network.
         labels: its classes.
@@ -104,24 +122,25 @@ def predict_video(
         ConfigError: PyAV is not installed.
         DataError: there is no frame that can be read, or the output cannot be written.
     """
-    frames, memory, shares = Frames(path), look.memory(), Shares(labels)
+    memory, shares = look.memory(), Shares(labels)
+    frames = in_thread(film) if isinstance(film, Frames) else film
     video: VideoFile | None = None
     try:
-        for image, time in follow(in_thread(frames), frames.count):
-            label, _ = infer(image, path, memory)
+        for image, time in follow(frames, film.count):
+            label, _ = infer(image, film.path, memory)
             shares.add(time, label)
             if video is None:
                 size = (image.shape[0], image.shape[1])
-                video = VideoFile(written.with_name(f"{written.name}.mp4"), frames.rate, size)
+                video = VideoFile(written.with_name(f"{written.name}.mp4"), film.rate, size)
             video.add(image, label, time, look, labels)
         if video is None:
-            raise DataError(frames.remark() or f"{path} has no frames")
+            raise DataError(film.remark() or f"{film.path} has no frames")
         video.close()
     finally:
         if video is not None:
             video.discard()
     shares.write(written.with_name(f"{written.name}.csv"))
-    if remark := frames.remark():
+    if remark := film.remark():
         log.warning(remark)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIZES = ((64, 96), (131, 207), (256, 320))
+SIZES = ((96, 160), (131, 207), (256, 320))
 """Height and width of the pictures that a file is compared on; no stride divides the second."""
 RUNS_IN = {".onnx": "ONNX Runtime", ".xml": "OpenVINO", ".pt2": "torch.export"}
 """What runs a file, by how its name ends."""

@@ -1,5 +1,6 @@
 """Files of torch.export (``.pt2``): a graph and its weights, for programs that have torch."""
 
+import inspect
 import io
 import json
 from collections.abc import Mapping
@@ -14,8 +15,13 @@ from sfseg.export.deployed import Deployed
 from sfseg.export.tracing import quiet, traced
 from sfseg.storage.atomic import write_whole
 
+SETTINGS = inspect.signature(ExportedProgram.module).parameters
 METADATA = "sfseg.json"
 """What the file says of itself, among the extra files that ``torch.export.load`` hands out."""
+UNGUARDED = {"check_guards": False} if "check_guards" in SETTINGS else {}
+"""Torch records what holds of the example, such as that there are two images, as a condition of all
+others. Files are compared at other sizes and batches instead.
+"""
 
 
 class TorchFile:
@@ -40,7 +46,7 @@ class TorchFile:
             torch.export.save(program, file, extra_files={METADATA: json.dumps(self.metadata)})
             # What was written is read again: that is what will be run.
             file.seek(0)
-            self._module = torch.export.load(file).module()
+            self._module = torch.export.load(file).module(**UNGUARDED)
         self.content, self.names = file.getvalue(), names
 
     def __call__(self, image: Shaped[Tensor, "B 3 H W"]) -> dict[str, Tensor]:

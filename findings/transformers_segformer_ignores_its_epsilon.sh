@@ -5,7 +5,7 @@
 #   the encoder's layer normalisations add to the variance.
 # Seen: all of them add 1e-5, PyTorch's own default, whatever the configuration says; the outputs of
 #   models whose configurations differ in it are equal bit for bit. Published weights were trained with
-#   1e-6. With 1e-6 in every layer the logits of a new, small-weighted model move by 4e-5 of their
+#   1e-6. With 1e-6 in every layer the logits of a newly drawn model move by 4e-5 of their
 #   spread.
 # What it did to us: logits of a converted network did not agree with those of transformers.
 set -euo pipefail

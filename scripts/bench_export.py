@@ -5,6 +5,10 @@ and take turns. The number is CPU seconds, the median of the repeats after a war
 both must agree. The goals are 0.28 of torch's time for tiny, 0.5 for mit_b0, 0.55 for
 resnet50_deeplabv3 and swin_t, at 512x1024.
 
+The floor is what the network's multiplications and additions take at the rate of a large product of
+matrices, measured in the same turns: no runtime that computes in float32 by ordinary convolutions
+can be much faster than that.
+
     python scripts/bench_export.py
     python scripts/bench_export.py --backbone mit_b0 --size 256 512
 """
@@ -17,6 +21,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from torch.utils.flop_counter import FlopCounterMode
 
 from sfseg.config.composition import CONF, build
 from sfseg.export.agreement import compare, require_agreement
@@ -24,6 +29,7 @@ from sfseg.export.deployed import Deployed
 from sfseg.export.onnx_file import OnnxRuntime, onnx_file
 from sfseg.export.tracing import traced
 
+SIDE = 1024
 BACKBONES = ("tiny", "mit_b0", "resnet50_deeplabv3", "swin_t")
 
 
@@ -31,6 +37,13 @@ def seconds(work: Callable[[], Any]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+def floor_seconds(operations: int) -> float:
+    """Of so many operations, at the rate of a product of matrices on one thread."""
+    matrix = torch.randn(SIDE, SIDE)
+    spent = seconds(lambda: matrix @ matrix)
+    return operations / (2 * SIDE**3 / spent)
 
 
 def bench(backbone: str, size: Sequence[int], repeats: int) -> float:
@@ -47,17 +60,23 @@ def bench(backbone: str, size: Sequence[int], repeats: int) -> float:
     require_agreement(model, compare(model, run, [image[..., : size[0] // 2, : size[1] // 2]]))
     one = image[:1]
     arms: dict[str, Callable[[], Any]] = {"torch": lambda: model(one), "onnx": lambda: run(one)}
-    times: dict[str, list[float]] = {name: [] for name in arms}
+    times: dict[str, list[float]] = {name: [] for name in (*arms, "floor")}
     with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            model(one)
+        operations = counter.get_total_flops()
         for turn in range(repeats + 1):
             for name, work in arms.items():
                 spent = seconds(work)
                 if turn:
                     times[name].append(spent)
-    eager, onnx = (statistics.median(times[name]) for name in arms)
+            if turn:
+                times["floor"].append(floor_seconds(operations))
+    eager, onnx, floor = (statistics.median(spent) for spent in times.values())
     print(
         f"{backbone}, {size[0]}x{size[1]}: torch {eager:.2f} s, ONNX Runtime {onnx:.2f} s, ratio "
-        f"{onnx / eager:.2f}; export {export:.0f} s, {len(file) / 1e6:.0f} MB"
+        f"{onnx / eager:.2f}, of the floor {floor / eager:.2f} ({operations / 1e9:.0f} billion "
+        f"operations); export {export:.0f} s, {len(file) / 1e6:.0f} MB"
     )
     return onnx / eager
 

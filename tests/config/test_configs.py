@@ -16,7 +16,10 @@ from sfseg.config.multirun import left_to_jobs
 ROOT = Path(__file__).parents[2]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("clouds", "converting", "datum", "sharing")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("clouds", "converting", "datum", "export", "sharing")
+    ),
 )
 
 

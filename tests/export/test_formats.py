@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +31,15 @@ SAID = {"classes": json.dumps(["a", "b"])}
 pictures = script("export_tables").pictures
 
 
+def documented(name: str) -> dict[str, Any]:
+    """What a program of the documentation has made, run in the current folder."""
+    page = Path(__file__).parents[2] / "docs" / "export.md"
+    (code,) = re.findall(rf"```python\n(# {name}\n.*?)```", page.read_text(), re.S)
+    made: dict[str, Any] = {}
+    exec(code, made)
+    return made
+
+
 @pytest.fixture(scope="module")
 def model() -> Deployed:
     torch.manual_seed(0)
@@ -46,7 +57,10 @@ def onnx(program: ExportedProgram, model: Deployed) -> OnnxFile:
 
 
 def test_a_file_of_torch_export_runs_without_this_library(
-    program: ExportedProgram, model: Deployed, tmp_path: Path
+    program: ExportedProgram,
+    model: Deployed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = TorchFile(program, model, SAID)
     require_agreement(model, compare(model, file, pictures()))
@@ -62,6 +76,8 @@ def test_a_file_of_torch_export_runs_without_this_library(
     expected = model(image)
     assert torch.equal(label, expected[1]) and torch.equal(confidence, expected[2])
     assert [entry.name for entry in path.parent.iterdir()] == ["model.pt2"]
+    monkeypatch.chdir(path.parent)
+    assert documented("run_pt2.py")["logits"].shape == (1, 160, 224)  # labels, in this file
 
 
 def test_openvino_reads_what_is_written(
@@ -82,6 +98,16 @@ def test_openvino_reads_what_is_written(
     made = OpenVino(read, threads=1)(pictures()[1])
     assert list(made) == ["labels", "confidence"]
     assert (made["labels"] == model(pictures()[1])[1]).float().mean() > 0.999
+
+
+def test_openvino_runs_as_documented(
+    onnx: OnnxFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    (tmp_path / "model.onnx").write_bytes(onnx.content)
+    openvino.save_model(openvino.Core().read_model(tmp_path / "model.onnx"), tmp_path / "model.xml")
+    monkeypatch.chdir(tmp_path)
+    assert documented("run_openvino.py")["logits"].shape == (1, CLASSES, 160, 224)
 
 
 def test_pixels_may_be_floats() -> None:

@@ -1,5 +1,6 @@
 """Mask2Former's head (Cheng et al., CVPR 2022, arXiv:2112.01527), as CLOUDS has it."""
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from sfseg.networks.heads.mask2former.mask_decoder import (
 from sfseg.networks.heads.mask2former.pixel_decoder import PixelDecoder
 from sfseg.networks.layers import require_positive, resize
 
+log = logging.getLogger(__name__)
 _EPS = 1e-6
 
 
@@ -33,7 +35,7 @@ class Mask2FormerHead(nn.Module):
         in_channels: width of each feature map, finest first.
         num_classes: K.
         channels: width of all layers.
-        queries: their number.
+        queries: their number; fewer than there are classes are told of in the log.
         encoder_layers: of the pixel decoder.
         decoder_layers: of the transformer decoder.
         heads: of attention.
@@ -79,10 +81,11 @@ class Mask2FormerHead(nn.Module):
             hidden=decoder_hidden, class_head=class_head,
         )  # fmt: skip
         if queries < num_classes:
-            raise ValueError(
-                f"queries must be at least the {num_classes} classes, each of which may need one, "
-                f"got {queries}; set backbone.mask2former.queries"
-            )
+            log.warning(
+                "of an image that shows more than %d of the %d classes, those beyond are not learnt "
+                "from: there are no more queries; set backbone.mask2former.queries",
+                queries, num_classes,
+            )  # fmt: skip
 
     def predictions(self, maps: Sequence[Tensor]) -> list[Prediction]:
         """What the queries say before the first layer and after each; the last one counts.

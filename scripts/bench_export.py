@@ -7,7 +7,7 @@ resnet50_deeplabv3 and swin_t, at 512x1024.
 
 The floor is what the network's multiplications and additions take at the rate of a large product of
 matrices, measured in the same turns: no runtime that computes in float32 by ordinary convolutions
-can be much faster than that.
+can be much faster than that. Eight bits can.
 
     python scripts/bench_export.py
     python scripts/bench_export.py --backbone mit_b0 --size 256 512
@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfseg.config.composition import CONF, build
 from sfseg.export.agreement import compare, require_agreement
 from sfseg.export.deployed import Deployed
+from sfseg.export.int8 import in_eight_bits
 from sfseg.export.onnx_file import OnnxRuntime, onnx_file
 from sfseg.export.tracing import traced
 
@@ -53,13 +54,17 @@ def bench(backbone: str, size: Sequence[int], repeats: int) -> float:
         cfg = compose("train", overrides=[f"backbone={backbone}", "backbone.pretrained=false"])
     model = Deployed(build(cfg.backbone.network, num_classes=19), "logits").eval()
     start = time.process_time()
-    file = onnx_file(traced(model), model.names, {}).SerializeToString()
+    proto = onnx_file(traced(model), model.names, {})
+    file = proto.SerializeToString()
     export = time.process_time() - start
     run = OnnxRuntime(file, threads=1)
     image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     require_agreement(model, compare(model, run, [image[..., : size[0] // 2, : size[1] // 2]]))
     one = image[:1]
     arms: dict[str, Callable[[], Any]] = {"torch": lambda: model(one), "onnx": lambda: run(one)}
+    quantised = in_eight_bits(proto, [one])
+    small = OnnxRuntime(quantised.SerializeToString(), threads=1)
+    arms["int8"] = lambda: small(one)
     times: dict[str, list[float]] = {name: [] for name in (*arms, "floor")}
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
@@ -72,10 +77,10 @@ def bench(backbone: str, size: Sequence[int], repeats: int) -> float:
                     times[name].append(spent)
             if turn:
                 times["floor"].append(floor_seconds(operations))
-    eager, onnx, floor = (statistics.median(spent) for spent in times.values())
+    eager, onnx, int8, floor = (statistics.median(spent) for spent in times.values())
     print(
         f"{backbone}, {size[0]}x{size[1]}: torch {eager:.2f} s, ONNX Runtime {onnx:.2f} s, ratio "
-        f"{onnx / eager:.2f}, of the floor {floor / eager:.2f} ({operations / 1e9:.0f} billion "
+        f"{onnx / eager:.2f}, in eight bits {int8 / eager:.2f}, of the floor {floor / eager:.2f} ({operations / 1e9:.0f} billion "
         f"operations); export {export:.0f} s, {len(file) / 1e6:.0f} MB"
     )
     return onnx / eager

@@ -82,8 +82,8 @@ class Mask2FormerHead(nn.Module):
         )  # fmt: skip
         if queries < num_classes:
             log.warning(
-                "of an image that shows more than %d of the %d classes, those beyond are not learnt "
-                "from: there are no more queries; set backbone.mask2former.queries",
+                "of an image that shows more than %d of the %d classes, those beyond are not learnt: "
+                "there are no more queries; set backbone.mask2former.queries",
                 queries, num_classes,
             )  # fmt: skip
 

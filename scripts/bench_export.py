@@ -80,8 +80,9 @@ def bench(backbone: str, size: Sequence[int], repeats: int) -> float:
     eager, onnx, int8, floor = (statistics.median(spent) for spent in times.values())
     print(
         f"{backbone}, {size[0]}x{size[1]}: torch {eager:.2f} s, ONNX Runtime {onnx:.2f} s, ratio "
-        f"{onnx / eager:.2f}, in eight bits {int8 / eager:.2f}, of the floor {floor / eager:.2f} ({operations / 1e9:.0f} billion "
-        f"operations); export {export:.0f} s, {len(file) / 1e6:.0f} MB"
+        f"{onnx / eager:.2f}; in eight bits {int8 / eager:.2f}; the floor {floor / eager:.2f} "
+        f"({operations / 1e9:.0f} billion operations); export {export:.0f} s, "
+        f"{len(file) / 1e6:.0f} MB"
     )
     return onnx / eager
 

@@ -82,7 +82,7 @@ class Mask2FormerHead(nn.Module):
         )  # fmt: skip
         if queries < num_classes:
             log.warning(
-                "of an image that shows more than %d of the %d classes, those beyond are not learnt: "
+                "of an image that shows more than %d of the %d classes, not all are learnt, since "
                 "there are no more queries; set backbone.mask2former.queries",
                 queries, num_classes,
             )  # fmt: skip

@@ -145,7 +145,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         rows = one["rows"]
         difference = max(row["difference"] for row in rows)
         largest = max(row["largest"] for row in rows)
-        equal, seen = min(row["equal"] for row in rows), min(row["classes"] for row in rows)
+        equal, seen = min(row["equal"] for row in rows), max(row["classes"] for row in rows)
         lines.append(
             f"| {one['network'].replace(',', ' ')} | {difference:.1e} ({largest:.1f}) "
             f"| {equal:.6f} | {seen} | {one['nodes']} | {one['megabytes']:.0f} | {one['seconds']} |"

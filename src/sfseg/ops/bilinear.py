@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+CORNERS = ((0, 0, 1, 1), (0, 1, 0, 1))
+"""Steps down and along, to each of four cells."""
 _BY_GATHERING = ContextVar("_BY_GATHERING", default=False)
 
 
@@ -43,15 +45,13 @@ def gathered(
     height, width = maps.shape[-2:]
     x, y = places.flatten(1, 2).unbind(-1)  # (N, places)
     column, row = (x + 1) * (width / 2) - 0.5, (y + 1) * (height / 2) - 0.5
-    left, top = column.floor(), row.floor()
-    cells = maps.flatten(2)
-    result = torch.zeros_like(cells[..., :1])
-    for down in (0, 1):
-        for along in (0, 1):
-            i, j = top + down, left + along
-            weight = (1 - (row - i).abs()) * (1 - (column - j).abs())
-            inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-            index = i.clamp(0, height - 1) * width + j.clamp(0, width - 1)
-            index = index.long()[:, None].expand(-1, cells.shape[1], -1)
-            result = result + cells.gather(2, index) * (weight * inside)[:, None]
+    # The four cells around a place: (N, 4, places).
+    down, along = (torch.tensor(steps, device=maps.device)[:, None] for steps in CORNERS)
+    i, j = row.floor()[:, None] + down, column.floor()[:, None] + along
+    weight = (1 - (row[:, None] - i).abs()) * (1 - (column[:, None] - j).abs())
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+    index = i.clamp(0, height - 1) * width + j.clamp(0, width - 1)
+    index = index.long().flatten(1)[:, None].expand(-1, maps.shape[1], -1)
+    found = maps.flatten(2).gather(2, index).view(*maps.shape[:2], *weight.shape[1:])
+    result = (found * (weight * inside)[:, None]).sum(dim=2)
     return result.view(*maps.shape[:2], *places.shape[1:3])

@@ -44,7 +44,6 @@ def test_both_phases_with_a_refiner_are_judged_on_unseen_sets(
         (["data.generated=made", "method.plan.repeat_factor=x"], "positive number, got 'x'"),
         (["data.generated=made", "method.teacher_every=2.5"], "must be a whole number, at least 1"),
         (["data.generated=made", "data.colour.hue=0.1"], "data.colour.hue=0.1 has no effect"),
-        (["data.generated=made", "backbone.mask2former.queries=5"], "set backbone.mask2former.q"),
         (["data.generated=made", "pseudo_labels.refine=sam", "pseudo_labels.sam.model=x"], "x"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

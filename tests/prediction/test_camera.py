@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from sfseg.prediction.video import Look, predict_video
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the clock is half a second later."""
     times = iter(range(1000))
-    monkeypatch.setattr(camera.time, "monotonic", lambda: next(times) / 2)
+    monkeypatch.setattr(camera, "time", SimpleNamespace(monotonic=lambda: next(times) / 2))
 
 
 @pytest.fixture

@@ -130,6 +130,9 @@ def read_step(path: str | Path, changes: Sequence[str] = ()) -> KeptStep:
         is_gpu = content["device"] == "cuda" and torch.cuda.is_available()
         config.trainer.accelerator = "gpu" if is_gpu else "cpu"
     typed = _change(config, changes)
+    seed = OmegaConf.select(config, "seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"seed must be a whole number, at least 0, got {seed}")
     require_allowed(config, source=source)
     return KeptStep(path, content, labels, config, typed, str(content[KEY].get("version")))
 
@@ -187,7 +190,7 @@ def _change(config: DictConfig, changes: Sequence[str]) -> list[str]:
         _require_single(config, override)
         before = OmegaConf.select(config, key)
         try:
-            OmegaConf.update(config, key, override.value(), force_add=override.is_add())
+            OmegaConf.update(config, key, override.value(), force_add=True)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{line} cannot be set: {error}") from error
         if OmegaConf.select(config, key) != before:
@@ -221,5 +224,6 @@ def _require_single(config: DictConfig, override: Override) -> None:
             f"changed is {', '.join(f'{group}.*' for group in GROUPS)}, "
             f"{', '.join(sorted(SINGLE))}, trainer.{', trainer.'.join(sorted(TRAINER))}"
         )
-    if not (is_known or override.is_add()):
+    is_lightnings = group == "trainer"  # it has all of them, whether the run has set them or not
+    if not (is_known or is_lightnings or override.is_add()):
         raise ConfigError(f"{line} is no setting of the run that the file is of; +{line} adds it")

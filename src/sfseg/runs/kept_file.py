@@ -68,7 +68,7 @@ class KeptStep:
             device: kind that it runs on.
         """
         kept = self.content
-        names, more = kept["changed"], len(kept["changed"]) - 3
+        names, more = [str(name) for name in kept["changed"]], len(kept["changed"]) - 3
         found = {
             f"{', '.join(names[:3])}{f' and {more} more' * (more > 0)} had changed in the step "
             "before it failed, as where another optimiser has stepped; the file holds them as "
@@ -118,6 +118,8 @@ def read_step(path: str | Path, changes: Sequence[str] = ()) -> KeptStep:
         for name, kind in PARTS.items():
             if not isinstance(content[name], kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
+        if not 0 <= content["rank"] < content["world_size"] or content["left_out"] < 0:
+            raise ValueError(f"it is of process {content['rank']} of {content['world_size']}")
     labels = labels_of(content[KEY], source)
     config = config_of(content[KEY], source)
     with record_of(source):

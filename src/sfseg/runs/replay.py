@@ -89,6 +89,8 @@ def replay(path: str | Path, changes: Sequence[str] = ()) -> Replayed:
     torch.set_float32_matmul_precision(
         OmegaConf.select(step.config, "matmul_precision", default="high")
     )
+    with _fitting(step):
+        before = [_values(done["loss"], done["terms"]) for done in step.content["passes"]]
     trainer, method = _trainer(step, [_Before(step), watch, guard]), _built(step, changes)
     batches = cast("Dataset[Any]", [part["batch"] for part in step.content["batches"]])
     loader = DataLoader(batches, batch_size=None, collate_fn=_same)
@@ -104,7 +106,7 @@ def replay(path: str | Path, changes: Sequence[str] = ()) -> Replayed:
         failure = str(error).partition("\n")[0]
     return Replayed(
         step,
-        [_values(done["loss"], done["terms"]) for done in step.content["passes"]],
+        before,
         [_values(done.loss, done.terms) for done in watch.passes],
         failure,
         watch.origins,
@@ -153,7 +155,10 @@ def _fitting(step: KeptStep) -> Iterator[None]:
     """
     try:
         with record_of(f"{SETTING}={step.path}"):
-            yield
+            try:
+                yield
+            except RuntimeError as error:  # torch's, of sizes that do not fit
+                raise ValueError(str(error)) from error
     except ConfigError as error:
         if not step.changes:
             raise

@@ -207,7 +207,7 @@ class _Before(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kept = self.step.content
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        with record_of(f"{SETTING}={self.step.path}"):
+        with _fitting(self.step):
             pl_module.load_state_dict(kept["state_dict"])
             pl_module.on_load_checkpoint(kept["method"])
             for optimizer, state in zip(trainer.optimizers, kept["optimizer_states"], strict=True):
@@ -225,7 +225,7 @@ class _Before(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        with record_of(f"{SETTING}={self.step.path}"):
+        with _fitting(self.step):
             states = self.step.content["batches"][batch_idx]["random"]
             set_random_states(states, pl_module.device)
 

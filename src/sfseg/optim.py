@@ -28,7 +28,7 @@ def parameter_groups(
     Raises:
         ConfigError: an expression matches no parameter, or a rule has a key that no rule has.
     """
-    if lr <= 0:
+    if not lr > 0:  # NaN is not
         raise ConfigError(f"lr must be positive, got {lr}; set method.lr")
     norms = set(norm_parameters(module))
     trainable = {n: p for n, p in module.named_parameters() if p.requires_grad}

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Cli
+from finished_run import make_run
 from foreign_networks import foreign, narrow, saved, stirred
 
+from sfseg.conversion.folder import WRITTEN, write
+from sfseg.conversion.preprocessing import Preprocessing
 from sfseg.labels import CITYSCAPES
 from sfseg.networks.backbones import mit
+from sfseg.runs.checkpoints import restore
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +142,51 @@ def test_networks_without_a_class_there_are_refused() -> None:
         architecture_of(plain)
     with pytest.raises(ConfigError, match=r"got a Linear, which is no network of transformers"):
         architecture_of(torch.nn.Linear(1, 1))
+
+
+def test_a_folder_with_other_files_is_never_replaced(cli: Cli) -> None:
+    words = ["source=nothing.ckpt", "to=transformers", "output=mine", "overwrite=true"]
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("kept")
+    done = cli("sfseg-convert", *words)
+    assert done.code == 2 and "output=mine holds other files, such as thesis.txt" in done.output
+    assert Path("mine/thesis.txt").read_text() == "kept"
+    for place in (".", ".."):
+        words = ["source=nothing.ckpt", "to=transformers", f"output={place}", "overwrite=true"]
+        done = cli("sfseg-convert", *words)
+        assert done.code == 2 and "must be a folder with a name of its own" in done.output
+    words = ["source=nothing", "output=new.ckpt", "overwrite=true"]
+    Path("new.ckpt").mkdir()
+    done = cli("sfseg-convert", *words)
+    assert done.code == 2 and "to=sfseg writes a file where a folder is" in done.output
+
+
+def test_a_shared_model_is_converted_like_a_checkpoint(cli: Cli, tmp_path: Path) -> None:
+    settings = ["backbone=mit_b0", "backbone/head=segformer", "backbone.pretrained=false"]
+    path = make_run(tmp_path / "run", *settings)
+    assert cli("sfseg-push", f"ckpt_path={path}", "to=shared", "hydra.run.dir=a").code == 0
+    for name, source in (("of run", path), ("of shared", "shared")):
+        words = [f"source={source}", f"output={name}.pth", "to=mmseg", f"hydra.run.dir={name}"]
+        done = cli("sfseg-convert", *words)
+        assert done.code == 0, done.output
+    own, shared = (torch.load(f"{name}.pth", weights_only=True) for name in ("of run", "of shared"))
+    assert own["meta"] == shared["meta"] and own["state_dict"].keys() == shared["state_dict"].keys()
+    assert all(torch.equal(v, shared["state_dict"][k]) for k, v in own["state_dict"].items())
+    done = cli("sfseg-convert", "source=shared", "output=new.ckpt", "hydra.run.dir=b")
+    assert done.code == 2 and "is a shared model of sfseg, which all commands read" in done.output
+
+
+def test_others_may_read_a_folder_that_is_written(tmp_path: Path) -> None:
+    path = make_run(
+        tmp_path / "run", "backbone=mit_b0", "backbone/head=segformer", "backbone.pretrained=false"
+    )
+    restored = restore(path)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write(restored.network, restored.labels, Preprocessing.of(restored.network, None), folder)
+    modes = {file.name: file.stat().st_mode for file in folder.iterdir()}
+    assert sorted(modes) == sorted(WRITTEN)
+    assert len(set(modes.values())) == 1, modes
 
 
 def test_what_the_hub_does_not_give_is_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,33 @@ def test_settings_change_the_step(tmp_path):
     assert replay(path, ["method.entropy_weight=1e39"]).verdict.startswith("reproduced to the bit")
 
 
+def test_values_that_cannot_be_are_refused_by_name(tmp_path, spoilt):
+    spoilt({1})
+    path, _ = run(tmp_path, "source_only")
+    for change, words in (
+        ("seed=abc", "seed must be a whole number, at least 0, got abc"),
+        ("seed=null", "seed must be a whole number"),
+        ("method.lr=nan", "lr must be positive, got nan"),
+        ("trainer.max_steps=abc", "trainer.max_steps must be a number of steps"),
+        ("trainer.gradient_clip_algorithm=norm", "has no effect without trainer.gradient_clip_val"),
+        ("backbone.head.channels=16", r"cannot be run with backbone.head.channels=16: weights mus"),
+        ("method._target_=sfseg.methods.tent.Tent", "cannot be run with method._target_="),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            replay(path, [change])
+    # Lightning's settings are there, whether the run has set them or not.
+    found = replay(path, ["trainer.detect_anomaly=true"])
+    assert found.verdict.startswith("not finite with trainer.detect_anomaly=true either")
+
+
+def test_all_of_what_is_not_finite_is_told(tmp_path, spoilt):
+    spoilt({1})
+    path, _ = run(tmp_path, "source_only")
+    found = replay(path)
+    assert found.failure == found.step.content["failure"] and found.failure.endswith(")")
+    assert "; target images" in found.failure
+
+
 def test_the_second_optimiser_is_not_said_to_be_exact(tmp_path, spoilt):
     spoilt({2}, having="discriminator")
     path, _ = run(tmp_path, "adaptsegnet")
@@ -258,6 +285,10 @@ def config(content):
         (lambda c: first(c)["batch"].clear(), "there is no batch"),
         (lambda c: c["batches"].clear(), "there is no batch"),
         (lambda c: first(c)["random"].update(numpy=["MT19937"]), "no usable record"),
+        (lambda c: first(c)["random"].update(torch=torch.zeros(9).byte()), "no usable record.*9"),
+        (lambda c: c.update(rank=-1), "no usable record.*process -1 of 1"),
+        (lambda c: c["passes"][0].update(loss="1"), "no usable record"),
+        (lambda c: c.update(passes=[1]), "no usable record"),
         (lambda c: c.pop("passes"), "no usable record.*passes"),
         (lambda c: c["state_dict"].pop("moves"), "missing.*moves"),
         (lambda c: c["optimizer_states"][0]["param_groups"].pop(), "no usable record"),

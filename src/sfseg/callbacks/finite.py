@@ -72,6 +72,7 @@ class FiniteGuard(Callback):
         self.on_nonfinite, self.max_skips = on_nonfinite, max_skips
         self.keep, self.folder = keep, None if folder is None else Path(folder)
         self.skips = self.kept = 0
+        self.found: str | None = None  # what was not finite the last time, in words
         self._record: Mapping[str, Any] | None = None
         self._backwards: list[Backward] = []
         self._images: dict[str, Tensor] = {}
@@ -171,6 +172,7 @@ class FiniteGuard(Callback):
     def _found(self, trainer: Trainer, pl_module: LightningModule) -> tuple[str, str]:
         """What is not finite, and where the step is kept, if it is; all processes come here."""
         text, is_here = self._describe(trainer, pl_module)
+        self.found = text
         if not self._keeps or self._begun is None or self._record is None:
             return text, ""
         self.kept += 1

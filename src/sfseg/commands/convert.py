@@ -34,6 +34,7 @@ def convert(cfg: DictConfig) -> None:
     Raises:
         ConfigError: a setting that cannot be, a network that the other side has not, or one that
             would compute something else there.
+        OutputError: the disk takes nothing.
     """
     from sfseg.runs.quiet import quiet_lightning
 
@@ -56,7 +57,7 @@ def place(cfg: DictConfig) -> Path:
     Raises:
         ConfigError: something is there, or it would be called as what it is not.
     """
-    from sfseg.storage.atomic import file_in_the_way
+    from sfseg.storage.atomic import NAMELESS, file_in_the_way
 
     if cfg.to not in ENDINGS:
         raise ConfigError(f"to must be one of {', '.join(ENDINGS)}, got {cfg.to}")
@@ -65,12 +66,37 @@ def place(cfg: DictConfig) -> Path:
         raise ConfigError(
             f"output must be a file that ends in {ending} for to={cfg.to}, got {output}"
         )
-    is_other = output.is_dir() if ending else output.is_file()
-    if is_other or (output.exists() and not cfg.overwrite):
+    if output.name in NAMELESS:
+        raise ConfigError(f"output={output} must be a folder with a name of its own")
+    if output.is_dir() if ending else output.is_file():
+        kinds = ("file", "folder") if ending else ("folder", "file")
+        raise ConfigError(
+            f"output={output} exists, and to={cfg.to} writes a {kinds[0]} where a {kinds[1]} is; "
+            "choose another"
+        )
+    if not ending:
+        require_replaceable(output)
+    if output.exists() and not cfg.overwrite:
         raise ConfigError(f"output={output} exists; choose another or set overwrite=true")
     if (file := file_in_the_way(output.parent)) is not None:
         raise ConfigError(f"output={output} cannot be: {file} is a file; choose another")
     return output
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse a folder that more than the files of a conversion would be lost of.
+
+    Raises:
+        ConfigError: names a file that nobody wants to lose.
+    """
+    from sfseg.conversion.folder import WRITTEN
+
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if foreign := [name for name in found if name not in WRITTEN]:
+        raise ConfigError(
+            f"output={folder} holds other files, such as {foreign[0]}, and stays as it is; choose "
+            "a new folder"
+        )
 
 
 def given_classes(cfg: DictConfig) -> "LabelSpace | None":
@@ -112,10 +138,17 @@ def to_sfseg(source: str, output: Path, labels: "LabelSpace | None") -> None:
     """
     from sfseg.conversion.folder import read
     from sfseg.runs.converted import write_converted
+    from sfseg.sharing.address import hub_address
+    from sfseg.sharing.shared_model import shared_folder
 
     if Path(source).expanduser().is_file():
         from_file(Path(source).expanduser(), output, labels)
         return
+    if hub_address(source, "source") or shared_folder(Path(source).expanduser()):
+        raise ConfigError(
+            f"source={source} is a shared model of sfseg, which all commands read as it is; choose "
+            "to=transformers or to=mmseg"
+        )
     require_transformers()
     foreign = read(source, labels)
     settings = foreign.settings()
@@ -188,18 +221,22 @@ def say_settings(output: Path, settings: list[str], labels: "LabelSpace") -> Non
 
 
 def restored_from(source: str) -> "Restored":
-    """The network of a checkpoint, or of a file that another project has published.
+    """The network of a checkpoint, of a shared model, or of a file of another project.
 
     Raises:
         ConfigError: it is none.
     """
     from sfseg.runs.checkpoints import restore
+    from sfseg.sharing.address import hub_address
+    from sfseg.sharing.shared_model import shared_folder
 
+    if hub_address(source, "source") is not None:
+        return restore(source)
     path = Path(source).expanduser()
-    if not path.is_file():
+    if not path.is_file() and shared_folder(path) is None:
         raise ConfigError(
-            f"source must be a checkpoint where to is not sfseg, got {source}, which is no file; "
-            "a folder of transformers has to become one first: to=sfseg"
+            f"source must be a checkpoint or a shared model where to is not sfseg, got {source}, "
+            "which is neither; a folder of transformers has to become one first: to=sfseg"
         )
     return restore(path)
 
@@ -213,7 +250,7 @@ def to_transformers(source: str, output: Path) -> None:
     from sfseg.conversion.folder import architecture_of, write
     from sfseg.conversion.preprocessing import Preprocessing
     from sfseg.data.geometry import EvalView
-    from sfseg.storage.atomic import write_folder
+    from sfseg.storage.atomic import output_to, write_folder
 
     require_transformers()
     restored = restored_from(source)
@@ -221,9 +258,10 @@ def to_transformers(source: str, output: Path) -> None:
     size = EvalView(size=restored.config.data.eval_size).size
     network = cast("Segmenter", restored.network)
     prepared = Preprocessing.of(network, size)
-    write_folder(
-        output, lambda folder: write(network, restored.labels, prepared, folder), replace=True
-    )
+    with output_to(output):
+        write_folder(
+            output, lambda folder: write(network, restored.labels, prepared, folder), replace=True
+        )
     log.info("%s: transformers.%s.from_pretrained opens it", output, architecture.name)
 
 
@@ -234,12 +272,13 @@ def to_mmseg(source: str, output: Path) -> None:
         ConfigError: see :func:`convert`.
     """
     from sfseg.conversion.mmseg import parts_of, write
-    from sfseg.storage.atomic import write_whole
+    from sfseg.storage.atomic import output_to, write_whole
 
     restored = restored_from(source)
     backbone, head = parts_of(restored.network)
     network = cast("Segmenter", restored.network)
-    write_whole(output, lambda file: write(network, restored.labels, file))
+    with output_to(output):
+        write_whole(output, lambda file: write(network, restored.labels, file))
     log.info(NOT_RUN)
     for what, part in (("backbone", backbone), ("decode_head", head)):
         words = ", ".join(f"{key}={value!r}" for key, value in part.config.items())

@@ -45,12 +45,14 @@ def export(cfg: DictConfig) -> None:
         ConfigError: a setting or a checkpoint that cannot be, a library that is missing, a network
             that cannot be exported, or a file that differs from it.
         DataError: no pictures to compare or to calibrate on.
+        OutputError: the disk takes nothing.
     """
     from sfseg.commands.export_int8 import quantised
     from sfseg.export.agreement import compare, require_agreement
     from sfseg.export.installed import require_installed
     from sfseg.runs.checkpoints import restore
     from sfseg.runs.quiet import quiet_lightning
+    from sfseg.storage.atomic import output_to
 
     quiet_lightning()
     output = place(cfg)
@@ -76,7 +78,8 @@ def export(cfg: DictConfig) -> None:
     if model.published != model.names:
         file.publish()
         require_agreement(model, compare(model, file, pictures[:1]), int8=cfg.int8)
-    size = file.write(output)
+    with output_to(output):
+        size = file.write(output)
     log.info("%s: %.1f MB, %s", output, size / 1e6, ", ".join(model.published))
 
 
@@ -118,7 +121,9 @@ def place(cfg: DictConfig) -> Path:
         )
     beside = [output.with_suffix(".bin")] if output.suffix == ".xml" else []
     for path in (output, *beside):
-        if path.is_dir() or (path.exists() and not cfg.overwrite):
+        if path.is_dir():
+            raise ConfigError(f"output={path} is a folder; choose another name for the file")
+        if path.exists() and not cfg.overwrite:
             raise ConfigError(f"output={path} exists; choose another or set overwrite=true")
     if (file := file_in_the_way(output.parent)) is not None:
         raise ConfigError(f"output={output} cannot be: {file} is a file; choose another")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from sfseg import __version__
 from sfseg.config.composition import as_typed, command
-from sfseg.errors import ConfigError, OutputError
+from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from sfseg.runs.checkpoints import Restored, Trained
@@ -176,10 +176,9 @@ def write(folder: Path, restored: "Restored", record: dict[str, Any], card: str)
         ConfigError: it is not.
         OutputError: the disk takes nothing.
     """
-    from safetensors import SafetensorError
-
     from sfseg.runs.checkpoints import restore
     from sfseg.sharing.shared_model import write_shared
+    from sfseg.storage.atomic import output_to
 
     tensors = restored.network.state_dict()
 
@@ -190,14 +189,8 @@ def write(folder: Path, restored: "Restored", record: dict[str, Any], card: str)
         if not all(torch.equal(again[name], tensor) for name, tensor in tensors.items()):
             raise OSError(f"{written} does not read as it was written")
 
-    try:
+    with output_to(folder):
         write_shared(folder, tensors, record, card, check)
-    # safetensors reports a full disk as an error of its own.
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{folder} cannot be written: {error}; what was there is still there. Make room, or "
-            "choose another folder"
-        ) from error
     size = sum(path.stat().st_size for path in folder.iterdir())
     log.info("%s: %.1f MB, of %d tensors", folder, size / 1e6, len(tensors))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sfseg.conversion import equality, preprocessing
@@ -32,6 +32,8 @@ EXAMPLES = (
 )
 FILES = ("*.json", "model*.safetensors", "pytorch_model*.bin")
 WEIGHTS = "model.safetensors"
+WRITTEN = (CONFIG, WEIGHTS, preprocessing.FILE)
+"""Files of a folder that is written."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def write(network: Segmenter, labels: LabelSpace, prepared: Preprocessing, folde
     )
     config.save_pretrained(folder)
     tensors = to_theirs(network.state_dict(), own.rules) | own.constants(config)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # As bytes: `save_file` makes a file that its owner alone may read.
+    (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     getattr(transformers, own.processor)(**prepared.theirs()).save_pretrained(folder)
     model = pretrained(own.name, str(folder), folder, "output", optional=own.without_use)
     equality.require_equal(own, network, model)

@@ -13,7 +13,7 @@ from sfseg.labels import CAMVID, CITYSCAPES, SYNTHIA, LabelSpace
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.weights.published import TASKS
 from sfseg.runs.checkpoints import PREFIX, composed, empty_backbone
-from sfseg.storage.atomic import write_whole
+from sfseg.storage.atomic import output_to, write_whole
 from sfseg.storage.manifest import KEY
 
 DATA = (
@@ -44,6 +44,7 @@ def write_converted(
 
     Raises:
         ConfigError: the settings build no network.
+        OutputError: the disk takes nothing.
     """
     data = next((words for space, words in DATA if space == labels), OWN)
     config = composed([*data, "method=source_only", "trainer.precision=32-true", *settings])
@@ -59,4 +60,5 @@ def write_converted(
         "converted_from": source,
     }
     content = {"state_dict": tensors, KEY: record}
-    write_whole(output, lambda file: torch.save(content, file))
+    with output_to(output):
+        write_whole(output, lambda file: torch.save(content, file))

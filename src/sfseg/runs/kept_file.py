@@ -68,7 +68,7 @@ class KeptStep:
             device: kind that it runs on.
         """
         kept = self.content
-        names, more = kept["changed"], len(kept["changed"]) - 3
+        names, more = [str(name) for name in kept["changed"]], len(kept["changed"]) - 3
         found = {
             f"{', '.join(names[:3])}{f' and {more} more' * (more > 0)} had changed in the step "
             "before it failed, as where another optimiser has stepped; the file holds them as "
@@ -118,6 +118,8 @@ def read_step(path: str | Path, changes: Sequence[str] = ()) -> KeptStep:
         for name, kind in PARTS.items():
             if not isinstance(content[name], kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
+        if not 0 <= content["rank"] < content["world_size"] or content["left_out"] < 0:
+            raise ValueError(f"it is of process {content['rank']} of {content['world_size']}")
     labels = labels_of(content[KEY], source)
     config = config_of(content[KEY], source)
     with record_of(source):
@@ -130,6 +132,9 @@ def read_step(path: str | Path, changes: Sequence[str] = ()) -> KeptStep:
         is_gpu = content["device"] == "cuda" and torch.cuda.is_available()
         config.trainer.accelerator = "gpu" if is_gpu else "cpu"
     typed = _change(config, changes)
+    seed = OmegaConf.select(config, "seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"seed must be a whole number, at least 0, got {seed}")
     require_allowed(config, source=source)
     return KeptStep(path, content, labels, config, typed, str(content[KEY].get("version")))
 
@@ -187,7 +192,7 @@ def _change(config: DictConfig, changes: Sequence[str]) -> list[str]:
         _require_single(config, override)
         before = OmegaConf.select(config, key)
         try:
-            OmegaConf.update(config, key, override.value(), force_add=override.is_add())
+            OmegaConf.update(config, key, override.value(), force_add=True)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{line} cannot be set: {error}") from error
         if OmegaConf.select(config, key) != before:
@@ -221,5 +226,6 @@ def _require_single(config: DictConfig, override: Override) -> None:
             f"changed is {', '.join(f'{group}.*' for group in GROUPS)}, "
             f"{', '.join(sorted(SINGLE))}, trainer.{', trainer.'.join(sorted(TRAINER))}"
         )
-    if not (is_known or override.is_add()):
+    is_lightnings = group == "trainer"  # it has all of them, whether the run has set them or not
+    if not (is_known or is_lightnings or override.is_add()):
         raise ConfigError(f"{line} is no setting of the run that the file is of; +{line} adds it")

@@ -1,6 +1,7 @@
 """``sfseg-train replay=<file>``: run a training step again that was not finite."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -27,6 +28,7 @@ from sfseg.runs.kept_file import SETTING, TRAINER, KeptStep, read_step
 from sfseg.runs.method import built_method
 from sfseg.runs.preparation import network_of
 from sfseg.runs.records import record_of
+from sfseg.runs.trainer_settings import check_step
 
 if TYPE_CHECKING:
     from sfseg.methods.base import Method
@@ -83,18 +85,20 @@ def replay(path: str | Path, changes: Sequence[str] = ()) -> Replayed:
     Raises:
         ConfigError: the file cannot be used, or a setting not be changed.
     """
-    step, watch = read_step(path, changes), Diagnosis()
+    step, watch, guard = read_step(path, changes), Diagnosis(), FiniteGuard()
     torch.set_float32_matmul_precision(
         OmegaConf.select(step.config, "matmul_precision", default="high")
     )
-    trainer, method = _trainer(step, [_Before(step), watch, FiniteGuard()]), _built(step, changes)
+    with _fitting(step):
+        before = [_values(done["loss"], done["terms"]) for done in step.content["passes"]]
+    trainer, method = _trainer(step, [_Before(step), watch, guard]), _built(step, changes)
     batches = cast("Dataset[Any]", [part["batch"] for part in step.content["batches"]])
     loader = DataLoader(batches, batch_size=None, collate_fn=_same)
     failure = None
     try:
         trainer.fit(method, loader)
     except NumericError as error:
-        failure = str(error).partition(";")[0]
+        failure = guard.found or str(error)
     except RuntimeError as error:
         # Anomaly detection, which says whose gradient it was.
         if "returned nan values" not in str(error):
@@ -102,7 +106,7 @@ def replay(path: str | Path, changes: Sequence[str] = ()) -> Replayed:
         failure = str(error).partition("\n")[0]
     return Replayed(
         step,
-        [_values(done["loss"], done["terms"]) for done in step.content["passes"]],
+        before,
         [_values(done.loss, done.terms) for done in watch.passes],
         failure,
         watch.origins,
@@ -114,7 +118,7 @@ def replay(path: str | Path, changes: Sequence[str] = ()) -> Replayed:
 def _built(step: KeptStep, changes: Sequence[str]) -> "Method":
     """The method of the run, of any weights; of files that its settings name none is opened."""
     config, labels = step.config, step.labels
-    with record_of(f"{SETTING}={step.path}"):
+    with _fitting(step):
         config.backbone.network = with_labels(empty_backbone(config), labels)
         if "compile" in config.backbone.network:
             config.backbone.network.compile = False
@@ -129,6 +133,7 @@ def _built(step: KeptStep, changes: Sequence[str]) -> "Method":
         require_same_keys(
             method.state_dict(), step.content["state_dict"], source=f"{SETTING}={step.path}"
         )
+        check_step(config.trainer, steps_itself=not method.automatic_optimization)
     refine = OmegaConf.select(config, "pseudo_labels.refine", default="none")
     if refine != "none" and method.labels_online:
         if not any(change.lstrip("+").startswith(f"{REFINED_BY}=") for change in changes):
@@ -139,6 +144,29 @@ def _built(step: KeptStep, changes: Sequence[str]) -> "Method":
             )
         method.refiner = refinement.loaded(config, None)
     return method
+
+
+@contextmanager
+def _fitting(step: KeptStep) -> Iterator[None]:
+    """Errors of building what the file describes; where settings were changed, these are named.
+
+    Raises:
+        ConfigError: its content, or the changes, do not fit.
+    """
+    try:
+        with record_of(f"{SETTING}={step.path}"):
+            try:
+                yield
+            except RuntimeError as error:  # torch's, of sizes that do not fit
+                raise ValueError(str(error)) from error
+    except ConfigError as error:
+        if not step.changes:
+            raise
+        raise ConfigError(
+            f"{SETTING}={step.path} cannot be run with {' '.join(step.changes)}: "
+            f"{error.__cause__ or error}; change settings that leave the network and its "
+            "optimisers as they are"
+        ) from error
 
 
 def _trainer(step: KeptStep, callbacks: list[Callback]) -> Trainer:
@@ -179,7 +207,7 @@ class _Before(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         kept = self.step.content
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        with record_of(f"{SETTING}={self.step.path}"):
+        with _fitting(self.step):
             pl_module.load_state_dict(kept["state_dict"])
             pl_module.on_load_checkpoint(kept["method"])
             for optimizer, state in zip(trainer.optimizers, kept["optimizer_states"], strict=True):
@@ -197,7 +225,7 @@ class _Before(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        with record_of(f"{SETTING}={self.step.path}"):
+        with _fitting(self.step):
             states = self.step.content["batches"][batch_idx]["random"]
             set_random_states(states, pl_module.device)
 

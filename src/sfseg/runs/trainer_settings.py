@@ -103,6 +103,12 @@ def check_trainer(cfg: DictConfig, *, steps_itself: bool) -> None:
     _check_gradients(trainer, steps_itself=steps_itself)
 
 
+def check_step(trainer: DictConfig, *, steps_itself: bool) -> None:
+    """Of these settings those that a single training step follows; see :func:`check_trainer`."""
+    _check_steps(trainer)
+    _check_gradients(trainer, steps_itself=steps_itself)
+
+
 def _check_steps(trainer: DictConfig) -> None:
     steps, least = trainer.get("max_steps"), trainer.get("min_steps")
     if isinstance(steps, bool) or not isinstance(steps, int | float) or steps < 1 or steps % 1:

@@ -87,8 +87,10 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         ConfigError: something is there that would be lost.
     """
-    from sfseg.storage.atomic import file_in_the_way
+    from sfseg.storage.atomic import NAMELESS, file_in_the_way
 
+    if folder.name in NAMELESS:
+        raise ConfigError(f"to={folder} must be a folder with a name of its own, as to=shared/rain")
     if (file := file_in_the_way(folder)) is not None:
         raise ConfigError(f"to={folder} cannot be: {file} is a file; choose another folder")
     if not folder.is_dir() or not (found := sorted(path.name for path in folder.iterdir())):

@@ -3,10 +3,15 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from sfseg.errors import OutputError
+
+NAMELESS = ("", "..")
+"""How the name of a folder ends beside which none can be written: ``.``, ``..`` and ``/``."""
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -63,6 +68,25 @@ def write_folder(folder: Path, write: Callable[[Path], None], *, replace: bool =
             old.replace(folder)
         for path in (partial, old):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def output_to(place: Path) -> Iterator[None]:
+    """Errors of writing what a command is asked for.
+
+    Args:
+        place: of the file or folder.
+
+    Raises:
+        OutputError: the folder or the disk takes nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{place} cannot be written: {error}; what was there is still there. Make room, or "
+            "choose another folder"
+        ) from error
 
 
 def file_in_the_way(folder: Path) -> Path | None:

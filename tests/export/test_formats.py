@@ -1,4 +1,4 @@
-"""Files of other formats than ONNX alone, and of other pixels."""
+"""Files of torch.export, in eight bits, and of other pixels."""
 
 import json
 import logging
@@ -78,36 +78,6 @@ def test_a_file_of_torch_export_runs_without_this_library(
     assert [entry.name for entry in path.parent.iterdir()] == ["model.pt2"]
     monkeypatch.chdir(path.parent)
     assert documented("run_pt2.py")["logits"].shape == (1, 160, 224)  # labels, in this file
-
-
-def test_openvino_reads_what_is_written(
-    program: ExportedProgram, model: Deployed, tmp_path: Path
-) -> None:
-    openvino = pytest.importorskip("openvino")
-    from sfseg.export.openvino_file import OpenVino, OpenVinoFile
-
-    file = OpenVinoFile(program, model, SAID)
-    require_agreement(model, compare(model, file, pictures()))
-    file.publish()
-    path = tmp_path / "new" / "model.xml"
-    written = file.write(path)
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.bin", "model.xml"]
-    assert written == sum(entry.stat().st_size for entry in path.parent.iterdir())
-    read = openvino.Core().read_model(path)
-    assert read.get_rt_info(["sfseg", "classes"]).value == SAID["classes"]
-    made = OpenVino(read, threads=1)(pictures()[1])
-    assert list(made) == ["labels", "confidence"]
-    assert (made["labels"] == model(pictures()[1])[1]).float().mean() > 0.999
-
-
-def test_openvino_runs_as_documented(
-    onnx: OnnxFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    openvino = pytest.importorskip("openvino")
-    (tmp_path / "model.onnx").write_bytes(onnx.content)
-    openvino.save_model(openvino.Core().read_model(tmp_path / "model.onnx"), tmp_path / "model.xml")
-    monkeypatch.chdir(tmp_path)
-    assert documented("run_openvino.py")["logits"].shape == (1, CLASSES, 160, 224)
 
 
 def test_pixels_may_be_floats() -> None:

@@ -46,6 +46,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     assert "classes=cityscapes is for to=sfseg" in refused(
         "classes=cityscapes", "to=mmseg", "output=new.pth"
     )
+    assert "overwrite must be true or false, got no" in refused("output=old.ckpt", "overwrite=no")
     assert "classes must be one of" in refused("classes=nothing")
     assert "has to become one first: to=sfseg" in refused("to=mmseg", "output=new.pth")
     config = {"architectures": ["BeitForSemanticSegmentation"], "model_type": "beit"}
@@ -174,6 +175,14 @@ def test_a_shared_model_is_converted_like_a_checkpoint(cli: Cli, tmp_path: Path)
     assert all(torch.equal(v, shared["state_dict"][k]) for k, v in own["state_dict"].items())
     done = cli("sfseg-convert", "source=shared", "output=new.ckpt", "hydra.run.dir=b")
     assert done.code == 2 and "is a shared model of sfseg, which all commands read" in done.output
+
+
+def test_a_place_that_takes_no_files_is_said(cli: Cli, tmp_path: Path) -> None:
+    path = make_run(
+        tmp_path / "run", "backbone=mit_b0", "backbone/head=segformer", "backbone.pretrained=false"
+    )
+    done = cli("sfseg-convert", f"source={path}", "output=/proc/a.pth", "to=mmseg")
+    assert done.code == 5 and "/proc/a.pth cannot be written: " in done.output, done.output
 
 
 def test_others_may_read_a_folder_that_is_written(tmp_path: Path) -> None:

@@ -177,6 +177,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(cli: Cli, tmp_path
     assert "thesis.txt is a file" in refused("to=mine/thesis.txt/a")
     for place in ("", ".", "..", "/"):
         assert "must be a folder with a name of its own" in refused(f"to={place}")
+    assert "private must be true or false, got no" in refused("private=no")
     assert "is no address of the hub" in refused("to=hf://alice")
     assert "write to=hf://alice/rain" in refused("to=https://huggingface.co/alice/rain")
     assert "must name no revision" in refused("to=hf://alice/rain@v1")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from omegaconf import DictConfig
 
-from sfseg.config.composition import as_typed, command
+from sfseg.config.composition import as_typed, command, require_flags
 from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def convert(cfg: DictConfig) -> None:
     from sfseg.runs.quiet import quiet_lightning
 
     quiet_lightning()
+    require_flags(cfg, "overwrite")
     output = place(cfg)
     source = as_typed(cfg, "source")
     if cfg.to == "sfseg":

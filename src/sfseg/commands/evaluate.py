@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from sfseg.config.composition import build, command, overrides, plain
+from sfseg.config.composition import build, command, overrides, plain, require_flags
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import claim, is_first_process
 
@@ -143,6 +143,7 @@ def needs(cfg: DictConfig, restored: "Restored", data: DictConfig) -> list[str]:
     from sfseg.data.opening import missing_folder
 
     if cfg.with_source is not None:
+        require_flags(cfg, "with_source")
         return WITH_SOURCE if cfg.with_source else ALONE
     reader = data.module.scenes.get("source_eval")
     if "source" not in restored.config.method.needs or reader is None:

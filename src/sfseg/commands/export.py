@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg import __version__
 from sfseg.commands.predict import plain_list, sources
-from sfseg.config.composition import as_typed, command
+from sfseg.config.composition import as_typed, command, require_flags
 from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def export(cfg: DictConfig) -> None:
     from sfseg.storage.atomic import output_to
 
     quiet_lightning()
+    require_flags(cfg, "overwrite", "confidence", "grid_sample", "int8")
     output = place(cfg)
     require_installed(output.suffix, int8=cfg.int8)
     restored = restore(cfg.ckpt_path)

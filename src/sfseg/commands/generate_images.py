@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config.composition import as_typed
+from sfseg.config.composition import as_typed, require_flags
 from sfseg.config.information import tell
 from sfseg.errors import ConfigError
 
@@ -40,8 +40,7 @@ def images(cfg: DictConfig) -> None:
     from sfseg.generation.plan import Plan, shard_of
     from sfseg.generation.sampling import Sampling
 
-    require_flag("safety_checker", cfg.safety_checker)
-    require_flag("print_prompts", cfg.print_prompts)
+    require_flags(cfg, "safety_checker", "print_prompts")
     prompts = chosen_prompts(cfg)
     if cfg.print_prompts:
         tell("".join(f"{prompt}\n" for prompt in prompts))
@@ -148,16 +147,6 @@ def record_of(cfg: DictConfig, sampling: "Sampling") -> dict[str, Any]:
         "batch_size": cfg.batch_size,
         "versions": versions(PACKAGES),
     }
-
-
-def require_flag(name: str, value: object) -> None:
-    """Refuse a setting that is neither true nor false.
-
-    Raises:
-        ConfigError: names it.
-    """
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, got {value}")
 
 
 def dtype_of(setting: str, device: "torch.device") -> "torch.dtype":

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.commands.generate_images import require_flag
 from sfseg.commands.predict import model_of, sources
-from sfseg.config.composition import as_typed
+from sfseg.config.composition import as_typed, require_flags
 from sfseg.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def report(cfg: DictConfig) -> None:
     from sfseg.storage.atomic import write_whole
 
     quiet_lightning()
-    require_flag("distances", cfg.distances)
+    require_flags(cfg, "distances")
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     out = place_of(cfg)
     generated = open_set(sources(cfg), "images")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.config.composition import as_typed, build, command
+from sfseg.config.composition import as_typed, build, command, require_flags
 from sfseg.errors import ConfigError, DataError
 from sfseg.prediction.predictor import Predictor
 
@@ -49,6 +49,7 @@ def predict(cfg: DictConfig) -> None:
     from sfseg.runs.quiet import quiet_lightning
 
     quiet_lightning()
+    require_flags(cfg, "overwrite", "colours", "overlays", "confidence")
     output = Path(as_typed(cfg, "output"))
     wanted = [kind for kind in KINDS if cfg[kind]]
     if not wanted:

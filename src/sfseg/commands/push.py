@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from sfseg import __version__
-from sfseg.config.composition import as_typed, command
+from sfseg.config.composition import as_typed, command, require_flags
 from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def push(cfg: DictConfig) -> None:
     from sfseg.sharing.shared_model import require_free
 
     quiet_lightning()
+    require_flags(cfg, "private", "overwrite")
     to = as_typed(cfg, "to")
     address, licence = hub_address(to, "to"), licence_of(cfg)
     folder = Path(to).expanduser()

@@ -258,6 +258,17 @@ def as_typed(cfg: DictConfig, key: str) -> str:
     return next((text for name, _, text in reversed(typed) if name == key), str(value))
 
 
+def require_flags(cfg: DictConfig, *names: str) -> None:
+    """Refuse settings that are neither true nor false: ``no`` is a text to Hydra, and true.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name in names:
+        if not isinstance(cfg[name], bool):
+            raise ConfigError(f"{name} must be true or false, got {cfg[name]}")
+
+
 def overrides() -> list[str]:
     """The command line's settings of this job as they were typed, interpolations unresolved."""
     typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

@@ -39,6 +39,7 @@ class OpenVinoFile(OnnxFile):
             # In half precision the weights would be rounded after they were compared.
             openvino.save_model(model, made, compress_to_fp16=False)
             size = made.stat().st_size + made.with_suffix(".bin").stat().st_size
+            path.unlink(missing_ok=True)  # an older graph, to which these weights are wrong ones
             made.with_suffix(".bin").replace(weights)
             made.replace(path)
         return size

@@ -47,7 +47,7 @@ def export(cfg: DictConfig) -> None:
         DataError: no pictures to compare or to calibrate on.
         OutputError: the disk takes nothing.
     """
-    from sfseg.commands.export_int8 import quantised
+    from sfseg.commands.export_int8 import calibration, quantised
     from sfseg.export.agreement import compare, require_agreement
     from sfseg.export.installed import require_installed
     from sfseg.runs.checkpoints import restore
@@ -61,6 +61,7 @@ def export(cfg: DictConfig) -> None:
     restored = restore(cfg.ckpt_path)
     model = deployed(cfg, restored)
     pictures = pairs(cfg, restored)
+    calibrated_on = calibration(cfg, restored) if cfg.int8 else []
     log.info("export: %s, in single precision; this takes a minute or two", ", ".join(model.names))
     file = made(cfg, output.suffix, model, metadata(restored, model))
     rows = compare(model, file, pictures)
@@ -72,7 +73,7 @@ def export(cfg: DictConfig) -> None:
             "which says little; give images of its own kind with images="
         )
     if cfg.int8:
-        quantised(cfg, restored, model, file)
+        quantised(restored, model, file, calibrated_on)
         rows = compare(model, file, pictures)
         show_rows(rows, f"{RUNS_IN[output.suffix]}, in eight bits")
         require_agreement(model, rows, int8=True)

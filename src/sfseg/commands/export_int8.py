@@ -1,7 +1,7 @@
 """``sfseg-export int8=true``: what a file is calibrated on, and what that costs in IoU."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -30,13 +30,22 @@ SCORED_ON = 100
 
 
 def quantised(
-    cfg: DictConfig, restored: "Restored", model: "Deployed", file: "OnnxFile | TorchFile"
+    restored: "Restored",
+    model: "Deployed",
+    file: "OnnxFile | TorchFile",
+    pictures: "Sequence[Image]",
 ) -> None:
     """Have the file compute in eight bits, and print what that does to its IoU.
 
+    Args:
+        restored: the run that it is of.
+        model: what the file computes.
+        file: in single precision.
+        pictures: see :func:`calibration`.
+
     Raises:
-        ConfigError: it cannot be quantised, or there is nothing to calibrate it on.
-        DataError: a picture cannot be read.
+        ConfigError: it cannot be quantised.
+        DataError: a picture of the run's target cannot be read.
     """
     from sfseg.data.geometry import resize_image, size_by
     from sfseg.export.int8 import in_eight_bits
@@ -44,7 +53,6 @@ def quantised(
     from sfseg.export.scoring import change
 
     assert isinstance(file, OnnxFile)
-    pictures = calibration(cfg, restored)
     view = eval_view(restored)
     resized = [resize_image(image, size_by(view.size, image.shape[:2])) for image in pictures]
     exact = OnnxRuntime(file.content)

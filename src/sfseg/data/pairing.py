@@ -85,8 +85,15 @@ class MaskNames:
         found = replace(self, image_suffix=before, mask_suffix=after).finder()
         is_rule = before != stem and (len(images) > 1 or not before)
         if is_rule and all(is_file(f"{self.base}/{found(image)}") for image in images[:TRIED]):
-            settings = {"data.image_suffix": before, "data.mask_suffix": after}
-            words = " ".join(f"{key}={value}" for key, value in settings.items() if value)
+            settings = {
+                "data.image_suffix": (self.image_suffix, before),
+                "data.mask_suffix": (self.mask_suffix, after),
+            }
+            words = " ".join(
+                f"{key}={right or repr('')}"
+                for key, (given, right) in settings.items()
+                if right or given
+            )
             return f"{folder} has {closest}: {words}"
         listed = ", ".join(names[:SHOWN]) + (", ..." if names[SHOWN:] else "")
         return f"{folder} has {listed}" if is_all else ""

@@ -190,6 +190,18 @@ def test_a_skipped_step_changes_nothing_at_all(kind, fault, caplog):
     assert len(messages) == 2 and "iteration 3" in messages[0] and "2 of at most 10" in messages[1]
 
 
+def test_a_buffer_that_a_skipped_step_replaces_is_taken_back():
+    class Replacing(Faulty):
+        def losses(self, batch):
+            self.network[1].running_mean = self.network[1].running_mean + 1
+            return super().losses(batch)
+
+    guard, probe = FiniteGuard("skip"), Probe()
+    fit(Replacing({3}), guard, probe)
+    assert guard.skips == 1 and equal(probe.before[3], probe.after[3])
+    assert not equal(probe.before[4], probe.after[4])
+
+
 @pytest.mark.parametrize(("bad", "expected"), [({3}, [1, 4, 5, 7]), ({3, 4, 5}, [1, 6, 7])])
 def test_an_average_of_some_steps_makes_up_for_one_that_is_skipped(bad, expected):
     average = WeightAverage(decay=0.5, update_every_n_steps=2)
@@ -353,6 +365,8 @@ def test_the_command_ends_with_code_4_and_names_term_and_files(
     again = cli("sfseg-train", f"replay={kept}", "trust=[spoilt]")
     assert again.code == 0, again.output
     assert "reproduced to the bit: iteration 2: of the loss, constant is nan" in again.output
+    if anomalies == "true":
+        return
     for more, words in (
         ([], "spoilt.Spoilt must not be called"),
         (["trust=[spoilt]", "ckpt_path=a.ckpt"], "got ckpt_path=a.ckpt too"),

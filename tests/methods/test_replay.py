@@ -29,7 +29,7 @@ SWITCHES = [
     "adaptsegnet method.masked=1", "dacs method.masked=1 method.propagate=each",
     "mean_teacher method.dynamic_teacher=true", "uniuvpt method.correction=elr",
 ]  # fmt: skip
-FAST = {"mean_teacher", "adaptsegnet", SWITCHES[1], SWITCHES[3]}
+FAST = {"mean_teacher", "adaptsegnet", SWITCHES[1]}
 pytestmark = small.QUIET
 
 
@@ -111,28 +111,22 @@ def test_a_step_of_every_method_is_reproduced_to_the_bit(name, tmp_path, spoilt)
 def test_another_state_is_another_loss(tmp_path, spoilt):
     """What the test above compares does depend on what the file holds."""
     spoilt({2})
-    path, _ = run(tmp_path, "mean_teacher method.dynamic_teacher=true")
-    for change in ("weights", "teacher", "iteration", "batch"):
+    path, _ = run(tmp_path, "mean_teacher")
+    for part in ("network.head.classifier.bias", "teacher.network.head.classifier.bias", "image"):
         content = torch.load(path, weights_only=True)
-        state = content["state_dict"]
-        if change == "weights":
-            state["network.head.classifier.bias"][0] += 0.1
-        elif change == "teacher":
-            state["teacher.network.head.classifier.bias"][0] += 1
-        elif change == "iteration":
-            content["method"]["iteration"] = 0
-            spoilt({1})
-        else:
+        if part == "image":
             content["batches"][0]["batch"]["target"]["image"][0, 0] //= 2
+        else:
+            content["state_dict"][part][0] += 1
         torch.save(content, tmp_path / "other.pt")
         found = replay(tmp_path / "other.pt")
-        assert not found.is_equal and "with other values of the loss" in found.verdict, change
+        assert not found.is_equal and "with other values of the loss" in found.verdict, part
 
 
-@pytest.mark.parametrize("bad", [3, 4])
+@pytest.mark.parametrize("bad", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_batches_whose_gradients_add_up_are_replayed_together(bad, tmp_path, spoilt):
     spoilt({bad})
-    path, message = run(tmp_path, "hcl", count=4, adds_up=2)
+    path, message = run(tmp_path, "mean_teacher", count=4, adds_up=2)
     assert path.name == "step_000004.pt" and f"iteration {bad}" in message
     found = replay(path)
     assert len(found.step.content["batches"]) == len(found.now) == 2
@@ -161,12 +155,12 @@ def test_settings_change_the_step(tmp_path):
     assert found.verdict == "finite with method.entropy_weight=1"
     first, now = found.before[0], found.now[0]
     assert first["entropy"] == np.inf and first["mixed"] == now["mixed"] and now["entropy"] > 0
-    assert replay(path, ["method.lr=1e-9"]).verdict.startswith("not finite with method.lr=1e-9 ei")
+    # What the run had anyway is no change.
+    found = replay(path, ["method.lr=1e-9", "method.entropy_weight=1e39"])
+    assert found.is_equal and found.verdict.startswith("not finite with method.lr=1e-9 either: ")
     found = replay(path, ["+method.optimizer.eps=1e-3", "trainer.precision=bf16-mixed"])
     assert "trainer.precision=bf16-mixed either" in found.verdict
     assert found.now[0]["mixed"] != first["mixed"]
-    # What the run had anyway is no change.
-    assert replay(path, ["method.entropy_weight=1e39"]).verdict.startswith("reproduced to the bit")
 
 
 def test_values_that_cannot_be_are_refused_by_name(tmp_path, spoilt):

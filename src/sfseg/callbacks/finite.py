@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from sfseg.callbacks.base import trained
-from sfseg.callbacks.kept_step import Backward, Beginning, storable
+from sfseg.callbacks.kept_step import Backward, Beginning, Places, storable
 from sfseg.callbacks.provenance import Provenance
 from sfseg.data.module import AdaptationData
 from sfseg.errors import NumericError
@@ -77,10 +77,11 @@ class FiniteGuard(Callback):
         self._backwards: list[Backward] = []
         self._images: dict[str, Tensor] = {}
         self._begun: Beginning | None = None
+        self._places: Places
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._backwards, self._begun = [], None
+        self._backwards, self._begun, self._places = [], None, Places(pl_module)
         records = [c.content for c in callbacks_of(trainer) if isinstance(c, Provenance)]
         is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         self._record = records[0] if records and is_whole else None
@@ -92,7 +93,7 @@ class FiniteGuard(Callback):
         self._steps = 0
         if self.on_nonfinite == "skip" or self._keeps:
             # Where gradients of several batches add up, the state before the first of them.
-            self._begun = self._begun or Beginning(pl_module)
+            self._begun = self._begun or Beginning(pl_module, self._places)
             self._begun.add(pl_module, batch, batch_idx)
 
     def on_before_backward(

@@ -240,16 +240,19 @@ _MIT: Rules = (
     (r"\.ffn\.layers\.1\.", ".mlp.dwconv.dwconv."),
     (r"\.ffn\.layers\.4\.", ".mlp.fc2."),
 )
+_CONV_BN: Rules = (
+    (r"^decode_head\.conv_seg\.", "head.classifier."),
+    (r"^(head\..*)\bconv\.", r"\g<1>0."),
+    (r"^(head\..*)\bbn\.", r"\g<1>1."),
+)
 _DAFORMER: Rules = (
     (r"^decode_head\.embed_layers\.(\d+)\.proj\.", r"head.embeddings.\1."),
     (r"^decode_head\.fuse_layer\.aspp_modules\.", "head.branches."),
     (r"^decode_head\.fuse_layer\.bottleneck\.", "head.bottleneck."),
     (r"^decode_head\.fuse_layer\.(conv|bn)\.", r"head.fusion.\1."),  # of scale attention
-    (r"^decode_head\.conv_seg\.", "head.classifier."),
     (r"^(head\..*)\bdepthwise_conv\.", r"\g<1>0."),
     (r"^(head\..*)\bpointwise_conv\.", r"\g<1>1."),
-    (r"^(head\..*)\bconv\.", r"\g<1>0."),
-    (r"^(head\..*)\bbn\.", r"\g<1>1."),
+    *_CONV_BN,
 )
 _DEEPLAB_V2: Rules = ((r"^decode_head\.aspp_modules\.(\d+)\.conv\.", r"head.classifiers.\1."),)
 _SEGFORMER: Rules = (
@@ -258,11 +261,6 @@ _SEGFORMER: Rules = (
     (r"^decode_head\.linear_fuse\.bn\.", "head.fuse.1."),
     # Its base class has a conv_seg as well, which NVIDIA's code never calls.
     (r"^decode_head\.linear_pred\.", "head.classifier."),
-)
-_CONV_BN: Rules = (
-    (r"^decode_head\.conv_seg\.", "head.classifier."),
-    (r"^(head\..*)\bconv\.", r"\g<1>0."),
-    (r"^(head\..*)\bbn\.", r"\g<1>1."),
 )
 _SEGFORMER_OF_MMSEG: Rules = (
     (r"^decode_head\.convs\.", "head.embeddings."),

@@ -29,6 +29,7 @@ COMMANDS = {
     "sfseg-export": "export",
     "sfseg-push": "push",
     "sfseg-convert": "convert",
+    "sfseg-doctor": "doctor",
 }
 
 

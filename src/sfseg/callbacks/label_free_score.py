@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 Score = Literal["combined", "agreement", "snd", "entropy"]
 SCORES: tuple[Score, ...] = get_args(Score)
+PREFIX = "label_free/"
+"""Of their names in logs."""
 PREDICTED = 1e-3
 """Share of pixels above which a class counts as predicted."""
 HEADER = ("step", "iteration", *SCORES, "classes", "vanished", "has_collapsed", "target_mIoU")
@@ -136,6 +138,12 @@ class LabelFreeScore(Ordered):
             return math.nan
         return found.scores[self.score] * (-1 if self.score == "entropy" else 1)
 
+    def logged(self, step: int) -> dict[str, float]:
+        """What was logged after a step; empty where it was not measured."""
+        found = self._at(step)
+        scores = {} if found is None else found.scores
+        return {f"{PREFIX}{name}": value for name, value in scores.items()}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.measurements or not self._is_due(trainer, pl_module):
             return
@@ -178,7 +186,7 @@ class LabelFreeScore(Ordered):
         if trainer.is_global_zero and self._follows_source(method, trainer.global_step):
             self._warn(found, method.labels)
         self.measurements.append(found)
-        return {f"label_free/{name}": value for name, value in found.scores.items()}
+        return self.logged(trainer.global_step)
 
     def _predict(self, trainer: Trainer, pl_module: LightningModule) -> Predicted:
         method = trained(pl_module)

@@ -7,11 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from sfseg.callbacks.base import scored
 from sfseg.labels import LabelSpace
 from sfseg.report.drawing import Pixels, colourise, error_map, legend, sheet, write_png
+from sfseg.report.sending import send_picture
 from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,9 @@ class Panels(Callback):
         )
 
     def _send(self, logger: Logger, picture: Pixels, labels: LabelSpace, step: int) -> None:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image("panels", picture, step, dataformats="HWC")
-        elif isinstance(logger, WandbLogger):
+        if not isinstance(logger, WandbLogger):
+            send_picture([logger], "panels", picture, step)
+        else:
             names = dict(enumerate(labels.classes)) | {IGNORE: "void"}
             for domain in dict.fromkeys(example[0] for example in self.examples):
                 own = [example for example in self.examples if example[0] == domain]

@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +29,7 @@ from sfseg.runs.resume import (
 from sfseg.runs.sweep import refuse_parallel_sweep
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, Trainer
     from lightning.pytorch.loggers import Logger
 
     from sfseg.data.module import AdaptationData
@@ -239,7 +239,7 @@ def fit(
     trainer.validate(method, datamodule=data, verbose=False)
     if is_first_process():
         log.info("run folder: %s", folder)
-    return logged_metric(trainer, cfg.optimized_metric)
+    return objective(trainer, callbacks, cfg.optimized_metric)
 
 
 def build_method(cfg: DictConfig, data: "AdaptationData", source: Path | None = None) -> "Method":
@@ -318,18 +318,31 @@ def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> No
         logger.log_hyperparams({**values, "parameters": total, "trainable": trainable})
 
 
-def logged_metric(trainer: "Trainer", name: str | None) -> float | None:
-    """The value a sweep optimises.
+def objective(
+    trainer: "Trainer", callbacks: "Sequence[Callback]", name: str | None
+) -> float | None:
+    """The value a sweep optimises: of the weights that the tables show.
 
     Raises:
         ConfigError: the run has logged no such metric; lists those it has.
     """
+    from sfseg.callbacks.label_free_score import LabelFreeScore
+    from sfseg.callbacks.selection import selection_of
+
     if name is None:
         return None
-    logged = sorted(trainer.callback_metrics)
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    selection = selection_of(callbacks)
+    chosen = None if selection is None else selection.step
+    step = trainer.global_step if chosen is None else chosen
+    for callback in callbacks:
+        if isinstance(callback, LabelFreeScore):
+            logged |= callback.logged(step)
     if name not in logged:
-        raise ConfigError(f"optimized_metric={name!r} was not logged; choose one of {logged}")
-    return float(trainer.callback_metrics[name])
+        raise ConfigError(
+            f"optimized_metric={name!r} was not logged; choose one of {sorted(logged)}"
+        )
+    return logged[name]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ from sfseg.errors import ConfigError
 TARGET = "_target_"
 
 CLASSES = (
-    "sfseg.callbacks.", "sfseg.methods.", "sfseg.report.loggers", "sfseg.data.balanced_sampling",
+    "sfseg.callbacks.", "sfseg.methods.", "sfseg.report.loggers", "sfseg.report.trackio_run",
+    "sfseg.data.balanced_sampling",
     "sfseg.data.cache", "sfseg.data.check", "sfseg.data.eval_sets", "sfseg.data.module",
     "sfseg.data.paths",
     "sfseg.data.replacement", "sfseg.data.sampling", "sfseg.data.shots",

@@ -33,7 +33,8 @@ def overlay(
     """The class colours over an RGB image of the same size; void pixels stay as they are."""
     colours = colourise(label, palette)
     mixed = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
-    return np.where((label == IGNORE)[..., None], image, mixed).astype(np.uint8)
+    mixed = cv2.copyTo(image, (label == IGNORE).astype(np.uint8), mixed)
+    return np.asarray(mixed, dtype=np.uint8)
 
 
 def write_names(image: Pixels, label: Pixels, names: Sequence[str]) -> None:

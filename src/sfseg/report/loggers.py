@@ -245,7 +245,7 @@ class WandbRun(WandbLogger):
             return None
         url = os.environ.get("WANDB_BASE_URL") or str(settings.base_url)
         has_key = bool(os.environ.get("WANDB_API_KEY") or settings.api_key)
-        if not (has_key or settings.identity_token_file or _netrc_has(url)):
+        if not (has_key or settings.identity_token_file or netrc_has(url)):
             self._warn(f"there is no key for {url}; `wandb login` or WANDB_API_KEY gives one")
         elif not is_reachable(url):
             self._warn(f"{url} cannot be reached")
@@ -337,7 +337,7 @@ def is_reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
     return is_open.is_set()
 
 
-def _netrc_has(url: str) -> bool:
+def netrc_has(url: str) -> bool:
     """Whether a key is kept where ``wandb login`` writes it."""
     named = os.environ.get("NETRC")
     paths = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]

@@ -16,6 +16,8 @@ from sfseg.storage.atomic import write_whole
 
 KINDS = ("labels", "colours", "overlays", "confidence")
 """Folders of an output, in the order in which they are described."""
+COMPRESSION = 4
+"""Of PNG files of ids: a third of the time of zlib's own 6, a quarter more bytes."""
 
 
 class Predictions:
@@ -103,7 +105,7 @@ def write_indexed(path: Path, ids: Pixels, palette: NDArray[np.uint8]) -> None:
         DataError: the folder cannot be written.
     """
     file = io.BytesIO()
-    indexed(ids, palette).save(file, format="PNG")
+    indexed(ids, palette).save(file, format="PNG", compress_level=COMPRESSION)
     _write(path, file.getvalue())
 
 

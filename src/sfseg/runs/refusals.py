@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from sfseg.callbacks.base import is_adapting
+from sfseg.callbacks.label_free_score import PREFIX, SCORES, LabelFreeScore
 from sfseg.callbacks.order import ordered
 from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
@@ -52,7 +54,6 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
     check_source(cfg)
     if cfg.ckpt_path is not None:
         warn_if_done(check_resumable(cfg.ckpt_path, method), cfg.trainer.max_steps)
-    check_metric(cfg.optimized_metric, method.metric_names())
     label_selection_of(cfg)
     check_refinement(cfg, method, typed)
     # Built once to see that they can be; Lightning asks for the optimiser when training starts.
@@ -61,6 +62,7 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
     if cfg.ckpt_path is not None:
         check_optimizers(cfg, optimizers)
     callbacks = built_callbacks(cfg)
+    check_metric(cfg.optimized_metric, [*method.metric_names(), *label_free(callbacks, method)])
     if (selection := selection_of(callbacks)) is not None:
         selection.require(method)
     return built_trainer(cfg, method, [])
@@ -163,13 +165,19 @@ def check_optimizers(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None
 
 
 def check_metric(name: str | None, known: list[str]) -> None:
-    """Refuse a misspelt evaluation metric now rather than after training.
+    """Refuse a misspelt metric of evaluations now rather than after training.
 
     Raises:
-        ConfigError: lists the metrics that the evaluation logs.
+        ConfigError: lists the metrics that evaluations log.
     """
-    if name is not None and name.startswith("val/") and name not in known:
+    if name is not None and name.startswith(("val/", PREFIX)) and name not in known:
         raise ConfigError(f"optimized_metric={name!r} is not logged; choose one of {known}")
+
+
+def label_free(callbacks: "Sequence[Callback]", method: "Method") -> list[str]:
+    """Names of the label-free scores that a run logs."""
+    is_scored = any(isinstance(callback, LabelFreeScore) for callback in callbacks)
+    return [f"{PREFIX}{name}" for name in SCORES] if is_scored and is_adapting(method) else []
 
 
 def warn_if_done(steps: int, max_steps: int) -> None:

@@ -271,3 +271,13 @@ def test_swin_b_trains(cli: Cli) -> None:
     small = [setting for setting in DEBUG if not setting.startswith("data.size")]
     done = cli("sfseg-train", *small, "backbone=swin_b", "backbone.pretrained=false")
     assert done.code == 0 and "90,686,667" in done.output, done.output
+
+
+def test_the_first_line_comes_before_anything_is_loaded(cli: Cli) -> None:
+    done = cli("sfseg-train", *DEBUG, "method._target_=os.system")
+    assert done.code == 2
+    said, refused = (
+        done.output.find("source_only, tiny, toyscapes: loading"),
+        done.output.find("os."),
+    )
+    assert 0 <= said < refused

@@ -41,7 +41,14 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Entry point of ``sfseg-train``."""
     sys.argv[1:] = in_its_folder(quoted(sys.argv[1:]))
-    command(job, "train")
+    command(job, "train", first=begins)
+
+
+def begins(cfg: DictConfig) -> None:
+    """Say what is about to run, before anything that takes seconds to load."""
+    chosen = HydraConfig.get().runtime.choices
+    if is_first_process():
+        log.info("%s, %s, %s: loading", chosen["method"], chosen["backbone"], chosen["data"])
 
 
 def job(cfg: DictConfig) -> float | None:

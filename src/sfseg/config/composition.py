@@ -85,11 +85,16 @@ NAME = re.compile(
 """The setting of a path, or of a part of one, that begins like a number."""
 
 
-def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
+def command(
+    task: Callable[[DictConfig], Any],
+    config_name: str,
+    *,
+    first: Callable[[DictConfig], None] | None = None,
+) -> None:
     """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
 
     Before the task begins, everything that its configuration names is looked at, see
-    :mod:`sfseg.config.trust`.
+    :mod:`sfseg.config.trust`; ``first`` is called before that, and must build nothing.
 
     Exit codes are those of :mod:`sfseg.errors`. Anything else is a defect and keeps its traceback.
     """
@@ -108,6 +113,8 @@ def command(task: Callable[[DictConfig], Any], config_name: str) -> None:
     def checked(cfg: DictConfig) -> Any:
         with _past_hydra(), trusting(on_command_line(words)):
             require_command_line(cfg.trust)
+            if first is not None:
+                first(cfg)
             require_allowed(cfg)
             return task(cfg)
 

@@ -89,7 +89,7 @@ def command(
     task: Callable[[DictConfig], Any],
     config_name: str,
     *,
-    first: Callable[[DictConfig], None] | None = None,
+    first: Callable[[DictConfig], None] = lambda cfg: None,
 ) -> None:
     """Run ``task`` under Hydra; errors a user can mend end with one message and exit code.
 
@@ -113,8 +113,7 @@ def command(
     def checked(cfg: DictConfig) -> Any:
         with _past_hydra(), trusting(on_command_line(words)):
             require_command_line(cfg.trust)
-            if first is not None:
-                first(cfg)
+            first(cfg)
             require_allowed(cfg)
             return task(cfg)
 

@@ -150,7 +150,8 @@ def results_beside(path: Path, trained: "Trained") -> Any:
         ConfigError: they are damaged.
     """
     from sfseg.runs.folder import FINISHED, read_record
-    from sfseg.sharing.results import RESULTS, read_results
+    from sfseg.report.scores_file import RESULTS
+    from sfseg.sharing.results import read_results
     from sfseg.storage.manifest import LAST
 
     if "results" in trained.record:

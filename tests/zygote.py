@@ -29,6 +29,8 @@ COMMANDS = {
     "sfseg-export": "export",
     "sfseg-push": "push",
     "sfseg-convert": "convert",
+    "sfseg-report": "run_report",
+    "sfseg-compare": "compare",
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sfseg.config.composition import build, command, overrides, plain, quoted
+from sfseg.config.composition import build, command, overrides, plain, quoted, require_flags
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
 from sfseg.runs.resume import (
@@ -67,6 +67,7 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.runs.refusals import check
 
     folder = Path(HydraConfig.get().runtime.output_dir)
+    require_flags(cfg, "report")
     check_resume(cfg)
     record = read_record(folder) if cfg.resume == "auto" else None
     if cfg.seed is None:
@@ -175,6 +176,7 @@ def run(
         source: checkpoint of the source model, if the method starts from one.
         plan: what to say of the training before it begins.
     """
+    from sfseg.commands.run_report import write_at_end
     from sfseg.report.sending import close
 
     for line in plan:
@@ -188,7 +190,10 @@ def run(
         close(loggers)
         data.close()
     if is_first_process():
-        finish(Path(HydraConfig.get().runtime.output_dir), metric)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        finish(folder, metric)
+        if cfg.report:
+            write_at_end(folder)
     return metric
 
 

@@ -28,7 +28,7 @@ def environment() -> Environment:
     made.filters["percent"] = percent
     made.filters["gain"] = lambda share: percent(share, signed=True)
     made.tests["known"] = lambda value: not math.isnan(value)
-    made.globals["mark"] = MARK
+    made.globals["mark"], made.globals["nan"] = MARK, math.nan
     made.globals["script"] = script()
     made.globals["script_hash"] = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
     return made

@@ -21,6 +21,7 @@ SEEDS = ("seed", "data.shot_seed")
 """Settings over which results are means."""
 FREE = (*SEEDS, "resume", "tags", "report", "output_dir")
 """Settings in which runs of one group may differ."""
+ABSENT = "not there"
 BARS = 8
 """Groups whose bars are drawn."""
 
@@ -96,6 +97,16 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def shared(self) -> list[tuple[str, list[str]]]:
+        """Differences in settings that all groups have."""
+        return [one for one in self.differences if ABSENT not in one[1]]
+
+    @property
+    def single(self) -> list[tuple[str, list[str]]]:
+        """Those in settings that some groups do not have."""
+        return [one for one in self.differences if ABSENT in one[1]]
+
+    @property
     def groups(self) -> list[Group]:
         return [group for table in self.tables for group in table.groups]
 
@@ -157,7 +168,7 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     names = dict.fromkeys(name for group in groups for name in group.settings)
     found = []
     for name in sorted(names):
-        values = [str(group.settings.get(name, "not there")) for group in groups]
+        values = [str(group.settings.get(name, ABSENT)) for group in groups]
         if len(set(values)) > 1:
             found.append((name, values))
     return found

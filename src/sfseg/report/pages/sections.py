@@ -22,7 +22,7 @@ from sfseg.report.pages.state import reached, steps_of
 log = logging.getLogger(__name__)
 Changed = Sequence[tuple[str, str, str]]
 """Settings: name, value by default, value here."""
-LABEL_FREE = {"combined": "agreement, class by class", "agreement": "agreement of all pixels",
+LABEL_FREE = {"combined": "agreement, class by class, %", "agreement": "agreement of all pixels, %",
               "entropy": "entropy (lower is surer)", "snd": "neighbourhood density"}  # fmt: skip
 MOST_CURVES = 8
 
@@ -140,6 +140,11 @@ def charts_of(run: RunFiles) -> list[Chart]:
     """Losses, learning rate and validation scores over steps."""
     steps, values = run.metrics.steps, run.metrics.values
     last = float(steps_of(run) if run.is_finished else reached(run)) if steps_of(run) else 0.0
+
+    def done(logged: Sequence[float]) -> list[float]:
+        # Lightning logs the n-th step as n - 1, and what follows the last one as that number.
+        return [min(step + 1, last or math.inf) for step in logged]
+
     own = [name for name in values if name.startswith("train/")]
     losses = [name for name in own if name not in ("train/loss", "train/lr")]
     groups = [("Loss", ["train/loss"], False)]
@@ -153,13 +158,13 @@ def charts_of(run: RunFiles) -> list[Chart]:
         for name in means[:MOST_CURVES]:
             domain = name.split("/")[1]
             start = f"source_only/{domain}/mIoU"
-            x, y = [step + 1 for step in steps[name]], list(values[name])
+            x, y = done(steps[name]), list(values[name])
             if start in values:
                 x, y = [0.0, *x], [values[start][0], *y]
             series[domain] = (x, y)
         found.append(chart("Validation mIoU, %", series, last=last, percent=True))
     for title, names, is_share in groups:
-        series = {n: ([s + 1 for s in steps[n]], list(values[n])) for n in names if n in values}
+        series = {n: (done(steps[n]), list(values[n])) for n in names if n in values}
         found.append(chart(title, series, last=last, percent=is_share) if series else None)
     return [one for one in found if one is not None]
 

@@ -11,7 +11,7 @@ from typing import Any
 from sfseg import __version__
 from sfseg.errors import DataError
 from sfseg.nesting import leaves
-from sfseg.report.pages.headline import title_of
+from sfseg.report.pages.headline import title_of, versions_of
 from sfseg.report.pages.run_files import RunFiles
 from sfseg.report.pages.state import state_of
 from sfseg.report.scores_file import Scored
@@ -203,7 +203,9 @@ def _require_classes(judged: Sequence[tuple[RunFiles, str]]) -> None:
         names = list(run.scores[domain].iou)
         first = first or (run, names)
         if names != first[1]:
-            ours, others = (sorted(set(a) - set(b)) for a, b in ((first[1], names), (names, first[1])))
+            ours, others = (
+                sorted(set(a) - set(b)) for a, b in ((first[1], names), (names, first[1]))
+            )
             apart = "; ".join(
                 f"only in {where.folder}: {', '.join(some)}"
                 for where, some in ((first[0], ours), (run, others))
@@ -234,7 +236,7 @@ def _warnings(found: Comparison) -> Iterator[str]:
     for table in found.tables:
         yield from _of_table(table)
     runs = [run for group in found.groups for run in group.runs]
-    versions = {str((run.record.get("versions") or {}).get("sfseg", "unknown")) for run in runs}
+    versions = {versions_of(run).get("sfseg", "unknown") for run in runs}
     if len(versions) > 1:
         yield f"The runs are of several versions of sfseg: {', '.join(sorted(versions))}."
     hosts = {str(run.record.get("host", "unknown")) for run in runs}

@@ -15,6 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 22
 """Margins around the part that holds the curves."""
 POINTS = 300
 """Groups of neighbouring points, of each of which the lowest and the highest stay."""
+LARGEST = 1e300
 Floats = NDArray[np.float64]
 
 
@@ -61,8 +62,9 @@ def thinned(x: ArrayLike, y: ArrayLike, groups: int = POINTS) -> tuple[Floats, F
         groups: of neighbouring points.
     """
     across, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    known = np.isfinite(values)
-    across, values = across[known], values[known]
+    known = np.isfinite(values) & np.isfinite(across)
+    # Differences of larger values could not be said in a float.
+    across, values = across[known], np.clip(values[known], -LARGEST, LARGEST)
     size = len(values)
     if size <= 2 * groups + 2:
         return across, values

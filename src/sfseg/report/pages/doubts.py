@@ -7,6 +7,7 @@ from sfseg import __version__
 from sfseg.report.pages.alarms import picked
 from sfseg.report.pages.classes import rows_of
 from sfseg.report.pages.csv_files import number
+from sfseg.report.pages.headline import versions_of
 from sfseg.report.pages.run_files import RunFiles
 from sfseg.report.pages.state import reached, steps_of
 from sfseg.report.tables import percent
@@ -98,8 +99,7 @@ def _of_classes(run: RunFiles) -> Iterator[str]:
 
 
 def _of_origin(run: RunFiles) -> Iterator[str]:
-    versions = run.record.get("versions")
-    version = versions.get("sfseg") if isinstance(versions, dict) else None
+    version = versions_of(run).get("sfseg")
     if version is not None and version != __version__:
         yield f"The run is of sfseg {version}, this page of {__version__}: settings may differ."
     if version is None:

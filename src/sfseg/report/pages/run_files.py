@@ -19,6 +19,7 @@ RECORD, LOCK, FINISHED = "run.json", ".lock", "finished"
 PANEL = re.compile(r"step_(\d{1,12})\.png")
 MOST_BYTES = 64 << 20
 """Of a file that is read whole; none that a run writes has that many."""
+MOST_PIXELS = 1 << 50
 Content = TypeVar("Content")
 Counts = list[list[int]]
 
@@ -126,9 +127,7 @@ def _nearby(folder: Path) -> str:
     return f"name one of the {len(inside)} below it: {named}"
 
 
-def _read(
-    run: RunFiles, name: str, read: Callable[[Path], Content], otherwise: Content
-) -> Content:
+def _read(run: RunFiles, name: str, read: Callable[[Path], Content], otherwise: Content) -> Content:
     """The content of a file; what cannot be used is noted once."""
     path = run.folder / name
     if not path.is_file():
@@ -187,6 +186,8 @@ def _by_set(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _scores(results: Mapping[str, Any]) -> dict[str, Scored]:
+    if empty := [name for name, part in results.items() if not part["IoU"]]:
+        raise ValueError(f"{empty[0]} has no classes")
     return {
         name: scored({"protocol": "", **part}, list(part["IoU"])) for name, part in results.items()
     }
@@ -209,10 +210,14 @@ def _confusion(path: Path) -> dict[str, dict[str, Counts]]:
             if key not in part:
                 continue
             matrix = [[int(n) for n in row] for row in part[key]]
-            if len(matrix) != size or any(len(row) != size or min(row) < 0 for row in matrix):
+            if len(matrix) != size or not all(_is_row(row, size) for row in matrix):
                 raise ValueError(f"{key} of {domain} is no matrix of {size} classes")
             found.setdefault(domain, {})[key] = matrix
     return found
+
+
+def _is_row(row: list[int], size: int) -> bool:
+    return len(row) == size and min(row) >= 0 and max(row) < MOST_PIXELS
 
 
 def _panels(folder: Path) -> dict[int, Path]:

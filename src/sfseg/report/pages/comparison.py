@@ -230,8 +230,8 @@ def _name_apart(found: Comparison) -> None:
 def _warnings(found: Comparison) -> Iterator[str]:
     if len(found.tables) > 1:
         yield (
-            f"The runs were scored by {len(found.tables)} different protocols or on different sets, "
-            "so there is a table for each: numbers of different tables must not be compared."
+            f"The runs were scored by {len(found.tables)} different protocols or on different "
+            "sets, so there is a table for each: their numbers must not be compared."
         )
     for table in found.tables:
         yield from _of_table(table)
@@ -241,7 +241,7 @@ def _warnings(found: Comparison) -> Iterator[str]:
         yield f"The runs are of several versions of sfseg: {', '.join(sorted(versions))}."
     hosts = {str(run.record.get("host", "unknown")) for run in runs}
     if len(hosts) > 1:
-        yield f"Minutes and memory are of {len(hosts)} machines, so they say little beside each other."
+        yield f"Minutes and memory are of {len(hosts)} machines: they say little beside each other."
     for run in runs:
         if not run.is_finished:
             yield f"{_folder(run)}: {state_of(run)}; its scores are of an earlier end."

@@ -95,7 +95,7 @@ def read_rows(path: Path, most: int = 100_000) -> list[Row]:
     reader = csv.reader(whole_lines(path))
     try:
         header = next(reader, [])
-        rows = []
+        rows: list[Row] = []
         for cells in reader:
             if len(rows) == most:
                 raise ValueError(f"it has more than {most} rows")

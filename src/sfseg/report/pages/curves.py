@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,7 +71,7 @@ def thinned(x: ArrayLike, y: ArrayLike, groups: int = POINTS) -> tuple[Floats, F
         return across, values
     edges = np.linspace(0, size, groups + 1).astype(int)
     kept = {0, size - 1}
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges.tolist()):
         part = values[begin:end]
         kept |= {begin + int(part.argmin()), begin + int(part.argmax())}
     chosen = np.array(sorted(kept))

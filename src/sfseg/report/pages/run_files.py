@@ -100,7 +100,7 @@ def read_run(folder: Path) -> RunFiles:
     run.config = _read(run, ".hydra/config.yaml", _settings, {})
     run.resolved = _read(run, ".hydra/resolved.yaml", _settings, {})
     run.overrides = _read(run, ".hydra/overrides.yaml", _words, [])
-    results = _read(run, RESULTS, _by_set, {})
+    results: dict[str, dict[str, Any]] = _read(run, RESULTS, _by_set, {})
     run.scores = _read(run, RESULTS, lambda _: _scores(results), {})
     run.images = {k: p["images"] for k, p in results.items() if _is_count(p.get("images"))}
     run.selection = next((p["selection"] for p in results.values() if _has_selection(p)), {})

@@ -139,7 +139,8 @@ def _legend(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
 def charts_of(run: RunFiles) -> list[Chart]:
     """Losses, learning rate and validation scores over steps."""
     steps, values = run.metrics.steps, run.metrics.values
-    last = float(steps_of(run) if run.is_finished else reached(run)) if steps_of(run) else 0.0
+    planned = steps_of(run)
+    last = 0 if planned is None else planned if run.is_finished else reached(run)
 
     def done(logged: Sequence[float]) -> list[float]:
         # Lightning logs the n-th step as n - 1, and what follows the last one as that number.
@@ -213,9 +214,8 @@ def _corrected(name: str, rows: Sequence[Row]) -> Corrected:
         return int(sum(value for value in values if math.isfinite(value)))
 
     known = total("known")
-    before, after = (
-        total(c) / known if known else math.nan for c in ("right_before", "right_after")
-    )
+    right = [total(column) for column in ("right_before", "right_after")]
+    before, after = (part / known if known else math.nan for part in right)
     return Corrected(name, len(rows), total("changed"), total("refused"), before, after)
 
 

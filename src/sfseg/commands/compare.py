@@ -30,7 +30,9 @@ def as_settings(words: Sequence[str]) -> list[str]:
 
 def _is_folder(word: str) -> bool:
     """Whether a word is no setting; names of folders may hold a ``=`` too."""
-    return "=" not in word or Path(word).exists()
+    key, equals, _ = word.partition("=")
+    in_folder = "/" in key and not key.startswith("hydra/")
+    return not equals or in_folder or Path(word).exists()
 
 
 def compare(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from sfseg.report.tables import mean_spread
 
 SEEDS = ("seed", "data.shot_seed")
 """Settings over which results are means."""
-FREE = (*SEEDS, "resume", "tags", "report", "output_dir")
+FREE = (*SEEDS, "run_name", "resume", "tags", "report", "output_dir")
 """Settings in which runs of one group may differ."""
 ABSENT = "not there"
 BARS = 8
@@ -154,7 +154,8 @@ def context(found: Comparison) -> dict[str, Any]:
 
 def settings_of(run: RunFiles) -> dict[str, Any]:
     """Settings by their full names, but for those in which runs of a group may differ."""
-    return {name: value for name, value in leaves(run.config) if name not in FREE}
+    known = leaves(run.config) if run.config else ()
+    return {name: value for name, value in known if name not in FREE}
 
 
 def protocol_of(run: RunFiles, domain: str) -> str:

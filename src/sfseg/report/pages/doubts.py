@@ -93,7 +93,9 @@ def _of_classes(run: RunFiles) -> Iterator[str]:
             yield f"{domain}: {_some(absent)} do not occur in the labels, so nothing tests them."
         if fell := sorted((r for r in rows if r.gain < -FELL), key=lambda row: row.gain):
             words = [f"{row.name} ({percent(row.gain, signed=True)})" for row in fell]
-            yield f"{domain}: the mean hides classes that got worse: {_some(words)}."
+            rose = one.before is not None and one.summary["mIoU"] > one.before[0]["mIoU"]
+            what = "the mean rose and hides classes that" if rose else "classes that"
+            yield f"{domain}: {what} got worse: {_some(words)}."
         if one.before is None:
             yield f"{domain}: there are no scores of the source model, so no gain can be said."
 

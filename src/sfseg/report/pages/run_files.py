@@ -135,7 +135,8 @@ def _read(run: RunFiles, name: str, read: Callable[[Path], Content], otherwise: 
     try:
         return read(path)
     except (
-        OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError
+        OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+        RecursionError, yaml.YAMLError,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         run.damaged.append(f"{name}: {type(error).__name__}: {reason}")

@@ -54,6 +54,7 @@ HYDRA = {"commands", "runs", "config"}
 WINGS = {
     "data": {"toyscapes"},
     "networks": {"backbones", "heads", "heads/mask2former", "adapters", "weights"},
+    "report": {"pages"},
 }
 PRIVATE = {
     "_frozen",  # ours: methods of networks that methods and heads call

@@ -30,6 +30,8 @@ COMMANDS = {
     "sfseg-push": "push",
     "sfseg-convert": "convert",
     "sfseg-doctor": "doctor",
+    "sfseg-report": "run_report",
+    "sfseg-compare": "compare",
 }
 
 

@@ -89,6 +89,8 @@ class Scores:
     pixel_accuracy: share of all labelled pixels that are right.
     mean_accuracy: mean of ``accuracy`` over the classes that occur in the labels.
     pixels: labelled pixels per class.
+    counts: (K, K) pixels, rows are labels; None of a mean over several sets, and where none were
+        kept.
     """
 
     iou: tuple[float, ...]
@@ -97,6 +99,7 @@ class Scores:
     pixel_accuracy: float
     mean_accuracy: float
     pixels: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
     def of(cls, counts: Tensor, labels: LabelSpace) -> "Scores":
@@ -115,6 +118,7 @@ class Scores:
             pixel_accuracy=float(right.sum() / labelled.sum()),
             mean_accuracy=mean(accuracy),
             pixels=tuple(int(n) for n in labelled),
+            counts=tuple(map(tuple, counts.tolist())),
         )
 
     @classmethod
@@ -136,6 +140,7 @@ class Scores:
             pixel_accuracy=fmean(one.pixel_accuracy for one in sets),
             mean_accuracy=fmean(one.mean_accuracy for one in sets),
             pixels=tuple(map(sum, zip(*(one.pixels for one in sets), strict=True))),
+            counts=sets[0].counts if len(sets) == 1 else None,
         )
 
     def summary(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Containers from files: a few hundred bytes of references may stand for more than memory holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST = 100_000
@@ -26,3 +26,12 @@ def require_small(content: Any, what: str) -> None:
             rest += [*part.keys(), *part.values()]
         elif isinstance(part, (list, tuple, set, frozenset)):
             rest += part
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings of nested groups with their full names, such as ``data.root``."""
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node

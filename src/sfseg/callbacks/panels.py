@@ -1,5 +1,6 @@
 """Panels: image, label, prediction and error of a few fixed evaluation images."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,31 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from sfseg.callbacks.base import scored
 from sfseg.labels import LabelSpace
-from sfseg.report.drawing import Pixels, colourise, error_map, legend, sheet, write_png
+from sfseg.report.drawing import (
+    CAPTION,
+    Pixels,
+    colourise,
+    error_map,
+    legend,
+    sheet,
+    tile_size,
+    write_png,
+)
 from sfseg.report.sending import send_picture
+from sfseg.storage.atomic import write_whole
 from sfseg.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
 TITLES = ("image", "label", "prediction", "error (red)")
+SHEET = "sheet.json"
 Example = tuple[str, Pixels, Pixels, Pixels]
 """Domain, image (H, W, 3), label (H, W), prediction (H, W)."""
 
 
 class Panels(Callback):
     """Draws every evaluation to ``<folder>/step_<step>.png`` and to loggers that take images.
+
+    ``<folder>/sheet.json`` says where what is in these pictures, which are all alike.
 
     Args:
         folder: where the pictures go.
@@ -67,6 +81,7 @@ class Panels(Callback):
         picture = draw(self.examples, labels)
         path = self.folder / f"step_{trainer.global_step:06d}.png"
         write_png(path, picture)
+        self._describe(labels)
         for logger in trainer.loggers:
             self._send(logger, picture, labels, trainer.global_step)
         log.info("pictures of %d scenes with predictions: %s", len(self.examples), path)
@@ -85,6 +100,19 @@ class Panels(Callback):
                 cv2.resize(prediction, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8
             ),
         )
+
+    def _describe(self, labels: LabelSpace) -> None:
+        width, height = tile_size(self.examples[0][1])
+        content = {
+            "rows": [domain for domain, *_ in self.examples],
+            "columns": list(TITLES),
+            "caption": CAPTION,
+            "tile": [height, width],
+            "classes": list(labels.classes),
+            "palette": [list(colour) for colour in labels.palette],
+        }
+        text = json.dumps(content)
+        write_whole(self.folder / SHEET, lambda file: file.write(text.encode()))
 
     def _send(self, logger: Logger, picture: Pixels, labels: LabelSpace, step: int) -> None:
         if not isinstance(logger, WandbLogger):

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sfseg.commands.predict import model_of, sources
 from sfseg.config.composition import as_typed, require_flags
-from sfseg.errors import ConfigError, OutputError
+from sfseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from sfseg.data.images import ValueRange
@@ -32,13 +32,14 @@ def report(cfg: DictConfig) -> None:
     import torch
 
     from sfseg.generation.set_report import look_at, open_set, write_page
+    from sfseg.report import html
     from sfseg.runs.quiet import quiet_lightning
-    from sfseg.storage.atomic import write_whole
 
     quiet_lightning()
     require_flags(cfg, "distances")
     torch.set_float32_matmul_precision(cfg.matmul_precision)
-    out = place_of(cfg)
+    out = Path(as_typed(cfg, "out")).expanduser()
+    html.require_place(out)
     generated = open_set(sources(cfg), "images")
     target = open_set(sources(cfg, "target"), "target", range_of(cfg))
     segmenter, weights = segmenter_of(cfg), weights_of(cfg)
@@ -48,35 +49,11 @@ def report(cfg: DictConfig) -> None:
     if segmenter is not None:
         found.shares = shares(*segmenter, [found.generated, target], cfg.samples)
     found.distances = weights if isinstance(weights, str) else measured(cfg, weights, found)
-    text = write_page(found)
-    try:
-        write_whole(out, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-    except OSError as error:
-        raise OutputError(f"out={out} cannot be written: {error}") from error
+    html.write_page(out, write_page(found).encode("utf-8", "backslashreplace"))
     log.info(
         "%d images, near-duplicates: %d pairs, copies of the target: %d; report: %s",
         len(found.generated), len(found.twins), len(found.copies), out,
     )  # fmt: skip
-
-
-def place_of(cfg: DictConfig) -> Path:
-    """Where the page is written; nothing but an earlier one is replaced.
-
-    Raises:
-        ConfigError: a folder, no name of a page, or another file is there.
-    """
-    from sfseg.report.html import is_page
-
-    out = Path(as_typed(cfg, "out")).expanduser()
-    if out.is_dir():
-        raise ConfigError(f"out={out} is a folder; name the page, such as {out / 'report.html'}")
-    if out.suffix.lower() != ".html":
-        raise ConfigError(
-            f"out={out} must end in .html; name the page, such as {out.with_suffix('.html')}"
-        )
-    if out.exists() and not is_page(out):
-        raise ConfigError(f"out={out} is there and no report of this command; choose another name")
-    return out
 
 
 def range_of(cfg: DictConfig) -> "ValueRange":

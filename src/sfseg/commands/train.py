@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sfseg.config.composition import build, command, overrides, plain, quoted
+from sfseg.config.composition import build, command, overrides, plain, quoted, require_flags
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
 from sfseg.runs.resume import (
@@ -56,6 +56,7 @@ def job(cfg: DictConfig) -> float | None:
     from sfseg.commands.replay import run_again
 
     if cfg.replay is None:
+        require_flags(cfg, "report")
         return train(cfg)
     run_again(cfg)
     return None
@@ -182,6 +183,7 @@ def run(
         source: checkpoint of the source model, if the method starts from one.
         plan: what to say of the training before it begins.
     """
+    from sfseg.commands.run_report import write_at_end
     from sfseg.report.sending import close
 
     for line in plan:
@@ -195,7 +197,10 @@ def run(
         close(loggers)
         data.close()
     if is_first_process():
-        finish(Path(HydraConfig.get().runtime.output_dir), metric)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        finish(folder, metric)
+        if cfg.report:
+            write_at_end(folder)
     return metric
 
 

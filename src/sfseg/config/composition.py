@@ -79,7 +79,7 @@ TEMPLATE = re.compile(r"""^(\+{0,2}template=)([^'"]*\{[^'"]*)$""")
 """The setting of a prompt with places to fill."""
 NAME = re.compile(
     r"^(\+{0,2}(?:data\.(?:[\w.]+\.)?(?:\w+_)?(?:root|list|dir|suffix)|data\.(?:\w+_)?classes"
-    r"|ckpt_path|replay|out|model|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
+    r"|ckpt_path|replay|run|out|model|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
     r"([+-]?\.?\d[\w.+-]*)$"
 )
 """The setting of a path, or of a part of one, that begins like a number."""

@@ -20,6 +20,7 @@ NAMES = {
     "personalise": "sfseg-generate personalise",
     "images": "sfseg-generate images",
     "report": "sfseg-generate report",
+    "run_report": "sfseg-report",
 }
 """How those commands are called that are not called ``sfseg-`` and their configuration's name."""
 CHOICES, EXAMPLES = "== Choices ==", "== Examples =="

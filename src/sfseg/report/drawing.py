@@ -17,6 +17,8 @@ Pixels = NDArray[np.uint8]
 RIGHT, WRONG = (60, 60, 60), (255, 60, 40)
 NAMED = 0.02
 """Share of a picture from which on a class is called by its name."""
+CAPTION = 22
+"""Height of a line of words above tiles."""
 FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
@@ -69,14 +71,20 @@ def sheet(rows: Sequence[tuple[str, Sequence[Pixels]]], titles: Sequence[str]) -
         rows: caption and tiles (RGB) of each row.
         titles: one caption per column.
     """
-    width = max(320, min(640, rows[0][1][0].shape[1]))
-    ratio = rows[0][1][0].shape[0] / rows[0][1][0].shape[1]
-    size = (width, max(1, round(width * ratio)))
+    size = tile_size(rows[0][1][0])
+    width = size[0]
     lines = [np.hstack([_caption(title, width) for title in titles])]
     for caption, tiles in rows:
         lines.append(_caption(caption, width * len(titles)))
         lines.append(np.hstack([_tile(tile, size) for tile in tiles]))
     return np.vstack(lines)
+
+
+def tile_size(image: Pixels) -> tuple[int, int]:
+    """Width and height of all tiles of a sheet whose first tile is this one."""
+    height, width = image.shape[:2]
+    shown = max(320, min(640, width))
+    return shown, max(1, round(shown * (height / width)))
 
 
 def legend(names: Sequence[str], palette: Sequence[Colour], width: int) -> Pixels:
@@ -158,6 +166,6 @@ def _tile(tile: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _caption(text: str, width: int) -> Pixels:
-    strip = np.full((22, width, 3), 24, np.uint8)
+    strip = np.full((CAPTION, width, 3), 24, np.uint8)
     put_text(strip, text, (6, 15), (235, 235, 235))
     return strip

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import cv2
 
-from sfseg.errors import DataError
+from sfseg.errors import ConfigError, DataError, OutputError
 from sfseg.report.drawing import Pixels
+from sfseg.storage.atomic import write_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
@@ -48,6 +49,34 @@ def is_page(path: Path) -> bool:
     """Whether a file is a page that :func:`page` has made."""
     with path.open("rb") as file:
         return MARK.encode() in file.read(500)
+
+
+def require_place(out: Path) -> None:
+    """Refuse a place where no page can be: nothing but an earlier page is replaced.
+
+    Raises:
+        ConfigError: a folder, no name of a page, or another file is there.
+    """
+    if out.is_dir():
+        raise ConfigError(f"out={out} is a folder; name the page, such as {out / 'report.html'}")
+    if out.suffix.lower() != ".html":
+        raise ConfigError(
+            f"out={out} must end in .html; name the page, such as {out.with_suffix('.html')}"
+        )
+    if out.exists() and not is_page(out):
+        raise ConfigError(f"out={out} is there and no page of sfseg; choose another name")
+
+
+def write_page(out: Path, content: bytes) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        OutputError: the folder or the disk takes nothing.
+    """
+    try:
+        write_whole(out, lambda file: file.write(content))
+    except OSError as error:
+        raise OutputError(f"out={out} cannot be written: {error}") from error
 
 
 def paragraph(text: str) -> str:

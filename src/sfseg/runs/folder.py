@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 
 from sfseg.config.moved import with_todays_names
 from sfseg.errors import ConfigError, OutputError
+from sfseg.nesting import leaves
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.lock import WriterLock
 
@@ -128,7 +129,7 @@ def require_same(folder: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: names the settings that differ.
     """
-    if differ := differences(folder, config):
+    if differ := differences(folder, config, free=("report",)):
         raise ConfigError(
             f"resume=auto: the run in {folder} has other settings\n"
             + "\n".join(differ[:5])
@@ -151,11 +152,11 @@ def differences(folder: Path, config: Mapping[str, Any], free: Sequence[str] = (
     path = folder / HYDRA / "config.yaml"
     try:
         before = with_todays_names(yaml.safe_load(path.read_text(encoding="utf-8")))
-        known = dict(_leaves({**before, "resume": None}))
+        known = dict(leaves({**before, "resume": None}))
     except (OSError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged ({error}), so this run cannot go on") from error
     # As a file says it: tuples become lists, and so on.
-    now = dict(_leaves(yaml.safe_load(_as_yaml({**config, "resume": None}))))
+    now = dict(leaves(yaml.safe_load(_as_yaml({**config, "resume": None}))))
     differ = (key for key in sorted({*known, *now}) if known.get(key) != now.get(key))
     return [
         f"  {key}: {known.get(key)} there, {now.get(key)} here"
@@ -172,15 +173,6 @@ def _as_yaml(document: Any) -> str:
     """Written by libyaml where PyYAML has it, which takes a tenth of the time."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     return str(yaml.dump(document, Dumper=dumper, sort_keys=False))
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings with their full names."""
-    if isinstance(node, Mapping) and node:
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
 
 
 def is_first_process() -> bool:

@@ -3,34 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sfseg.errors import ConfigError
+from sfseg.report.scores_file import Scored, scored
 from sfseg.report.tables import percent
-
-RESULTS = "results.json"
-Values = dict[str, float]
-"""Shares in [0, 1] by the name of a metric or a class; NaN where there is none."""
-
-
-class Scored(NamedTuple):
-    """Scores of one set.
-
-    protocol: what they stand for, in words.
-    summary: of the whole set, ``mIoU`` among them.
-    iou: of each class.
-    before: summary and IoU of the source model, empty where none was adapted.
-    """
-
-    protocol: str
-    summary: Values
-    iou: Values
-    before: tuple[Values, Values] | None
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether the set has labels, so that there are scores."""
-        return self.summary["mIoU"] == self.summary["mIoU"]
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:
@@ -63,7 +40,7 @@ def scored_sets(content: Any, classes: Sequence[str], source: str) -> dict[str, 
         ConfigError: it is of other classes, or holds no scores.
     """
     try:
-        return {str(name): _scored(part, classes) for name, part in content.items()}
+        return {str(name): scored(part, classes) for name, part in content.items()}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"{source} holds no scores of these {len(classes)} classes ({type(error).__name__}: "
@@ -93,27 +70,3 @@ def per_class(sets: Mapping[str, Scored]) -> tuple[list[str], list[list[str]]]:
         [name, *(column[k] for column in columns)]
         for k, name in enumerate([*first.iou, *first.summary])
     ]
-
-
-def _scored(part: Any, classes: Sequence[str]) -> Scored:
-    before = part.get("source_only")
-    return Scored(
-        str(part["protocol"]),
-        *_values(part, classes),
-        before=None if before is None else _values(before, classes),
-    )
-
-
-def _values(part: Any, classes: Sequence[str]) -> tuple[Values, Values]:
-    iou = {name: _share(part["IoU"][name]) for name in classes}
-    if len(part["IoU"]) != len(classes):
-        raise ValueError(f"it has {len(part['IoU'])} classes")
-    summary = {str(name): _share(value) for name, value in part["summary"].items()}
-    return {"mIoU": summary.pop("mIoU"), **summary}, iou
-
-
-def _share(value: Any) -> float:
-    number = float("nan") if value is None else float(value)
-    if number < 0 or number > 1:
-        raise ValueError(f"{number} is no share in [0, 1]")
-    return number

@@ -75,10 +75,27 @@ class WriterLock:
         )
 
 
-def _lock(descriptor: int) -> bool | None:
+def is_held(path: Path) -> bool:
+    """Whether a process, this one too, holds the lock of a file, or may; nothing is changed."""
+    # Closing the file would end a lock that this process has on it.
+    if (str(path.resolve()), os.getpid()) in _held:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        holder = _holder(os.pread(descriptor, 4096, 0))
+        free = _lock(descriptor, fcntl.LOCK_SH)
+        return free is False or bool(holder and _may_live(holder, sees_locks=free is True))
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool | None:
     """Whether the file is ours now; None where the file system has no locks."""
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         return False if error.errno in (errno.EACCES, errno.EAGAIN) else None
     return True

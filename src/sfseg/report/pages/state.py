@@ -1,0 +1,32 @@
+"""How far a run has come."""
+
+from sfseg.report.pages.csv_files import number
+from sfseg.report.pages.run_files import RunFiles
+
+
+def steps_of(run: RunFiles) -> int | None:
+    """Optimiser steps that the run was to do; None where that is not known."""
+    steps = run.setting("trainer.max_steps")
+    return steps if isinstance(steps, int) and steps > 0 else None
+
+
+def reached(run: RunFiles) -> int:
+    """The last step that it has written anything of."""
+    logged = run.metrics.last_step
+    found = [0 if logged is None else logged + 1, *run.panels]
+    found += [int(step) for row in run.label_free if (step := number(row, "step")) == step]
+    last = max(found)
+    return last if (planned := steps_of(run)) is None else min(last, planned)
+
+
+def state_of(run: RunFiles) -> str:
+    """Whether it is finished, in words."""
+    planned, done = steps_of(run), reached(run)
+    of = f" of {planned:,}" if planned else ""
+    if run.is_finished:
+        return f"finished, {planned or done:,} steps"
+    if run.is_open:
+        return f"going on, at step {done:,}{of}"
+    if not run.record:
+        return "not known: there is no run.json"
+    return f"ended before its end, after step {done:,}{of}; resume=auto goes on with it"

@@ -23,8 +23,12 @@ from sfseg.errors import ConfigError
 from sfseg.report.tables import mean_spread, percent
 from sfseg.storage.atomic import write_whole
 
-MARKED = re.compile(r"<!-- generated: (.+?) -->\n.*?<!-- end -->", re.DOTALL)
+MARK, END = "<!-- generated:", "<!-- end -->"
+MARKED = re.compile(rf"^{MARK} (.+?) -->\n.*?^{END}$", re.DOTALL | re.MULTILINE)
+"""A part of the page that is made, with what is asked for."""
 HIGHER_IS_BETTER = {"combined": 1, "agreement": 1, "snd": 1, "entropy": -1}
+CORRECTED, SETTINGS = ("classes corrected", "right before -> after"), "settings"
+"""Titles of columns."""
 Records = Mapping[str, Record]
 Cells = list[str]
 
@@ -66,9 +70,15 @@ def rendered(docs: Path, rows: Definitions) -> dict[Path, str]:
             )
         tables = [rows.tables[name] for name in names]
         text = BLOCKS[kind](tables, records, rows)
-        return f"<!-- generated: {found[1]} -->\n\n{text}\n\n<!-- end -->"
+        return f"{MARK} {found[1]} -->\n\n{text}\n\n{END}"
 
-    text = MARKED.sub(block, page.read_text(encoding="utf-8"))
+    before = page.read_text(encoding="utf-8")
+    # One that is not closed would take the page along up to the end of the next.
+    if any(found[0].count(MARK) > 1 for found in MARKED.finditer(before)) or len(
+        MARKED.findall(before)
+    ) != before.count(MARK):
+        raise ConfigError(f"{page}: every {MARK} ... --> is closed by {END} on a line of its own")
+    text = MARKED.sub(block, before)
     files = {docs / "results" / f"{name}.svg": picture for name, picture in charts.items()}
     return {page: text, **files}
 
@@ -121,7 +131,7 @@ def table_text(table: Table, records: Records, rows: Definitions) -> str:
     header = [
         "row", *["paper"] * has_paper, "runs", "source-only", "adapted", "gain", "worst gain",
         "minutes", "CPU minutes", "peak MiB", "trainable", *CORRECTED[: 2 * corrects],
-        "settings",
+        SETTINGS,
     ]  # fmt: skip
     lines = [
         cells(e, records[e.row], table.judged_on, rows, has_paper=has_paper, corrects=corrects)
@@ -129,9 +139,6 @@ def table_text(table: Table, records: Records, rows: Definitions) -> str:
     ]
     parts = [markdown(header, lines)] if lines else []
     return "\n\n".join([*parts, "\n".join(notes(table, there, records, rows))])
-
-
-CORRECTED = ["classes corrected", "right before -> after"]
 
 
 def cells(
@@ -234,8 +241,8 @@ def unique(texts: Iterator[str] | Sequence[str]) -> str:
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table whose cells may be links; the last column is text too."""
-    rule = ["---", *["---:"] * (len(header) - 2), "---"]
+    """A table whose cells may be links; numbers are aligned right, settings are none."""
+    rule = ["---", *("---" if title == SETTINGS else "---:" for title in header[1:])]
     return "\n".join(f"| {' | '.join(own)} |" for own in [header, rule, *lines])
 
 

@@ -145,6 +145,15 @@ def test_a_page_asks_for_what_there_is(tmp_path: Path, block: str) -> None:
         page_of(tmp_path, {}, block=block)
 
 
+@pytest.mark.parametrize("end", ["", "<!-- end --> and more"])
+def test_a_part_of_the_page_without_end_takes_nothing_along(tmp_path: Path, end: str) -> None:
+    mark = "<!-- generated: table one -->\n"
+    page = f"{mark}{end}\nWhat a person wrote.\n{mark}<!-- end -->\n"
+    docs = docs_of(tmp_path / "docs", {"one": {"rows": ROWS}}, page)
+    with pytest.raises(ConfigError, match=r"every <!-- generated: ... --> is closed by"):
+        rendered(docs, read_definitions(docs / "results" / "rows.yaml"))
+
+
 def test_papers_and_corrected_labels_have_columns_where_there_are_any(tmp_path: Path) -> None:
     table = {"rows": {**ROWS, "tent": {**ROWS["tent"], "words": "full", "paper": 56.2}}}
     corrected = [

@@ -46,6 +46,8 @@ from results_record import (
 from results_rows import Definitions, Row, read_definitions
 
 from sfseg.errors import ConfigError, PreemptedError, SfsegError
+from sfseg.runs.folder import FINISHED as COMPLETE
+from sfseg.runs.folder import LOCK, read_record
 from sfseg.storage.atomic import write_whole
 from sfseg.storage.lock import WriterLock
 
@@ -57,19 +59,25 @@ COMPARED = ("scores", "curve", "weights")
 """What has to be equal when a row is repeated."""
 
 
-def run(row: Row, seed: int, folder: Path) -> Seed:
+def run(row: Row, seed: int, folder: Path, *, anew: bool = False) -> Seed:
     """One run, or the rest of one that was interrupted and began as this one would.
 
     Args:
         row: of the run.
         seed: of the run.
         folder: of the row's runs.
+        anew: whether what is there does not count.
+
+    Raises:
+        ConfigError: the run is going on in another process.
     """
     target, note = folder / f"seed{seed}", folder / f"seed{seed}.json"
     words = [*row.overrides, f"seed={seed}"]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     begun = {"date": now, **circumstances(ENVIRONMENT)}
-    before = json.loads(note.read_text()) if note.is_file() else {}
+    if target.is_dir():
+        WriterLock(target / LOCK).release()
+    before = json.loads(note.read_text()) if note.is_file() and not anew else {}
     if before.get("words") == words and may_go_on(before["begun"], begun, target):
         begun = before["begun"]
     else:
@@ -88,11 +96,8 @@ def run(row: Row, seed: int, folder: Path) -> Seed:
 
 def may_go_on(before: Mapping[str, Any], now: Mapping[str, Any], target: Path) -> bool:
     """Whether a run that is complete is there, or one of the same commit and machine."""
-    if (target / "run.json").is_file() and "finished" in json.loads(
-        (target / "run.json").read_text()
-    ):
-        return True
-    return {**before, "date": None} == {**now, "date": None}
+    is_complete = COMPLETE in (read_record(target) or {})
+    return is_complete or {**before, "date": None} == {**now, "date": None}
 
 
 def call(command: Sequence[str], log: Path) -> int:
@@ -131,9 +136,6 @@ def measure(row: Row, seeds: Sequence[int], results: Path, work: Path, *, force:
     folder.mkdir(parents=True, exist_ok=True)
     lock = WriterLock(folder / ".lock")
     try:
-        if force:
-            for child in folder.glob("seed*"):
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
         record = new_record(row)
         if path.is_file() and not force:
             kept = read_record_of(path)
@@ -146,7 +148,7 @@ def measure(row: Row, seeds: Sequence[int], results: Path, work: Path, *, force:
         if not missing:
             print(f"{row.name}: {state_of(record, seeds)}; nothing is left to do (FORCE=1 repeats)")
         for seed in missing:
-            add(record, seed, run(row, seed, folder))
+            add(record, seed, run(row, seed, folder, anew=force))
             write_record(path, record)
             print(f"{row.name}, seed {seed}: {said(record['seeds'][str(seed)])}", flush=True)
             if record["seeds"][str(seed)]["status"] == CANCELLED:
@@ -217,10 +219,9 @@ def differences(before: Seed, again: Seed) -> str:
     if not differ:
         return ""
     names = ("source_model", "versions", "machine", "sfseg", "protocol")
-    beside = [name for name in names if before[name] != again[name]]
-    return (
-        f"{', '.join(differ)}; {said(before)} there, {said(again)} again; so are "
-        f"{', '.join(beside) or 'none of commit, versions, machine, protocol and source model'}"
+    others = ", ".join(name for name in names if before[name] != again[name])
+    return f"{', '.join(differ)}; {said(before)} there, {said(again)} again; " + (
+        f"other {others}" if others else f"the same {', '.join(names)}"
     )
 
 
@@ -285,6 +286,8 @@ def measure_rows(arguments: argparse.Namespace, rows: Definitions, results: Path
     seeds = arguments.seeds or rows.seeds
     if unknown := set(seeds) - set(rows.seeds):
         raise ConfigError(f"no row has seeds {sorted(unknown)}; they have {list(rows.seeds)}")
+    if arguments.force and arguments.seeds:
+        raise ConfigError("--force measures every seed anew; leave --seeds out")
     work: Path = arguments.work.absolute()
     has_failed = False
     for name in arguments.rows:

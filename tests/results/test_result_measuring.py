@@ -197,6 +197,7 @@ def test_other_settings_are_measured_anew(
         (["tenty"], "no rows ['tenty']; `make results` lists"),
         (["photos"], "photos needs SFSEG_ABSENT=<folder of the data> in the environment"),
         (["tent", "--repeat"], "tent has no finished seed of these settings; measure it first"),
+        (["tent", "--seeds", "0", "--force"], "--force measures every seed anew; leave --seeds"),
         (["tent", "--seeds", "7"], "no row has seeds [7]; they have [0, 1]"),
     ],
 )
@@ -224,6 +225,21 @@ def test_a_damaged_record_is_replaced_only_by_force(
     assert bench("list") == 0 and "has schema None" in capsys.readouterr().out
     assert bench("measure", "tent", "--force") == 0
     assert len(bench.record()["seeds"]) == 2
+
+
+def test_a_run_that_is_still_going_on_is_left_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends(bench, monkeypatch)
+    target = bench.work / "tent" / "seed0"
+    target.mkdir(parents=True)
+    lock = results.WriterLock(target / ".lock")
+    try:
+        assert bench("measure", "tent", "--force") == 2
+    finally:
+        lock.release()
+    assert "is open for writing" in capsys.readouterr().err and target.is_dir()
+    assert not list(bench.docs.glob("results/*.json"))
 
 
 def test_two_do_not_measure_a_row_at_once(

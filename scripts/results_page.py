@@ -194,12 +194,14 @@ def notes(
     version = sfseg.__version__
     measured = [
         e for e in there
-        if (own := finished_seeds(records[e.row]))
+        if (own := finished_seeds(records[e.row])).keys() >= set(map(str, rows.seeds))
         and all(s["sfseg"]["version"] == version for s in own.values())
     ]  # fmt: skip
     count = f"{len(measured)} of {len(table.entries)} rows are measured with sfseg {version}"
     not_yet = [f"`{e.row}`" for e in table.entries if e not in measured]
-    yield f"- {count}" + (f"; not yet: {', '.join(not_yet)}." if not_yet else ".")
+    yield f"- {count}" + (
+        f"; not yet, or not with every seed: {', '.join(not_yet)}." if not_yet else "."
+    )
     for entry in there:
         for key, seed in records[entry.row]["seeds"].items():
             if seed["status"] == FAILED:

@@ -60,7 +60,9 @@ def test_means_and_spreads_are_computed(tmp_path: Path) -> None:
         "[hcl](results/hcl.json)", "2", "40.00 +- 0.00", "45.00 +- 1.41", "+5.00 +- 1.41", "+4.00",
         "3.0", "2.0", "1,234", "5", "`method=hcl method.lr=1`",
     ]  # fmt: skip
-    assert "- 1 of 2 rows are measured with sfseg" in page and "not yet: `tent`." in page
+    assert (
+        "- 1 of 2 rows are measured with sfseg" in page and "not with every seed: `tent`." in page
+    )
     assert "19 classes; weights: last." in page
     assert "Measured on Abacus 9 (2 cores, one thread), torch 2.14.1; commit `cccccccccc`." in page
 
@@ -74,8 +76,10 @@ def test_the_largest_gain_is_first_unless_the_order_is_given(tmp_path: Path) -> 
 
 
 def test_a_missing_seed_is_seen(tmp_path: Path) -> None:
-    cells = line_of(page_of(tmp_path, {"tent": {"0": finished(0.44)}}), "tent")
+    page = page_of(tmp_path, {"tent": {"0": finished(0.44)}})
+    cells = line_of(page, "tent")
     assert cells[1:6] == ["1 of 2", "40.00", "44.00", "+4.00", "+4.00"]
+    assert "- 0 of 2 rows are measured" in page
 
 
 def test_a_failed_run_is_shown_with_its_reason(tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_a_failed_run_is_shown_with_its_reason(tmp_path: Path) -> None:
     assert line_of(page, "tent")[1:4] == ["1 of 2", "40.00", "44.00"]
     assert line_of(page, "hcl")[1:9] == ["0 of 2", "-", "failed", "-", "-", "-", "-", "-"]
     assert "- **`tent`, seed 0, failed**: `exit code 4: loss 'ce' | is NaN`" in page
-    assert "- **`hcl`, seed 0, failed**" in page and "not yet: `hcl`." in page
+    assert "- **`hcl`, seed 0, failed**" in page and "every seed: `tent`, `hcl`." in page
 
 
 def test_a_cancelled_run_is_none_that_failed(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_costs_of_a_run_that_was_interrupted_are_not_taken_for_the_whole(tmp_pat
 
 def test_rows_of_another_version_are_not_counted_as_measured(tmp_path: Path) -> None:
     old = {**finished(0.5)["sfseg"], "version": "0.0.1"}
-    page = page_of(tmp_path, {"tent": {"0": finished(0.44, sfseg=old)}})
+    page = page_of(tmp_path, {"tent": {"0": finished(0.44, sfseg=old)}}, seeds=(0,))
     assert "- 0 of 2 rows are measured" in page and line_of(page, "tent")[3] == "44.00"
 
 

@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.sfseg-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types bench clean
+.PHONY: help install demo test test-slow lint types bench results tables clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(READY) ## Make the virtual environment and install sfseg into it
 
@@ -39,6 +39,15 @@ types: install ## Check types
 bench: install ## Print speed ratios measured in one run
 	$(BIN)/python scripts/bench_data.py
 	$(BIN)/python scripts/bench_metrics.py
+
+results: install ## List the rows of docs/results.md and how far they are
+	@$(BIN)/python scripts/results.py list
+
+result-%: install ## Measure a row; FORCE=1 anew, REPEAT=1 compares with a second run
+	@$(BIN)/python scripts/results.py measure $* $(if $(FORCE),--force) $(if $(REPEAT),--repeat)
+
+tables: install ## Make the tables and charts of docs/results.md
+	@$(BIN)/python scripts/results.py tables
 
 clean: ## Remove caches and build products, not the environment or results
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,5 @@
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -140,83 +139,6 @@ def test_gpu_check_lists_every_method(load: Load) -> None:
     names = load("gpu_check").methods()
     assert "source_only" in names
     assert not any(name.startswith("_") for name in names)
-
-
-def write_finished(target: Path, after: float, *, minutes: int = 1) -> None:
-    """What a run leaves behind that has begun at 40 mIoU."""
-    target.mkdir(parents=True)
-    scores = {"source_only": {"summary": {"mIoU": 0.4}}, "summary": {"mIoU": after}}
-    cost = {"minutes": minutes, "peak_memory_mib": 1000, "trainable_parameters": 5}
-    (target / "results.json").write_text(json.dumps({"target": scores}))
-    (target / "cost.json").write_text(json.dumps(cost))
-
-
-def test_uniuvpt_tables_read_finished_runs(
-    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tables = load("uniuvpt_tables")
-    rows = {row.words: row for rows in tables.TABLES.values() for row in rows}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for row in rows.values():
-            assert compose("train", overrides=["method=uniuvpt", *row.settings]).method.lr > 0
-    for seed, after in enumerate((0.44, 0.46)):
-        target = tables.place(tmp_path, rows["full"], seed)
-        write_finished(target, after)
-        (target / "label_correction.csv").write_text(
-            "class,known,right_before,right_after\nroad,10,2,5\ncar,10,4,9\n"
-        )
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
-    tables.main()
-    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("| full"))
-    assert line == (
-        "| full | 56.24 | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00 | 2 to 2 | "
-        "30% -> 70% |"
-    )
-
-
-def test_source_free_tables_read_finished_runs(
-    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tables = load("source_free_tables")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for name, settings in (tables.ROWS | tables.SWITCHES).items():
-            assert compose("train", overrides=list(settings or (f"method={name}",))).method.lr > 0
-    for seed, after in enumerate((0.44, 0.46)):
-        target = tables.place(tmp_path, "sfda, ipsm=false", seed)
-        write_finished(target, after, minutes=1 + seed)
-        (target / "label_free.csv").write_text(
-            "step,combined,agreement,snd,entropy,target_mIoU\n"
-            f"0,0.5,0.5,1.0,0.3,0.40\n1,0.6,0.4,2.0,0.2,0.48\n2,0.7,0.6,3.0,0.1,{after}\n"
-        )
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
-    tables.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert (
-        "| sfda, ipsm=false | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00 | 1.5 | "
-        "1,000 | 5 |"
-    ) in lines
-    combined = next(line for line in lines if line.startswith("| combined"))
-    # It picks the last checkpoint of each run, 4 and 2 below the best.
-    assert combined.endswith("| 0.50 | 3.00 +- 1.41 | 3.00 +- 1.41 |")
-
-
-def test_with_source_tables_read_finished_runs(
-    load: Load, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tables = load("with_source_tables")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        for settings in (tables.LADDER | tables.BESIDE).values():
-            assert compose("train", overrides=list(settings)).method.lr > 0
-    for seed, after in enumerate((0.44, 0.46)):
-        target = sys.modules["source_free_tables"].place(tmp_path, "uplr, SR", seed)
-        write_finished(target, after, minutes=1 + seed)
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path), "--show"])
-    tables.main()
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line == (
-        "| uplr, SR | +9.5 | 2 | 40.00 +- 0.00 | 45.00 +- 1.41 | 5.00 +- 1.41 | +4.00, +6.00 | "
-        "1.5 |"
-    )
 
 
 @pytest.mark.slow

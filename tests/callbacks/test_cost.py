@@ -17,9 +17,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass only when the test says so."""
+    """Seconds that pass only when the test says so, a quarter of them with work."""
     now = SimpleNamespace(seconds=1000.0)
     monkeypatch.setattr(cost.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(cost.time, "process_time", lambda: now.seconds / 4)
     return now
 
 
@@ -59,6 +60,7 @@ def test_steps_images_and_minutes_are_those_of_training(tmp_path, clock, process
     train(Cost(str(tmp_path)), world(processes=processes), module(), clock)
     found = json.loads((tmp_path / "cost.json").read_text())
     assert found["minutes"] == pytest.approx(4 / 60) and found["steps"] == 4
+    assert found["cpu_minutes"] == pytest.approx(1 / 60)
     assert found["images_per_second"] == pytest.approx(3 * processes)
     assert (found["parameters"], found["trainable_parameters"]) == (14, 8)
     assert found["memory"] == "process" and found["processes"] == processes

@@ -119,6 +119,8 @@ def test_git_state_is_the_commit_and_whether_files_differ(tmp_path):
     assert len(state["commit"]) == 40 and state["dirty"] is False
     (tmp_path / "new.py").touch()
     assert git_state(tmp_path) == {"commit": state["commit"], "dirty": True}
+    assert git_state(tmp_path, ":!*.py")["dirty"] is False
+    assert git_state(tmp_path, ":!*.md")["dirty"] is True
 
 
 def test_no_git_is_no_state(tmp_path, monkeypatch):

@@ -192,8 +192,13 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a repository."""
+def git_state(folder: Path, *paths: str) -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a repository.
+
+    Args:
+        folder: in the repository.
+        paths: the files that count, as git's pathspecs; all if there is none.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -202,6 +207,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", *paths)),
+        }
     except (OSError, subprocess.SubprocessError):
         return None

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sfseg.ops.inference import Inference, infer, label_map, resize, slide
+from sfseg.ops.inference import Inference, infer, label_map, most_likely, resize, slide
 
 SIZES = [(1, 1), (1, 7), (17, 33), (32, 64), (31, 20)]
 # (size, window, stride): odd, larger than the image, touching, with a short last step.
@@ -227,3 +227,14 @@ def test_a_label_map_holds_any_id(best):
     logits = torch.zeros(1, 254, 2, 2)
     logits[:, best] = 1
     assert (label_map(logits, (2, 2)) == best).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 19, 6, 8), (1, 3), (3, 5, 7)])
+def test_the_most_likely_class_is_the_first_of_the_largest(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    # Few values, so that many are equal.
+    scores = torch.randint(3, shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = most_likely(scores)
+    assert np.array_equal(found.numpy(), scores.float().numpy().argmax(axis=1))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def cost(cfg: DictConfig) -> None:
     limit = presets().get(str(HydraConfig.get().runtime.choices.get("preset")))
     tell("\n".join(report(cfg, sizes, found, limit)))
     folder = Path(HydraConfig.get().runtime.output_dir)
-    record = {"settings": overrides(), **found._asdict()}
+    record = {"settings": overrides(), **asdict(found)}
     (folder / FILE).write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 

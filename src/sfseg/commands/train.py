@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sfseg.config.composition import build, command, overrides, plain, quoted, require_flags
-from sfseg.errors import ConfigError
 from sfseg.runs.folder import FINISHED, claim, finish, is_first_process, read_record, require_same
 from sfseg.runs.resume import (
     CHECKPOINTS,
@@ -29,7 +28,7 @@ from sfseg.runs.resume import (
 from sfseg.runs.sweep import refuse_parallel_sweep
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import Logger
 
     from sfseg.data.module import AdaptationData
@@ -217,6 +216,7 @@ def fit(
     from sfseg.callbacks.provenance import Provenance
     from sfseg.callbacks.selection import selection_of
     from sfseg.report.loggers import MetricsCsv
+    from sfseg.runs.objective import objective
     from sfseg.runs.preparation import NO_MODEL, described, prepare
     from sfseg.runs.refusals import built_callbacks, built_trainer
     from sfseg.storage.checkpoint_files import CheckpointFiles
@@ -328,33 +328,6 @@ def log_config(loggers: "list[Logger]", cfg: DictConfig, method: "Method") -> No
     values = plain(cfg, resolve=True)
     for logger in loggers:
         logger.log_hyperparams({**values, "parameters": total, "trainable": trainable})
-
-
-def objective(
-    trainer: "Trainer", callbacks: "Sequence[Callback]", name: str | None
-) -> float | None:
-    """The value a sweep optimises: of the weights that the tables show.
-
-    Raises:
-        ConfigError: the run has logged no such metric; lists those it has.
-    """
-    from sfseg.callbacks.label_free_score import LabelFreeScore
-    from sfseg.callbacks.selection import selection_of
-
-    if name is None:
-        return None
-    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-    selection = selection_of(callbacks)
-    chosen = None if selection is None else selection.step
-    step = trainer.global_step if chosen is None else chosen
-    for callback in callbacks:
-        if isinstance(callback, LabelFreeScore):
-            logged |= callback.logged(step)
-    if name not in logged:
-        raise ConfigError(
-            f"optimized_metric={name!r} was not logged; choose one of {sorted(logged)}"
-        )
-    return logged[name]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfseg.checks import require_at_least, require_options, require_weights
 from sfseg.ops.entropy import probability_entropy
-from sfseg.ops.inference import Inference
+from sfseg.ops.inference import Inference, most_likely
 from sfseg.ops.selection import confident_label, count_doubts, empty_histogram, top_thresholds
 from sfseg.ops.two_gaussians import (
     Modes,
@@ -85,7 +85,7 @@ class TwoModes(Choosy):
         self, histogram: Integer[Tensor, "K bins"], probability: Float[Tensor, "B K H W"]
     ) -> None:
         """Add, in place, the entropies of images to those of their predicted classes."""
-        count_entropies(histogram, probability_entropy(probability), probability.argmax(dim=1))
+        count_entropies(histogram, probability_entropy(probability), most_likely(probability))
 
     def modes(self, histogram: Integer[Tensor, "K bins"]) -> Modes:
         """Certain and uncertain mode of each class."""
@@ -106,7 +106,7 @@ class TwoModes(Choosy):
             probability: of the pixels' classes.
             threshold: of each class over all images.
         """
-        entropy, label = probability_entropy(probability), probability.argmax(dim=1)
+        entropy, label = probability_entropy(probability), most_likely(probability)
         limits = [
             threshold if self.scope == "dataset" else self._own(one, its, threshold)
             for one, its in zip(entropy, label, strict=True)

@@ -14,6 +14,7 @@ from sfseg.modes import evaluating
 from sfseg.networks.heads.mask2former.criterion import Sums
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Teacher
+from sfseg.ops.inference import most_likely
 from sfseg.ops.padding import ignore_padding, valid_pixels
 from sfseg.ops.photometric import photometric
 from sfseg.types import Batch, StepOutput, TrainingBatch
@@ -95,7 +96,7 @@ class CLOUDS(Method):
         network, image = cast(Segmenter, self.network), images["image"]
         with evaluating(network.backbone):
             logits = self.teacher(network.features(image))
-        label = network.enlarge(logits, image).argmax(dim=1)
+        label = most_likely(network.enlarge(logits, image))
         valid = valid_pixels(images)
         return refined(self, images, ignore_padding(label, valid), valid)
 

@@ -20,6 +20,7 @@ from sfseg.networks.heads.head import Head, require_head, require_trained_featur
 from sfseg.networks.norm_of_pictures import statistics_of_pictures
 from sfseg.networks.segmenter import Segmenter
 from sfseg.networks.teacher import Frozen, Teacher
+from sfseg.ops.inference import most_likely
 from sfseg.ops.losses import cross_entropy
 from sfseg.ops.masking import strong_view
 from sfseg.ops.padding import of_pictures, valid_pixels
@@ -199,7 +200,7 @@ class CPSL(Method):
                 maps = network.features(image)
                 features = head.features(maps)
                 logits = head.classify(features, maps)
-                label = F.interpolate(logits, features.shape[-2:], mode="bilinear").argmax(dim=1)
+                label = most_likely(F.interpolate(logits, features.shape[-2:], mode="bilinear"))
                 parts = (network.without_padding(part, image) for part in (features, label))
                 sums, counts = class_sums(*parts, num_classes=len(self.share))
                 total += sums

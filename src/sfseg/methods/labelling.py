@@ -17,7 +17,7 @@ from sfseg.methods.evaluation import Evaluation
 from sfseg.methods.labeller import Labeller, Relabelled
 from sfseg.methods.refinement import Refiner, Tally
 from sfseg.modes import evaluating
-from sfseg.ops.inference import Inference
+from sfseg.ops.inference import Inference, most_likely
 from sfseg.ops.processes import dealt, how_many, in_step, sum_of_processes
 from sfseg.ops.selection import (
     class_balanced_label,
@@ -187,7 +187,7 @@ def _chosen(
     """Numbers and labels of this process's images; all pixels get one without a threshold."""
     for number, image, logits in images:
         if threshold is None:
-            label = logits.argmax(dim=1).to(torch.uint8)
+            label = most_likely(logits).to(torch.uint8)
         else:
             label = labeller.labels(logits.float().softmax(dim=1), threshold)
         if refiner is not None:

@@ -24,6 +24,7 @@ from sfseg.ops.class_entropy import (
     mean_class_entropy,
 )
 from sfseg.ops.entropy import normalized_entropy
+from sfseg.ops.inference import most_likely
 from sfseg.ops.processes import in_step, sum_of_processes
 from sfseg.ops.two_gaussians import Modes
 from sfseg.types import TrainingBatch
@@ -177,7 +178,7 @@ class UPLR(AdaptSegNet):
         with evaluating(self), self.trainer.precision_plugin.forward_context():
             for batch in filter(None, in_step(data.labelling_dataloader(), self.device)):
                 logits = self.inference(self, batch["image"].to(self.device))
-                add_class_entropy(sums, normalized_entropy(logits), logits.argmax(dim=1))
+                add_class_entropy(sums, normalized_entropy(logits), most_likely(logits))
         return mean_class_entropy(sum_of_processes(sums)).cpu()
 
     def _say(self, text: str, *values: object) -> None:

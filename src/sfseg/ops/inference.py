@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from sfseg.types import size_text
@@ -146,7 +146,15 @@ def resize(logits: Tensor, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
 
 def label_map(logits: Float[Tensor, "B K H W"], size: tuple[int, int]) -> UInt8[Tensor, "B h w"]:
     """Most likely class at every pixel of a (height, width) map."""
-    return resize(logits.float(), size).argmax(dim=1).to(torch.uint8)
+    return most_likely(resize(logits.float(), size)).to(torch.uint8)
+
+
+def most_likely(scores: Float[Tensor, "B K *N"]) -> Int64[Tensor, " B *N"]:
+    """The class of the largest score at each position, the first of equals.
+
+    As ``argmax(dim=1)``, which takes torch three to four times as long on a processor.
+    """
+    return scores.max(dim=1).indices
 
 
 def window_starts(length: int, window: int, step: int) -> list[int]:

@@ -3,7 +3,8 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
@@ -59,7 +60,8 @@ def noise(batch: int, size: Size, classes: int, is_void: bool, random: torch.Gen
     }
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True)
+class Measured:
     """What training steps took.
 
     parameters, trainable: of the network.

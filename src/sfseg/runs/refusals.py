@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from sfseg.callbacks.base import is_adapting
-from sfseg.callbacks.label_free_score import PREFIX, SCORES, LabelFreeScore
 from sfseg.callbacks.order import ordered
 from sfseg.callbacks.selection import selection_of
 from sfseg.config.composition import build
 from sfseg.errors import ConfigError
 from sfseg.optim import pairs_of
 from sfseg.runs.checkpoints import check_resumable, read_checkpoint
+from sfseg.runs.objective import check_objective
 from sfseg.runs.plan import check_plan
 from sfseg.runs.preparation import label_selection_of, strategy_of
 from sfseg.runs.records import record_of
@@ -62,7 +61,7 @@ def check(cfg: DictConfig, method: "Method", typed: Sequence[str] = ()) -> "Trai
     if cfg.ckpt_path is not None:
         check_optimizers(cfg, optimizers)
     callbacks = built_callbacks(cfg)
-    check_metric(cfg.optimized_metric, [*method.metric_names(), *label_free(callbacks, method)])
+    check_objective(cfg.optimized_metric, method, callbacks)
     if (selection := selection_of(callbacks)) is not None:
         selection.require(method)
     return built_trainer(cfg, method, [])
@@ -162,22 +161,6 @@ def check_optimizers(cfg: DictConfig, optimizers: "Sequence[Optimizer]") -> None
             f"of {mine}: groups are parameters of equal learning rate and weight decay; keep apart "
             "what was apart in method.lr, method.weight_decay and method.parameter_rules"
         )
-
-
-def check_metric(name: str | None, known: list[str]) -> None:
-    """Refuse a misspelt metric of evaluations now rather than after training.
-
-    Raises:
-        ConfigError: lists the metrics that evaluations log.
-    """
-    if name is not None and name.startswith(("val/", PREFIX)) and name not in known:
-        raise ConfigError(f"optimized_metric={name!r} is not logged; choose one of {known}")
-
-
-def label_free(callbacks: "Sequence[Callback]", method: "Method") -> list[str]:
-    """Names of the label-free scores that a run logs."""
-    is_scored = any(isinstance(callback, LabelFreeScore) for callback in callbacks)
-    return [f"{PREFIX}{name}" for name in SCORES] if is_scored and is_adapting(method) else []
 
 
 def warn_if_done(steps: int, max_steps: int) -> None:

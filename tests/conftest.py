@@ -43,6 +43,7 @@ SMALL = [
 """Toyscapes, small enough for a test."""
 WITH_PANELS = [
     *SMALL, "trainer=debug", "trainer.precision=32-true", "trainer.detect_anomaly=false",
+    "report=false",
 ]  # fmt: skip
 DEBUG = [*WITH_PANELS, "~callbacks.panels"]
 """A run of three steps; pictures of predictions take a quarter of its time."""

@@ -89,7 +89,8 @@ class Scores:
     pixel_accuracy: share of all labelled pixels that are right.
     mean_accuracy: mean of ``accuracy`` over the classes that occur in the labels.
     pixels: labelled pixels per class.
-    counts: (K, K) pixels, rows are labels; None of a mean over several sets, and where none were kept.
+    counts: (K, K) pixels, rows are labels; None of a mean over several sets, and where none were
+        kept.
     """
 
     iou: tuple[float, ...]

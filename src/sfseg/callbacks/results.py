@@ -19,7 +19,6 @@ from sfseg.optim import count_parameters
 from sfseg.report import tables
 from sfseg.report.sending import send_table
 
-
 CONFUSION = "confusion.json"
 
 

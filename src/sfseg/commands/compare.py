@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -31,7 +30,9 @@ def as_settings(words: Sequence[str]) -> list[str]:
 
 def _is_folder(word: str) -> bool:
     """Whether a word is no setting; names of folders may hold a ``=`` too."""
-    return "=" not in word or Path(word).exists()
+    key, equals, _ = word.partition("=")
+    in_folder = "/" in key and not key.startswith("hydra/")
+    return not equals or in_folder or Path(word).exists()
 
 
 def compare(cfg: DictConfig) -> None:
@@ -74,10 +75,10 @@ def folders_of(cfg: DictConfig) -> list[Path]:
     found: list[Path] = []
     for word in map(str, given):
         path = Path(word).expanduser()
-        matches = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
+        matches = [path] if path.exists() else matching(path)
         if not matches:
             raise ConfigError(f"runs: nothing is called or matches {word}; name folders of runs")
-        found += [match for match in matches if path.exists() or match.is_dir()]
+        found += matches
     once = list({folder.resolve(): folder for folder in found}.values())
     if len(once) < 2:
         raise ConfigError(
@@ -85,6 +86,12 @@ def folders_of(cfg: DictConfig) -> list[Path]:
             "a page on one"
         )
     return once
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Folders that a pattern stands for, in the order of their names."""
+    root = Path(pattern.anchor)
+    return sorted(path for path in root.glob(str(pattern.relative_to(root))) if path.is_dir())
 
 
 if __name__ == "__main__":

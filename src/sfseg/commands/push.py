@@ -149,8 +149,8 @@ def results_beside(path: Path, trained: "Trained") -> Any:
     Raises:
         ConfigError: they are damaged.
     """
-    from sfseg.runs.folder import FINISHED, read_record
     from sfseg.report.scores_file import RESULTS
+    from sfseg.runs.folder import FINISHED, read_record
     from sfseg.sharing.results import read_results
     from sfseg.storage.manifest import LAST
 

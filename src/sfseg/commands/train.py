@@ -49,6 +49,7 @@ def job(cfg: DictConfig) -> float | None:
     from sfseg.commands.replay import run_again
 
     if cfg.replay is None:
+        require_flags(cfg, "report")
         return train(cfg)
     run_again(cfg)
     return None
@@ -67,7 +68,6 @@ def train(cfg: DictConfig) -> float | None:
     from sfseg.runs.refusals import check
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    require_flags(cfg, "report")
     check_resume(cfg)
     record = read_record(folder) if cfg.resume == "auto" else None
     if cfg.seed is None:

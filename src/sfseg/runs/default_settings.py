@@ -12,7 +12,7 @@ from sfseg.config.composition import CONF, plain
 from sfseg.errors import ConfigError
 from sfseg.nesting import leaves
 
-OWN = ("resume", "output_dir", "seed", "tags", "report")
+OWN = ("resume", "output_dir", "seed", "tags", "run_name", "report")
 """Settings that say which run it is."""
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sfseg import __version__
 from sfseg.labels import LabelSpace
-from sfseg.report.tables import percent, to_markdown
 from sfseg.report.scores_file import Scored
+from sfseg.report.tables import percent, to_markdown
 from sfseg.sharing.results import per_class
 
 if TYPE_CHECKING:

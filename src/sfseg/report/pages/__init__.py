@@ -1,0 +1,1 @@
+"""Pages on runs: reading their folders, what follows from it, templates that show it."""

@@ -38,7 +38,8 @@ def _of_scores(run: RunFiles) -> Iterator[str]:
         gain = one.summary["mIoU"] - one.before[0]["mIoU"]
         if gain < 0:
             yield (
-                f"{domain}: adaptation has made the model worse, by {percent(-gain)} points of mIoU."
+                f"{domain}: adaptation has made the model worse, by {percent(-gain)} points of "
+                "mIoU."
             )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sfseg import __version__
 from sfseg.errors import DataError
 from sfseg.nesting import leaves
-from sfseg.report.pages.headline import title_of
+from sfseg.report.pages.headline import title_of, versions_of
 from sfseg.report.pages.run_files import RunFiles
 from sfseg.report.pages.state import state_of
 from sfseg.report.scores_file import Scored
@@ -19,7 +19,7 @@ from sfseg.report.tables import mean_spread
 
 SEEDS = ("seed", "data.shot_seed")
 """Settings over which results are means."""
-FREE = (*SEEDS, "resume", "tags", "report", "output_dir")
+FREE = (*SEEDS, "run_name", "resume", "tags", "report", "output_dir")
 """Settings in which runs of one group may differ."""
 ABSENT = "not there"
 BARS = 8
@@ -154,7 +154,8 @@ def context(found: Comparison) -> dict[str, Any]:
 
 def settings_of(run: RunFiles) -> dict[str, Any]:
     """Settings by their full names, but for those in which runs of a group may differ."""
-    return {name: value for name, value in leaves(run.config) if name not in FREE}
+    known = leaves(run.config) if run.config else ()
+    return {name: value for name, value in known if name not in FREE}
 
 
 def protocol_of(run: RunFiles, domain: str) -> str:
@@ -203,7 +204,9 @@ def _require_classes(judged: Sequence[tuple[RunFiles, str]]) -> None:
         names = list(run.scores[domain].iou)
         first = first or (run, names)
         if names != first[1]:
-            ours, others = (sorted(set(a) - set(b)) for a, b in ((first[1], names), (names, first[1])))
+            ours, others = (
+                sorted(set(a) - set(b)) for a, b in ((first[1], names), (names, first[1]))
+            )
             apart = "; ".join(
                 f"only in {where.folder}: {', '.join(some)}"
                 for where, some in ((first[0], ours), (run, others))
@@ -228,18 +231,18 @@ def _name_apart(found: Comparison) -> None:
 def _warnings(found: Comparison) -> Iterator[str]:
     if len(found.tables) > 1:
         yield (
-            f"The runs were scored by {len(found.tables)} different protocols or on different sets, "
-            "so there is a table for each: numbers of different tables must not be compared."
+            f"The runs were scored by {len(found.tables)} different protocols or on different "
+            "sets, so there is a table for each: their numbers must not be compared."
         )
     for table in found.tables:
         yield from _of_table(table)
     runs = [run for group in found.groups for run in group.runs]
-    versions = {str((run.record.get("versions") or {}).get("sfseg", "unknown")) for run in runs}
+    versions = {versions_of(run).get("sfseg", "unknown") for run in runs}
     if len(versions) > 1:
         yield f"The runs are of several versions of sfseg: {', '.join(sorted(versions))}."
     hosts = {str(run.record.get("host", "unknown")) for run in runs}
     if len(hosts) > 1:
-        yield f"Minutes and memory are of {len(hosts)} machines, so they say little beside each other."
+        yield f"Minutes and memory are of {len(hosts)} machines: they say little beside each other."
     for run in runs:
         if not run.is_finished:
             yield f"{_folder(run)}: {state_of(run)}; its scores are of an earlier end."

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Row = dict[str, str]
+LONGEST = 1 << 20
+"""Characters of a line; what is longer is damaged."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Columns:
 def whole_lines(path: Path) -> Iterator[str]:
     """Lines that end; what is behind the last end was cut off, and bytes that are no text."""
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        for line in file:
+        while line := file.readline(LONGEST):
             if line.endswith("\n"):
                 yield line
 
@@ -93,7 +95,7 @@ def read_rows(path: Path, most: int = 100_000) -> list[Row]:
     reader = csv.reader(whole_lines(path))
     try:
         header = next(reader, [])
-        rows = []
+        rows: list[Row] = []
         for cells in reader:
             if len(rows) == most:
                 raise ValueError(f"it has more than {most} rows")

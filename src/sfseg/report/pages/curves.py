@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 22
 """Margins around the part that holds the curves."""
 POINTS = 300
 """Groups of neighbouring points, of each of which the lowest and the highest stay."""
+LARGEST = 1e300
 Floats = NDArray[np.float64]
 
 
@@ -61,14 +63,15 @@ def thinned(x: ArrayLike, y: ArrayLike, groups: int = POINTS) -> tuple[Floats, F
         groups: of neighbouring points.
     """
     across, values = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    known = np.isfinite(values)
-    across, values = across[known], values[known]
+    known = np.isfinite(values) & np.isfinite(across)
+    # Differences of larger values could not be said in a float.
+    across, values = across[known], np.clip(values[known], -LARGEST, LARGEST)
     size = len(values)
     if size <= 2 * groups + 2:
         return across, values
     edges = np.linspace(0, size, groups + 1).astype(int)
     kept = {0, size - 1}
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges.tolist()):
         part = values[begin:end]
         kept |= {begin + int(part.argmin()), begin + int(part.argmax())}
     chosen = np.array(sorted(kept))

@@ -7,6 +7,7 @@ from sfseg import __version__
 from sfseg.report.pages.alarms import picked
 from sfseg.report.pages.classes import rows_of
 from sfseg.report.pages.csv_files import number
+from sfseg.report.pages.headline import versions_of
 from sfseg.report.pages.run_files import RunFiles
 from sfseg.report.pages.state import reached, steps_of
 from sfseg.report.tables import percent
@@ -92,14 +93,15 @@ def _of_classes(run: RunFiles) -> Iterator[str]:
             yield f"{domain}: {_some(absent)} do not occur in the labels, so nothing tests them."
         if fell := sorted((r for r in rows if r.gain < -FELL), key=lambda row: row.gain):
             words = [f"{row.name} ({percent(row.gain, signed=True)})" for row in fell]
-            yield f"{domain}: the mean hides classes that got worse: {_some(words)}."
+            rose = one.before is not None and one.summary["mIoU"] > one.before[0]["mIoU"]
+            what = "the mean rose and hides classes that" if rose else "classes that"
+            yield f"{domain}: {what} got worse: {_some(words)}."
         if one.before is None:
             yield f"{domain}: there are no scores of the source model, so no gain can be said."
 
 
 def _of_origin(run: RunFiles) -> Iterator[str]:
-    versions = run.record.get("versions")
-    version = versions.get("sfseg") if isinstance(versions, dict) else None
+    version = versions_of(run).get("sfseg")
     if version is not None and version != __version__:
         yield f"The run is of sfseg {version}, this page of {__version__}: settings may differ."
     if version is None:

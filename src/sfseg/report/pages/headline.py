@@ -51,15 +51,20 @@ def command_of(run: RunFiles) -> str:
     return shlex.join([words[0].rpartition("/")[2], *words[1:]]) if words else ""
 
 
+def versions_of(run: RunFiles) -> dict[str, str]:
+    """Packages and their versions; empty where they are not known."""
+    found = run.record.get("versions")
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
 def environment(run: RunFiles) -> list[Entry]:
     """Versions, and where it ran."""
-    git, versions = run.record.get("git"), run.record.get("versions")
+    git = run.record.get("git")
     found = [("python", _text(run.record.get("python"))), ("host", _text(run.record.get("host")))]
     if isinstance(git, dict):
         state = "with changes" if git.get("dirty") else "without changes"
         found.append(("git", f"{git.get('commit')}, {state}"))
-    if isinstance(versions, dict):
-        found += [(str(k), str(v)) for k, v in versions.items() if v != "not installed"]
+    found += [(name, v) for name, v in versions_of(run).items() if v != "not installed"]
     return [(name, value) for name, value in found if value]
 
 

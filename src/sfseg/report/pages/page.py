@@ -30,7 +30,9 @@ def environment() -> Environment:
     made.tests["known"] = lambda value: not math.isnan(value)
     made.globals["mark"], made.globals["nan"] = MARK, math.nan
     made.globals["script"] = script()
-    made.globals["script_hash"] = base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
+    made.globals["script_hash"] = base64.b64encode(
+        hashlib.sha256(script().encode()).digest()
+    ).decode()
     return made
 
 

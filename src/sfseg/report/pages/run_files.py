@@ -19,6 +19,7 @@ RECORD, LOCK, FINISHED = "run.json", ".lock", "finished"
 PANEL = re.compile(r"step_(\d{1,12})\.png")
 MOST_BYTES = 64 << 20
 """Of a file that is read whole; none that a run writes has that many."""
+MOST_PIXELS = 1 << 50
 Content = TypeVar("Content")
 Counts = list[list[int]]
 
@@ -99,7 +100,7 @@ def read_run(folder: Path) -> RunFiles:
     run.config = _read(run, ".hydra/config.yaml", _settings, {})
     run.resolved = _read(run, ".hydra/resolved.yaml", _settings, {})
     run.overrides = _read(run, ".hydra/overrides.yaml", _words, [])
-    results = _read(run, RESULTS, _by_set, {})
+    results: dict[str, dict[str, Any]] = _read(run, RESULTS, _by_set, {})
     run.scores = _read(run, RESULTS, lambda _: _scores(results), {})
     run.images = {k: p["images"] for k, p in results.items() if _is_count(p.get("images"))}
     run.selection = next((p["selection"] for p in results.values() if _has_selection(p)), {})
@@ -126,9 +127,7 @@ def _nearby(folder: Path) -> str:
     return f"name one of the {len(inside)} below it: {named}"
 
 
-def _read(
-    run: RunFiles, name: str, read: Callable[[Path], Content], otherwise: Content
-) -> Content:
+def _read(run: RunFiles, name: str, read: Callable[[Path], Content], otherwise: Content) -> Content:
     """The content of a file; what cannot be used is noted once."""
     path = run.folder / name
     if not path.is_file():
@@ -136,7 +135,8 @@ def _read(
     try:
         return read(path)
     except (
-        OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError
+        OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+        RecursionError, yaml.YAMLError,
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:200]
         run.damaged.append(f"{name}: {type(error).__name__}: {reason}")
@@ -187,6 +187,8 @@ def _by_set(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _scores(results: Mapping[str, Any]) -> dict[str, Scored]:
+    if empty := [name for name, part in results.items() if not part["IoU"]]:
+        raise ValueError(f"{empty[0]} has no classes")
     return {
         name: scored({"protocol": "", **part}, list(part["IoU"])) for name, part in results.items()
     }
@@ -209,10 +211,14 @@ def _confusion(path: Path) -> dict[str, dict[str, Counts]]:
             if key not in part:
                 continue
             matrix = [[int(n) for n in row] for row in part[key]]
-            if len(matrix) != size or any(len(row) != size or min(row) < 0 for row in matrix):
+            if len(matrix) != size or not all(_is_row(row, size) for row in matrix):
                 raise ValueError(f"{key} of {domain} is no matrix of {size} classes")
             found.setdefault(domain, {})[key] = matrix
     return found
+
+
+def _is_row(row: list[int], size: int) -> bool:
+    return len(row) == size and min(row) >= 0 and max(row) < MOST_PIXELS
 
 
 def _panels(folder: Path) -> dict[int, Path]:

@@ -10,7 +10,7 @@ from sfseg import __version__
 from sfseg.errors import DataError
 from sfseg.report.pages import headline
 from sfseg.report.pages.alarms import alarms, picked
-from sfseg.report.pages.classes import SetClasses, classes_of
+from sfseg.report.pages.classes import classes_of
 from sfseg.report.pages.csv_files import Row, number
 from sfseg.report.pages.curves import Chart, chart
 from sfseg.report.pages.doubts import doubts
@@ -25,6 +25,8 @@ Changed = Sequence[tuple[str, str, str]]
 LABEL_FREE = {"combined": "agreement, class by class, %", "agreement": "agreement of all pixels, %",
               "entropy": "entropy (lower is surer)", "snd": "neighbourhood density"}  # fmt: skip
 MOST_CURVES = 8
+SHEET_ROWS = 4000
+"""Pixels, from the top, of a sheet of which it is not known what is where."""
 
 
 @dataclass
@@ -102,8 +104,6 @@ def _score(run: RunFiles, domain: str) -> Score:
     return Score(domain, one.summary["mIoU"], before, run.images.get(domain), one.is_labelled)
 
 
-
-
 def pictures_of(run: RunFiles) -> Pictures | None:
     """The first and the last panels; None where there are none."""
     if not run.panels:
@@ -121,9 +121,9 @@ def pictures_of(run: RunFiles) -> Pictures | None:
             found.total = len(layout.rows)
             found.legend = _legend(run.sheet)
         else:
-            old, new = (shrunk(read_top(run.panels[step])) for step in (first, last))
+            old, new = (shrunk(read_top(run.panels[step], SHEET_ROWS)) for step in (first, last))
             found.sheets = (old, new)
-    except (DataError, ValueError) as error:
+    except (DataError, TypeError, ValueError) as error:
         found.note = str(error)
     return found
 
@@ -139,7 +139,8 @@ def _legend(sheet: Mapping[str, Any]) -> list[tuple[str, str]]:
 def charts_of(run: RunFiles) -> list[Chart]:
     """Losses, learning rate and validation scores over steps."""
     steps, values = run.metrics.steps, run.metrics.values
-    last = float(steps_of(run) if run.is_finished else reached(run)) if steps_of(run) else 0.0
+    planned = steps_of(run)
+    last = 0 if planned is None else planned if run.is_finished else reached(run)
 
     def done(logged: Sequence[float]) -> list[float]:
         # Lightning logs the n-th step as n - 1, and what follows the last one as that number.
@@ -213,7 +214,8 @@ def _corrected(name: str, rows: Sequence[Row]) -> Corrected:
         return int(sum(value for value in values if math.isfinite(value)))
 
     known = total("known")
-    before, after = (total(c) / known if known else math.nan for c in ("right_before", "right_after"))
+    right = [total(column) for column in ("right_before", "right_after")]
+    before, after = (part / known if known else math.nan for part in right)
     return Corrected(name, len(rows), total("changed"), total("refused"), before, after)
 
 

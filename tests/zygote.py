@@ -31,6 +31,7 @@ COMMANDS = {
     "sfseg-convert": "convert",
     "sfseg-report": "run_report",
     "sfseg-compare": "compare",
+    "sfseg-dashboard": "dashboard",
 }
 
 

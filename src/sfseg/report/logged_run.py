@@ -8,11 +8,11 @@ from pathlib import Path
 
 from sfseg.errors import DataError
 from sfseg.report.dashboard import SCORE
+from sfseg.report.loggers import ID_FILE
 from sfseg.report.pages.csv_files import Columns, read_columns
 from sfseg.report.wandb_file import WandbFile, read_wandb_file
 
 CSV = Path("csv/metrics.csv")
-ID_FILE = Path("wandb_id.txt")
 FOLDER = re.compile(r"[\w-]+")
 """What folders of pictures are called."""
 

@@ -147,7 +147,9 @@ def _headline(names: Sequence[str], domains: Sequence[str]) -> Iterator[Panel]:
 def _of_sets(names: Sequence[str], domains: Sequence[str]) -> Iterator[Section]:
     sets = [d for d in domains if _is_set(d) and f"val/{d}/mIoU" in names]
     yield Section(
-        "Evaluation sets", tuple(Panel(f"mIoU, {d}", (f"val/{d}/mIoU",)) for d in sets), is_open=True
+        "Evaluation sets",
+        tuple(Panel(f"mIoU, {d}", (f"val/{d}/mIoU",)) for d in sets),
+        is_open=True,
     )
 
 
@@ -224,7 +226,9 @@ def _before(scores: dict[str, tuple[str, ...]], domains: Sequence[str]) -> Itera
             yield Panel(f"means, {_name(domain)}", means, "bars")
         classes = {score[3]: name for name, score in own.items() if score[2]}
         for title, members in groups(classes):
-            yield Panel(f"IoU, {_name(domain)}: {title}", tuple(classes[m] for m in members), "bars")
+            yield Panel(
+                f"IoU, {_name(domain)}: {title}", tuple(classes[m] for m in members), "bars"
+            )
 
 
 def _system(names: Sequence[str], *, compares: bool) -> Iterator[Panel]:

@@ -77,7 +77,9 @@ def read_logged(folder: Path) -> LoggedRun:
     _read_wandb(run)
     _read_csv(run)
     if not run.metrics.values:
-        raise DataError(f"run={folder} holds no numbers; {'; '.join(run.notes) or 'none are there'}")
+        raise DataError(
+            f"run={folder} holds no numbers; {'; '.join(run.notes) or 'none are there'}"
+        )
     return run
 
 

@@ -23,7 +23,8 @@ HEAD = b":W&B\xe1\xbe\x00"
 BLOCK = 1 << 15
 PIECE = struct.Struct("<IHB")
 """Before each piece: CRC-32 of what follows its length, length in bytes, and its place."""
-WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+DAMAGED, WHOLE, FIRST, MIDDLE, LAST = range(5)
+PLACES = (WHOLE, FIRST, MIDDLE, LAST)
 STEP = "trainer/global_step"
 """Name of the training step among the metrics."""
 LARGEST = 1 << 26
@@ -85,34 +86,36 @@ def records(path: Path, found: WandbFile) -> Iterator[bytes]:
             )
         record, is_within, block = b"", False, file.read(BLOCK - len(HEAD))
         while block:
-            for place, piece in _pieces(block, found):
+            for place, piece in _pieces(block):
                 begins, ends = place in (WHOLE, FIRST), place in (WHOLE, LAST)
-                if begins == is_within or len(record) > LARGEST:
-                    # The rest of a record whose other part is damaged.
+                if place == DAMAGED or begins == is_within or len(record) > LARGEST:
+                    # Of a record that is not whole, the other pieces are worth nothing.
                     found.damaged += 1
                     record, is_within = b"", False
-                    if not begins:
-                        continue
-                record, is_within = record + piece, not ends
-                if ends:
-                    yield record
-                    record = b""
+                if begins or is_within:
+                    record, is_within = record + piece, not ends
+                    if ends:
+                        yield record
+                        record = b""
             block = file.read(BLOCK)
 
 
-def _pieces(block: bytes, found: WandbFile) -> Iterator[tuple[int, bytes]]:
-    """Places and contents within a block; behind damage, nothing in it can be found."""
+def _pieces(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Places and contents within a block; behind damage, nothing in it can be found.
+
+    A piece that the end of the file cuts off is no damage: a process was killed, or is writing.
+    """
     at = 0
     while at + PIECE.size <= len(block):
         checksum, length, place = PIECE.unpack_from(block, at)
         piece = block[at + PIECE.size : at + PIECE.size + length]
         if not any((checksum, length, place)):
             return  # zeros up to the end
-        if len(piece) < length or not WHOLE <= place <= LAST:
-            found.damaged += 1
+        if len(piece) < length and len(block) < BLOCK - len(HEAD):
             return
-        if zlib.crc32(piece, zlib.crc32(bytes([place]))) != checksum:
-            found.damaged += 1
+        # A length that is wrong makes the checksum wrong too.
+        if zlib.crc32(piece, zlib.crc32(bytes([place]))) != checksum or place not in PLACES:
+            yield DAMAGED, b""
             return
         yield place, piece
         at += PIECE.size + length

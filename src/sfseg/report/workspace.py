@@ -56,9 +56,7 @@ def sent(view: Any) -> str:
     return text
 
 
-def save(
-    sections: Sequence[Section], *, project: str, entity: str | None, view: str | None
-) -> str:
+def save(sections: Sequence[Section], *, project: str, entity: str | None, view: str | None) -> str:
     """Save the layout in a project; returns the view's address.
 
     Args:
@@ -76,25 +74,40 @@ def save(
     if reason := why_unusable(wandb.setup().settings):
         raise ConfigError(f"project={project} cannot be given its view: {reason}; {OFFLINE}")
     try:
-        owner = entity or wandb.Api().default_entity
-        if not owner:
-            raise ConfigError("entity must be named: the key of W&B belongs to no one by default")
-        made = workspace(sections, entity=owner, project=project)
-        if view is not None:
-            _, with_workspaces = _package()
-            old = with_workspaces.Workspace.from_url(view)
-            old.sections = made.sections
-            made = old
-        address: str = made.save().url
-    except ConfigError:
-        raise
+        return _save(sections, project, entity, view)
     except Exception as error:
-        # Of the package, of W&B's client, of its requests: there is no common class.
+        if not _is_of_wandb(error):
+            raise
         raise ConfigError(
             f"project={project} was not given its view ({type(error).__name__}: {error}); see that "
             f"project, entity and view are right and that the key may write there; {OFFLINE}"
         ) from error
+
+
+def _save(sections: Sequence[Section], project: str, entity: str | None, view: str | None) -> str:
+    import wandb
+
+    owner = entity or wandb.Api().default_entity
+    if not owner:
+        raise ConfigError("entity must be named: the key of W&B belongs to no one by default")
+    made = workspace(sections, entity=owner, project=project)
+    if view is not None:
+        _, with_workspaces = _package()
+        old = with_workspaces.Workspace.from_url(view)
+        if (old.entity, old.project) != (owner, project):
+            raise ConfigError(
+                f"view={view} must be of the project {owner}/{project}, got {old.entity}/{old.project}"
+            )
+        old.sections = made.sections
+        made = old
+    address: str = made.save().url
     return address
+
+
+def _is_of_wandb(error: Exception) -> bool:
+    """Whether W&B has failed: its own errors, or what its package makes of an unexpected answer."""
+    own = type(error).__module__.split(".")[0] in {"wandb", "wandb_workspaces"}
+    return own or isinstance(error, OSError | LookupError | TypeError | ValueError)
 
 
 def _package() -> tuple[Any, Any]:

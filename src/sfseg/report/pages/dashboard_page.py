@@ -80,7 +80,9 @@ def draw(section: Section, runs: Sequence[LoggedRun]) -> Drawn:
 
 def bars(panel: Panel, runs: Sequence[LoggedRun]) -> Bars:
     """The last value of each metric in each run."""
-    rows = [(_short(panel, name), [_last(run.metrics, name) for run in runs]) for name in panel.names]
+    rows = [
+        (_short(panel, name), [_last(run.metrics, name) for run in runs]) for name in panel.names
+    ]
     return Bars(panel.title, rows, panel.is_share)
 
 

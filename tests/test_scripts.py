@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,15 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     yield script
     torch.set_num_threads(threads[0])
     cv2.setNumThreads(threads[1])
+
+
+def test_bench_report_prints_its_ratio(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    load("bench_report").main(["--quick"])
+    out = capsys.readouterr().out
+    assert re.search(
+        r"^page on 2,000 steps and 6 pictures: [\d.]+ s, [\d.]+ MB$", out, re.MULTILINE
+    )
+    assert re.search(r"^ratio [\d.]+, limit 0.05", out, re.MULTILINE)
 
 
 def test_bench_metrics_counts_alike_and_prints_ratios(

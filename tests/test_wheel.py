@@ -42,6 +42,10 @@ def test_wheel_holds_configuration_and_types(site: Path) -> None:
         for path in (site / "sfseg" / "conf").rglob("*.yaml")
     }
     assert installed == shipped
+    templates = Path("sfseg", "report", "pages", "templates")
+    assert {path.name for path in (ROOT / "src" / templates).iterdir()} == {
+        path.name for path in (site / templates).iterdir()
+    }
     (entry_points,) = site.glob("*.dist-info/entry_points.txt")
     for name, module in (("train", "train"), ("eval", "evaluate"), ("data", "data")):
         assert f"sfseg-{name} = sfseg.commands.{module}:main" in entry_points.read_text()

@@ -10,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from sfseg.commands.compare import as_settings
 from sfseg.config.composition import CONF, build
 from sfseg.config.multirun import left_to_jobs
 
@@ -18,7 +19,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("clouds", "converting", "datum", "export", "sharing")
+        for name in ("clouds", "converting", "datum", "export", "report", "sharing")
     ),
 )
 
@@ -124,7 +125,9 @@ def test_every_documented_command_composes(line: str, tmp_path: Path) -> None:
     words = [word for word in words if word not in {"-m", "--help", "--cfg", "job"}]
     if "--config-dir" in words:
         return
-    name = program.removeprefix("sfseg-")
+    name = {"sfseg-report": "run_report"}.get(program, program.removeprefix("sfseg-"))
+    if name == "compare":
+        words = as_settings(words)
     if program in {"sfseg-data", "sfseg-generate"}:
         name = words.pop(0)
     overrides = [re.sub(r"=([^\[]*?),.*", r"=\1", word) for word in words]

@@ -122,6 +122,7 @@ def test_the_page_is_escaped_and_whole(tmp_path: Path) -> None:
     few = render("compare.html.j2", context(compared(*runs[:6]))).decode()
     assert few.count('<rect class="d2"') >= 3
     write(tmp_path / "r0" / "results.json", json.dumps({}))
-    assert "None of the runs has scores" in render(
-        "compare.html.j2", context(compared(runs[0], runs[0]))
-    ).decode()
+    assert (
+        "None of the runs has scores"
+        in render("compare.html.j2", context(compared(runs[0], runs[0]))).decode()
+    )

@@ -54,6 +54,7 @@ def test_classes_that_fell_and_scores_that_fell(tmp_path: Path) -> None:
 def test_a_class_that_vanished(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", after=[[100, 0, 0], [100, 0, 0], [0, 0, 100]])
     assert "predicts no more car (less than 0.1 %" in alarmed(folder)
+    assert "not one pixel of car is found (IoU 0)" in said(folder)
     (folder / "confusion.json").unlink()  # an older run: by IoU alone
     assert "predicts no more car" in alarmed(folder)
 

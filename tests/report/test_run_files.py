@@ -118,7 +118,9 @@ def test_a_line_cut_off_while_it_was_written_is_left_out(tmp_path: Path) -> None
         path.write_bytes(whole + b"0,,10,0.123456,"[:cut])
         found = read_columns(path)
         assert found.values == expected.values and found.damaged == 0
-    path.write_bytes(whole + b"0,,1\r\n\x00\xff,,,,\r\nx,,y,1,\r\n0,,11,inf,\r\n" + b"9" * 3_000_000)
+    path.write_bytes(
+        whole + b"0,,1\r\n\x00\xff,,,,\r\nx,,y,1,\r\n0,,11,inf,\r\n" + b"9" * 3_000_000
+    )
     found = read_columns(path)
     assert found.damaged == 3 and found.values["train/loss"][-1] == float("inf")
 

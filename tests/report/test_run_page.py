@@ -116,7 +116,12 @@ def test_what_a_run_lacks_is_left_out_or_said(tmp_path: Path) -> None:
     shutil.rmtree(folder / "panels")
     text = page_on(folder)
     assert Elements(text).open == []
-    for words in ("No final scores", "No curves", "has drawn no predictions", "cost.json is written"):
+    for words in (
+        "No final scores",
+        "No curves",
+        "has drawn no predictions",
+        "cost.json is written",
+    ):
         assert words in text
     for anchor in ("label-free", "classes", "confusion", "pseudo-labels"):
         assert f'id="{anchor}"' not in text and f'href="#{anchor}"' not in text
@@ -146,8 +151,8 @@ def test_pseudo_labels_and_their_picture(tmp_path: Path) -> None:
           "right_before_share,right_after_share\ncar,1,0.1,1,100,3,50,5,40,0.1,0.8\n"
           "car,9,0.9,2,100,0,50,5,40,0.1,0.8\nsky,2,0.2,1,7,0,0,0,0,,\n")  # fmt: skip
     text = page_on(folder)
-    assert '<td>car</td><td>2</td><td>200</td><td>3</td><td>10.00</td><td>80.00</td>' in text
-    assert '<td>sky</td><td>1</td><td>7</td><td>0</td><td>-</td><td>-</td>' in text
+    assert "<td>car</td><td>2</td><td>200</td><td>3</td><td>10.00</td><td>80.00</td>" in text
+    assert "<td>sky</td><td>1</td><td>7</td><td>0</td><td>-</td><td>-</td>" in text
     assert "How early learning went" in text
 
 

@@ -42,9 +42,7 @@ def test_tiles_are_those_of_their_scene_before_and_after(tmp_path: Path) -> None
             assert (old, new) == pytest.approx((first + column, first + column + 100), abs=1.5)
 
 
-def test_of_many_scenes_some_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_scenes_some_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_panels(tmp_path, (0,), rows=20)
     path = tmp_path / "step_000000.png"
 
@@ -72,7 +70,13 @@ def test_a_sheet_of_another_size_is_refused(tmp_path: Path) -> None:
     write_png(path, np.zeros((50, 1280, 3), np.uint8))
     with pytest.raises(DataError, match=r"not of the size that panels/sheet.json says"):
         list(scenes(path, path, layout))
-    for damage in ({"tile": 3}, {"tile": [0, 5]}, {"rows": []}, {"columns": ["a"]}, {"caption": "x"}):
+    for damage in (
+        {"tile": 3},
+        {"tile": [0, 5]},
+        {"rows": []},
+        {"columns": ["a"]},
+        {"caption": "x"},
+    ):
         content = {**json.loads((tmp_path / "sheet.json").read_text()), **damage}
         with pytest.raises(ValueError, match="sheet.json"):
             Layout.of(content)

@@ -222,8 +222,9 @@ def _require_classes(judged: Sequence[tuple[RunFiles, str]]) -> None:
 def _name_apart(found: Comparison) -> None:
     """Groups of one name get those settings that tell them apart."""
     groups = found.groups
+    names = [group.label for group in groups]
     for k, group in enumerate(groups):
-        if sum(other.label == group.label for other in groups) > 1:
+        if names.count(names[k]) > 1:
             words = [f"{name}={values[k]}" for name, values in found.differences[:3]]
             group.label = f"{group.label} ({', '.join(words)})" if words else _folder(group.runs[0])
 

@@ -91,6 +91,8 @@ def _of_classes(run: RunFiles) -> Iterator[str]:
             )
         if absent := [row.name for row in rows if math.isnan(row.after) or row.labelled == 0]:
             yield f"{domain}: {_some(absent)} do not occur in the labels, so nothing tests them."
+        if never := [row.name for row in rows if row.after == 0 and row.labelled > 0]:
+            yield f"{domain}: not one pixel of {_some(never)} is found (IoU 0)."
         if fell := sorted((r for r in rows if r.gain < -FELL), key=lambda row: row.gain):
             words = [f"{row.name} ({percent(row.gain, signed=True)})" for row in fell]
             rose = one.before is not None and one.summary["mIoU"] > one.before[0]["mIoU"]

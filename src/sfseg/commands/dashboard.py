@@ -1,12 +1,12 @@
 """``sfseg-dashboard``: what runs have logged as a page, and as a saved view of W&B."""
 
 import logging
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from sfseg.commands.compare import matching
 from sfseg.config.composition import as_typed, command
 from sfseg.errors import ConfigError, OutputError
 
@@ -73,7 +73,7 @@ def folders_of(cfg: DictConfig) -> list[Path]:
     found: list[Path] = []
     for word in map(str, given):
         path = Path(word).expanduser()
-        matches = [path] if path.is_dir() else sorted(map(Path, glob(str(path), recursive=True)))
+        matches = [path] if path.is_dir() else matching(path)
         runs = matches if path.is_dir() else [match for match in matches if is_logged(match)]
         if not runs:
             seen = f"; {len(matches)} that match are no folders of runs" if matches else ""

@@ -131,7 +131,7 @@ def _read_csv(run: LoggedRun) -> None:
         run.pictures = run.pictures or _pictures(run.folder, columns)
     else:
         run.notes.append(
-            f"W&B's file ends at step {reached:,}, {CSV} at {kept:,}; numbers are those of the latter"
+            f"W&B's file ends at step {reached:,}, {CSV} at {kept:,}; numbers are of the latter"
         )
     if columns.damaged:
         run.notes.append(f"{CSV}: {columns.damaged} damaged lines are left out")

@@ -60,8 +60,9 @@ def read_wandb_file(path: Path) -> WandbFile:
         DataError: it is no such file, or of another version of the format.
         OSError: it cannot be read.
     """
-    from wandb.proto import wandb_internal_pb2 as messages
+    from wandb.proto import wandb_internal_pb2
 
+    messages: Any = wandb_internal_pb2
     found = WandbFile()
     for content in records(path, found):
         try:
@@ -84,9 +85,9 @@ def records(path: Path, found: WandbFile) -> Iterator[bytes]:
                 f"{path} is no file of a run that this version can read: it begins with {head!r} "
                 f"instead of {HEAD!r}"
             )
-        record, is_within, block = b"", False, file.read(BLOCK - len(HEAD))
-        while block:
-            for place, piece in _pieces(block):
+        record, is_within, room = b"", False, BLOCK - len(HEAD)
+        while block := file.read(room):
+            for place, piece in _pieces(block, is_cut=len(block) < room):
                 begins, ends = place in (WHOLE, FIRST), place in (WHOLE, LAST)
                 if place == DAMAGED or begins == is_within or len(record) > LARGEST:
                     # Of a record that is not whole, the other pieces are worth nothing.
@@ -97,10 +98,10 @@ def records(path: Path, found: WandbFile) -> Iterator[bytes]:
                     if ends:
                         yield record
                         record = b""
-            block = file.read(BLOCK)
+            room = BLOCK
 
 
-def _pieces(block: bytes) -> Iterator[tuple[int, bytes]]:
+def _pieces(block: bytes, *, is_cut: bool) -> Iterator[tuple[int, bytes]]:
     """Places and contents within a block; behind damage, nothing in it can be found.
 
     A piece that the end of the file cuts off is no damage: a process was killed, or is writing.
@@ -109,9 +110,7 @@ def _pieces(block: bytes) -> Iterator[tuple[int, bytes]]:
     while at + PIECE.size <= len(block):
         checksum, length, place = PIECE.unpack_from(block, at)
         piece = block[at + PIECE.size : at + PIECE.size + length]
-        if not any((checksum, length, place)):
-            return  # zeros up to the end
-        if len(piece) < length and len(block) < BLOCK - len(HEAD):
+        if len(piece) < length and is_cut:
             return
         # A length that is wrong makes the checksum wrong too.
         if zlib.crc32(piece, zlib.crc32(bytes([place]))) != checksum or place not in PLACES:
@@ -166,5 +165,5 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity"):
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     return None

@@ -96,7 +96,8 @@ def _save(sections: Sequence[Section], project: str, entity: str | None, view: s
         old = with_workspaces.Workspace.from_url(view)
         if (old.entity, old.project) != (owner, project):
             raise ConfigError(
-                f"view={view} must be of the project {owner}/{project}, got {old.entity}/{old.project}"
+                f"view={view} must be of the project {owner}/{project}, but is of "
+                f"{old.entity}/{old.project}"
             )
         old.sections = made.sections
         made = old

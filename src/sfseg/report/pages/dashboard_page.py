@@ -87,7 +87,7 @@ def bars(panel: Panel, runs: Sequence[LoggedRun]) -> Bars:
 
 
 def _chart(panel: Panel, runs: Sequence[LoggedRun]) -> Chart | None:
-    """Lines of a panel: runs, or the metrics of one; each keeps its place, so that it has one colour."""
+    """Lines of a panel: runs, or metrics of one; each keeps its place, and with it its colour."""
     read: Callable[[LoggedRun], Columns] = (
         (lambda run: run.system) if panel.kind == "system" else (lambda run: run.metrics)
     )

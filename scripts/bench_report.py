@@ -25,7 +25,7 @@ from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.labels import CITYSCAPES
 from sfseg.metrics import ConfusionMatrix
 from sfseg.ops.inference import label_map
-from sfseg.report.drawing import CAPTION, colourise, error_map, sheet, write_png
+from sfseg.report.drawing import CAPTION, colourise, error_map, sheet, tile_size, write_png
 
 IMAGES, STEPS, EVERY = 500, 40_000, 80
 SIZE = (512, 1024)
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         cfg = compose("train", overrides=["data.size=[512,1024]"])
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        make_run(folder, plain(cfg, resolve=False), steps, rows)
+        make_run(folder, plain(cfg, resolve=False), steps, rows, size)
         write_report(folder, folder / "warm.html")
         start = time.perf_counter()
         megabytes = write_report(folder, folder / "report.html") / 1e6
@@ -68,7 +68,9 @@ def evaluation_pass(network: torch.nn.Module, images: int, size: tuple[int, int]
     return time.perf_counter() - start
 
 
-def make_run(folder: Path, config: dict[str, object], steps: int, rows: int) -> None:
+def make_run(
+    folder: Path, config: dict[str, object], steps: int, rows: int, size: tuple[int, int]
+) -> None:
     """A finished run's folder, of numbers and pictures that mean nothing."""
     rng = np.random.default_rng(0)
     names = CITYSCAPES.classes
@@ -86,7 +88,7 @@ def make_run(folder: Path, config: dict[str, object], steps: int, rows: int) -> 
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
     write_metrics(folder / "csv" / "metrics.csv", steps, rng)
-    write_panels(folder / "panels", steps, rows)
+    write_panels(folder / "panels", steps, rows, size)
 
 
 def write_metrics(path: Path, steps: int, rng: np.random.Generator) -> None:
@@ -103,9 +105,9 @@ def write_metrics(path: Path, steps: int, rng: np.random.Generator) -> None:
                 writer.writerow([0, step, *[""] * len(losses), *rng.random(len(scores))])
 
 
-def write_panels(folder: Path, steps: int, rows: int) -> None:
+def write_panels(folder: Path, steps: int, rows: int, size: tuple[int, int]) -> None:
     """Sheets of drawn scenes; all but the first are the same file."""
-    drawn = Toyscapes("city", "test", length=1, size=(512, 1024))
+    drawn = Toyscapes("city", "test", length=1, size=size)
     image, label = drawn.image(0), drawn.label(0)
     tiles = [image[::2, ::2], *(colourise(label, CITYSCAPES.palette)[::2, ::2],) * 2]
     tiles.append(error_map(np.roll(label, 9, axis=1), label)[::2, ::2])
@@ -115,7 +117,7 @@ def write_panels(folder: Path, steps: int, rows: int) -> None:
     shutil.copy(first, again)
     for step in range(EVERY, steps, EVERY):
         (folder / f"step_{step:06d}.png").hardlink_to(again)
-    height, width = tiles[0].shape[:2]
+    width, height = tile_size(tiles[0])
     layout = {
         "rows": ["target"] * rows, "columns": COLUMNS, "caption": CAPTION,
         "tile": [height, width], "classes": CITYSCAPES.classes, "palette": CITYSCAPES.palette,

@@ -97,7 +97,7 @@ def test_bad_places_are_refused(cli: Cli, sets: tuple[Path, Path]) -> None:
         ("target=[target/t0.png,none*.png]", 3, "target=none*.png holds no image files"),
         ("out=made", 2, "name the page, such as made/report.html"),
         ("out=target/t0.png", 2, "must end in .html; name the page, such as target/t0.html"),
-        ("out=other.html", 2, "out=other.html is there and no report"),
+        ("out=other.html", 2, "out=other.html is there and no page of sfseg"),
         ("segmenter=none.ckpt", 2, "none.ckpt"),
         ("samples=0", 2, "samples must be a whole number of at least 1"),
         ("value_range=wide", 2, "value_range"),

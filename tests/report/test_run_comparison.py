@@ -1,4 +1,4 @@
-"""Runs beside each other: means over seeds, differences of settings, and what must not be compared."""
+"""Runs beside each other: means over seeds, settings that differ, what must not be compared."""
 
 import json
 import statistics

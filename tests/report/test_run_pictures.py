@@ -78,7 +78,7 @@ def test_a_sheet_of_another_size_is_refused(tmp_path: Path) -> None:
         {"caption": "x"},
     ):
         content = {**json.loads((tmp_path / "sheet.json").read_text()), **damage}
-        with pytest.raises(ValueError, match="sheet.json"):
+        with pytest.raises(ValueError, match=r"sheet\.json"):
             Layout.of(content)
 
 

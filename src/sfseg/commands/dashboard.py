@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sfseg.report.dashboard import Section
 
 log = logging.getLogger(__name__)
+MARK = b'"displayName": "sfseg"'
+"""Near the beginning of every file of ``json=``."""
 
 
 def main() -> None:
@@ -97,8 +99,18 @@ def _require_work(cfg: DictConfig, out: str | None, json: str | None, project: s
     for name in ("entity", "view"):
         if cfg[name] is not None and not project and not (name == "entity" and json):
             raise ConfigError(f"{name}={cfg[name]} is of W&B's saved view; set project= too")
-    if json and Path(json).expanduser().is_dir():
-        raise ConfigError(f"json={json} is a folder; name a file, such as {json}/dashboard.json")
+    if json:
+        _require_own(Path(json).expanduser())
+
+
+def _require_own(path: Path) -> None:
+    """Refuse to replace what is no earlier file of this command."""
+    if path.is_dir():
+        raise ConfigError(f"json={path} is a folder; name a file, such as {path}/dashboard.json")
+    if path.exists():
+        with path.open("rb") as file:
+            if MARK not in file.read(500):
+                raise ConfigError(f"json={path} is there and no dashboard; choose another name")
 
 
 def _write_json(path: Path, sections: "list[Section]", cfg: DictConfig) -> None:

@@ -112,9 +112,9 @@ def _add_pictures(found: Drawn, panel: Panel, runs: Sequence[LoggedRun]) -> None
     for run in runs:
         path = run.newest_picture(panel.names[0])
         caption = f"{run.label}: {path.relative_to(run.folder)}" if path else ""
-        if path is None:
+        if path is None and panel.names[0] in run.pictures:
             found.missing.append(f"{panel.title}: {run.folder} holds no such picture")
-        elif caption not in [known for known, _ in found.pictures]:
+        elif path is not None and caption not in [known for known, _ in found.pictures]:
             try:
                 found.pictures.append((caption, shrunk(read_top(path))))
             except (DataError, OSError) as error:

@@ -1,8 +1,8 @@
 """What a run has logged: W&B's file, the CSV file, and which of them is believed."""
 
 import pytest
-from test_wandb_file import pieces
 from wandb.proto import wandb_internal_pb2 as messages
+from wandb_log import pieces
 
 from sfseg.errors import DataError
 from sfseg.report.logged_run import LoggedRun, is_logged, name_apart, read_logged

@@ -1,40 +1,19 @@
 """W&B's file of a run: read back what W&B has written, and what damage leaves of it."""
 
 import math
-import struct
-import zlib
 
 import numpy as np
 import pytest
+from wandb_log import pieces
 
 from sfseg.errors import DataError
-from sfseg.report.loggers import MetricsCsv, WandbRun
 from sfseg.report.logged_run import wandb_files
+from sfseg.report.loggers import MetricsCsv, WandbRun
 from sfseg.report.pages.csv_files import read_columns
 from sfseg.report.wandb_file import BLOCK, HEAD, WandbFile, read_wandb_file, records
 
 SIZES = [0, 1, 100, 30_000, 2_650, 3 * BLOCK, 5, BLOCK - 7, 17]
 """Of records: the fourth and fifth leave six bytes of the first block, in which no piece begins."""
-
-
-def pieces(contents):
-    """Records as LevelDB's log has them, behind W&B's head."""
-    out = bytearray(HEAD)
-    for content in contents:
-        rest, is_first = content, True
-        while is_first or rest:
-            room = BLOCK - len(out) % BLOCK
-            if room < 7:
-                out += bytes(room)
-                room = BLOCK
-            part, rest = rest[: room - 7], rest[room - 7 :]
-            place = {(True, True): 1, (True, False): 2, (False, False): 3, (False, True): 4}[
-                is_first, not rest
-            ]
-            checksum = zlib.crc32(bytes([place]) + part)
-            out += struct.pack("<IHB", checksum, len(part), place) + part
-            is_first = False
-    return bytes(out)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ PRIVATE = {
     "_version",  # torch: nothing else tells that a tensor was changed in place
     "_apply",  # torch: through which every cast of a module goes
     "_is_mkldnn_bf16_supported", "_is_avx512_bf16_supported",  # likewise
-    "_console_stop",  # W&B
+    "_console_stop", "_to_model",  # W&B: nothing else shows what would be sent
     "_target_", "_get_full_key",  # Hydra and OmegaConf
 }  # fmt: skip
 """What may be touched of other objects. Lightning's stays in ``storage/lightning_state.py``."""

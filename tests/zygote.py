@@ -32,6 +32,7 @@ COMMANDS = {
     "sfseg-doctor": "doctor",
     "sfseg-report": "run_report",
     "sfseg-compare": "compare",
+    "sfseg-dashboard": "dashboard",
 }
 
 

@@ -19,7 +19,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("clouds", "converting", "datum", "export", "report", "sharing")
+        for name in ("clouds", "converting", "dashboards", "datum", "export", "report", "sharing")
     ),
 )
 

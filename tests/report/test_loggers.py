@@ -12,7 +12,8 @@ from conftest import DEBUG
 from zygote import Zygote
 
 from sfseg.errors import ConfigError
-from sfseg.report.loggers import ID_FILE, MetricsCsv, MetricsFile, WandbRun, is_reachable
+from sfseg.report.loggers import ID_FILE, MetricsCsv, MetricsFile, WandbRun
+from sfseg.report.wandb_server import is_reachable
 
 CLOSED = "http://127.0.0.1:9"
 NOWHERE = "http://10.255.255.1"

@@ -77,6 +77,8 @@ LIST = re.compile(r"""^(\+{0,2}data\.\w+_list=)([^'"]*\{split\}[^'"]*)$""")
 """The setting of a file list whose name has a place for the split."""
 TEMPLATE = re.compile(r"""^(\+{0,2}template=)([^'"]*\{[^'"]*)$""")
 """The setting of a prompt with places to fill."""
+ADDRESS = re.compile(r"""^(view=)(https?://[^'"]+)$""")
+"""The setting of an address in the web, which may hold a ``=``."""
 NAME = re.compile(
     r"^(\+{0,2}(?:data\.(?:[\w.]+\.)?(?:\w+_)?(?:root|list|dir|suffix)|data\.(?:\w+_)?classes"
     r"|ckpt_path|replay|run|out|model|source_checkpoint|source_model\.folder|pseudo_labels\.start_from)=)"
@@ -163,7 +165,7 @@ def quoted(words: Sequence[str]) -> list[str]:
     Hydra would read the braces of ``data.source_list={split}.txt`` as a dictionary, and
     ``data.root=2024_05`` as the number 202405.
     """
-    for pattern in (LIST, TEMPLATE, NAME):
+    for pattern in (LIST, TEMPLATE, ADDRESS, NAME):
         words = [pattern.sub(r'\1"\2"', word) for word in words]
     return list(words)
 

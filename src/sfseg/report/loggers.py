@@ -3,17 +3,13 @@
 import csv
 import io
 import logging
-import netrc
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -22,12 +18,12 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sfseg.errors import ConfigError
+from sfseg.report.wandb_server import why_unusable
 from sfseg.storage.atomic import write_whole
 
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 ID_FILE = "wandb_id.txt"
-PROBE_SECONDS = 3.0
 STOP_SECONDS = 10.0
 INIT_SECONDS = 30.0
 """Wait for a server that takes the connection; W&B's own 90 would hold up training for nothing."""
@@ -243,14 +239,10 @@ class WandbRun(WandbLogger):
         settings = wandb.setup().settings
         if os.environ.get("WANDB_MODE") or settings.mode != "online":
             return None
-        url = os.environ.get("WANDB_BASE_URL") or str(settings.base_url)
-        has_key = bool(os.environ.get("WANDB_API_KEY") or settings.api_key)
-        if not (has_key or settings.identity_token_file or netrc_has(url)):
-            self._warn(f"there is no key for {url}; `wandb login` or WANDB_API_KEY gives one")
-        elif not is_reachable(url):
-            self._warn(f"{url} cannot be reached")
-        else:
+        reason = why_unusable(settings)
+        if reason is None:
             return None
+        self._warn(reason)
         return "offline"
 
     def _warn(self, reason: str) -> None:
@@ -310,39 +302,3 @@ def _stop_service(run: Any = None) -> None:
     attempt = threading.Thread(target=stop, daemon=True)
     attempt.start()
     attempt.join(STOP_SECONDS)
-
-
-def is_reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a server, or the proxy on the way to it, takes connections.
-
-    Args:
-        url: of the server.
-        seconds: to wait, names' look-up included.
-    """
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if proxy and parts.hostname and not proxy_bypass(parts.hostname):
-        parts = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = parts.port or (80 if parts.scheme == "http" else 443)
-    is_open = threading.Event()
-
-    def connect() -> None:
-        with suppress(OSError), socket.create_connection((parts.hostname, port), timeout=seconds):
-            is_open.set()
-
-    # A look-up of a name has no time limit of its own.
-    attempt = threading.Thread(target=connect, daemon=True)
-    attempt.start()
-    attempt.join(seconds)
-    return is_open.is_set()
-
-
-def netrc_has(url: str) -> bool:
-    """Whether a key is kept where ``wandb login`` writes it."""
-    named = os.environ.get("NETRC")
-    paths = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]
-    for path in paths:
-        with suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(str(path.expanduser())).authenticators(urlsplit(url).netloc):
-                return True
-    return False

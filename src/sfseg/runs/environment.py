@@ -181,7 +181,7 @@ def _place(variable: str, default: str, given: Mapping[str, str] = os.environ) -
 
 
 def _wandb() -> Fact:
-    from sfseg.report.loggers import netrc_has
+    from sfseg.report.wandb_server import netrc_has
 
     if mode := os.environ.get("WANDB_MODE"):
         return Fact("wandb", f"WANDB_MODE={mode}")

@@ -1,0 +1,6 @@
+"""
+A score without labels
+======================
+"""
+
+print("placeholder")

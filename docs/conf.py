@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent / "src")]
 
 import sfseg  # noqa: E402
+from reference import unlisted  # noqa: E402
 
 project = "sfseg"
 author = copyright = "the sfseg contributors"  # noqa: A001
@@ -23,6 +24,7 @@ extensions = [
     "examples",
     "field_lists",
     "mathml",
+    "method_pages",
     "reference",
     "repository",
 ]
@@ -49,8 +51,19 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
-# What other projects document on their own pages, and names of types inside one signature.
-nitpick_ignore_regex = [("py:.*", r"(?!sfseg\.).*")]
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+# Letters that stand for types, of functions that take any.
+nitpick_ignore = [
+    ("py:class", "sfseg.callbacks.order.Kind"),
+    ("py:class", "sfseg.data.check.Result"),
+    ("py:class", "sfseg.ops.processes.Item"),
+]
+# What other projects document on their own pages, and modules that are no part of the reference.
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!sfseg\.).*"),
+    *(("py:.*", name.replace(".", r"\.") + r"(\..*)?") for name in unlisted()),
+]
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",

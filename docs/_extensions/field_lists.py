@@ -14,14 +14,12 @@ def as_attributes(
     """Put the list under ``Attributes:``, so that Napoleon reads it."""
     if what != "class":
         return
-    known = {field for kind in thing.__mro__ for field in getattr(kind, "__annotations__", {})}
     for number, line in enumerate(lines):
         found = FIELD.match(line)
         if found and number and not lines[number - 1]:
-            if set(found[0][:-2].split(", ")) <= known:
-                end = next((k for k in range(number, len(lines)) if not lines[k]), len(lines))
-                lines[number:end] = ["Attributes:", *(f"    {own}" for own in lines[number:end])]
-                return
+            end = next((k for k in range(number, len(lines)) if not lines[k]), len(lines))
+            lines[number:end] = ["Attributes:", *(f"    {own}" for own in lines[number:end])]
+            return
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

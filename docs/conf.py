@@ -33,7 +33,6 @@ nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
-suppress_warnings = ["config.cache"]  # sphinx-gallery's setting holds a class
 
 html_theme = "furo"
 html_title = f"sfseg {release}"
@@ -69,6 +68,9 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"plot_",
+    "ignore_pattern": r"/_",
+    "image_scrapers": ("pictures.scraped",),
+    "reset_modules": (),
     # Without it the pages show code alone: what every run of the tests can afford.
     "plot_gallery": os.environ.get("SFSEG_GALLERY") == "1",
     "download_all_examples": False,

@@ -7,8 +7,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_extensions"), str(HERE.parent / "src")]
 
-import sfseg  # noqa: E402
 from reference import unlisted  # noqa: E402
+
+import sfseg  # noqa: E402
 
 project = "sfseg"
 author = copyright = "the sfseg contributors"  # noqa: A001
@@ -28,7 +29,7 @@ extensions = [
     "reference",
     "repository",
 ]
-exclude_patterns = ["_*", "own_data/**", "notebooks/**", "gallery/**", "**/sg_execution_times.rst"]
+exclude_patterns = ["_*", "own_data/**", "notebooks/**", "gallery/**"]
 nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -68,13 +69,13 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": r"plot_",
-    "ignore_pattern": r"/_",
     "image_scrapers": ("pictures.scraped",),
     "reset_modules": (),
     # Without it the pages show code alone: what every run of the tests can afford.
     "plot_gallery": os.environ.get("SFSEG_GALLERY") == "1",
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,
     "abort_on_example_error": True,
     "remove_config_comments": True,
 }

@@ -88,7 +88,7 @@ def _paragraphs(text: str) -> list[nodes.Node]:
 
 
 def _table(prefix: str, found: list[Setting]) -> nodes.table:
-    head = ("setting", "default", "")
+    head = ("setting", "default", "meaning")
     rows: list[tuple[nodes.Node, ...]] = [
         (nodes.literal(text=prefix + s.name), nodes.literal(text=s.value) if s.value else nodes.Text(""),
          nodes.Text(s.comment))

@@ -1,21 +1,31 @@
 """Equations as MathML, which browsers show without a script or a font from elsewhere."""
 
+import re
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
+NAMED = re.compile(r"\\(ln|log|arg|cos)(?= [^(\[])")
+"""Functions that TeX sets apart from what follows, and the converter does not."""
+
+
+def mathml(latex: str, **settings: str) -> str:
+    """A formula as an element of a page."""
+    return convert(NAMED.sub(r"\\\1\\,", latex), **settings)
+
 
 def inline(self: HTML5Translator, node: nodes.math) -> None:
     """An equation within a line."""
-    self.body.append(convert(node.astext()))
+    self.body.append(mathml(node.astext()))
     raise nodes.SkipNode
 
 
 def display(self: HTML5Translator, node: nodes.math_block) -> None:
     """An equation of its own line, which scrolls where the screen is too narrow."""
     self.body.append(self.starttag(node, "div", CLASS="equation"))
-    self.body.append(convert(node.astext(), display="block"))
+    self.body.append(mathml(node.astext(), display="block"))
     self.body.append("</div>")
     raise nodes.SkipNode
 

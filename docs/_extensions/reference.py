@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import sfseg
 from sphinx.application import Sphinx
+
+import sfseg
 
 BLOCK = re.compile(r"^```\{modules\} (\w+)\n```$", re.MULTILINE)
 PARTS = {

@@ -76,9 +76,7 @@ def options(group: str) -> list[str]:
     return [stem for stem in stems if not stem.startswith("_")]
 
 
-def _read(
-    node: yaml.MappingNode, before: str, lines: list[str], first: int
-) -> Iterator[Setting]:
+def _read(node: yaml.MappingNode, before: str, lines: list[str], first: int) -> Iterator[Setting]:
     for key, value in node.value:
         name = before + key.value
         comment = _comment(lines, key.start_mark.line, key.start_mark.column, first)

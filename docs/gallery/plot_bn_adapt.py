@@ -1,5 +1,4 @@
-"""
-Statistics of the target
+"""Statistics of the target
 ========================
 
 A network has learnt a drawn game. Its batch normalisation has kept the means and variances of the game's features,
@@ -10,8 +9,9 @@ the city, without labels, and trains nothing.
 import math
 
 import torch
-from _small_model import scenes, trained
 from PIL import Image
+from small_model import scenes, trained
+
 from sfseg.labels import CITYSCAPES
 from sfseg.metrics import ConfusionMatrix, Scores
 from sfseg.networks.batch_norm import reestimate

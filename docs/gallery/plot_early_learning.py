@@ -1,5 +1,4 @@
-"""
-Early learning
+"""Early learning
 ==============
 
 A network that learns wrong labels learns what is right in them first. Here it learns drawn streets of which a third of
@@ -10,8 +9,9 @@ the moment to correct labels.
 
 import numpy as np
 import torch
-from _small_model import Backbone, Head, scenes
 from PIL import Image
+from small_model import Backbone, Head, scenes
+
 from sfseg.labels import CITYSCAPES
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.early_learning import fit_curve, slowdown
@@ -52,7 +52,9 @@ for step in range(1, 49):
 # The cubic of :func:`sfseg.ops.early_learning.fit_curve`, and by how much its slope has fallen since the first
 # measurement.
 
-steps, against_given, against_truth = (np.array(part, float) for part in zip(*measured, strict=True))
+steps, against_given, against_truth = (
+    np.array(part, float) for part in zip(*measured, strict=True)
+)
 fit = fit_curve(steps, against_given, curve="cubic")
 for last in (6, 10, 16):
     part = fit_curve(steps[:last], against_given[:last], curve="cubic")

@@ -1,5 +1,4 @@
-"""
-A score without labels
+"""A score without labels
 ======================
 
 Which of several checkpoints is the best, if no image of the target has a label? Scores that reward certainty are the
@@ -11,7 +10,8 @@ best for a model that has collapsed: one class everywhere is certain, and agrees
 from copy import deepcopy
 
 import torch
-from _small_model import scenes, trained
+from small_model import scenes, trained
+
 from sfseg.labels import CITYSCAPES
 from sfseg.metrics import ConfusionMatrix, Scores
 from sfseg.ops.entropy import normalized_entropy

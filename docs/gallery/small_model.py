@@ -1,11 +1,16 @@
-"""A network of five layers that learns the drawn game in seconds."""
+"""The network of these examples
+=============================
+
+Five layers, which learn the drawn game in seconds.
+"""
 
 import torch
+from torch import Tensor, nn
+
 from sfseg.data.toyscapes.scenes import Toyscapes
 from sfseg.labels import CITYSCAPES
 from sfseg.networks.segmenter import Segmenter
 from sfseg.ops.losses import cross_entropy
-from torch import Tensor, nn
 
 SIZE = (64, 128)
 WIDTH = 24

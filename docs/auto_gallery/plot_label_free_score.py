@@ -1,6 +1,0 @@
-"""
-A score without labels
-======================
-"""
-
-print("placeholder")

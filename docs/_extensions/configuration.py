@@ -90,15 +90,17 @@ def _paragraphs(text: str) -> list[nodes.Node]:
 def _table(prefix: str, found: list[Setting]) -> nodes.table:
     head = ("setting", "default", "meaning")
     rows: list[tuple[nodes.Node, ...]] = [
-        (nodes.literal(text=prefix + s.name), nodes.literal(text=s.value) if s.value else nodes.Text(""),
-         nodes.Text(s.comment))
-        for s in found
-    ]  # fmt: skip
+        (nodes.literal(text=prefix + s.name), _value(s), nodes.Text(s.comment)) for s in found
+    ]
     group = nodes.tgroup(cols=len(head))
     group += [nodes.colspec(colwidth=width) for width in (30, 25, 45)]
     group += nodes.thead("", _row(tuple(nodes.Text(word) for word in head)))
     group += nodes.tbody("", *(_row(row) for row in rows))
     return nodes.table("", group, classes=["settings"])
+
+
+def _value(setting: Setting) -> nodes.Node:
+    return nodes.literal(text=setting.value) if setting.value else nodes.Text("")
 
 
 def _row(cells: tuple[nodes.Node, ...]) -> nodes.row:

@@ -1,4 +1,4 @@
-"""A directive that shows folders of small example files: pictures by their kind, texts as they are."""
+"""A directive that shows folders of small example files: pictures and texts as they are."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """What every page of a method has beside its text, taken from the method's configuration.
 
-Under the title: the command, what the method needs and its class; at the end its settings. A page of
-``methods`` is called as the option of ``conf/method`` that it is about.
+Under the title: the command, what the method needs and its class; at the end its settings. A page
+of ``methods`` is called as the option of ``conf/method`` that it is about.
 """
 
 import re
@@ -19,7 +19,7 @@ NEEDS = {
     "source_model": "a source model",
     "source_eval": "test images of the source",
     "generated": "generated images",
-    "${start}": "a source model (`start=source_model`) or the backbone's own weights (`start=backbone`)",
+    "${start}": "a source model, or the backbone's own weights (`start=backbone`)",
 }
 
 

@@ -1,9 +1,9 @@
 """Statistics of the target
 ========================
 
-A network has learnt a drawn game. Its batch normalisation has kept the means and variances of the game's features,
-and shifts those of a city as if they were the game's. `method=bn_adapt` takes these statistics anew from images of
-the city, without labels, and trains nothing.
+A network has learnt a drawn game. Its batch normalisation has kept the means and variances of the
+game's features, and shifts those of a city as if they were the game's. `method=bn_adapt` takes
+these statistics anew from images of the city, without labels, and trains nothing.
 """
 
 import math
@@ -41,7 +41,8 @@ def miou(prediction: torch.Tensor) -> float:
 before = predicted()
 
 # %%
-# Batch after batch moves the statistics towards its own, by a momentum that falls: UBNA's numbers.
+# Batch after batch moves the statistics towards its own, by a momentum that falls: UBNA's
+# numbers.
 
 city, _ = scenes("city", "train", 24)
 for k, batch in enumerate(city.split(4)):

@@ -1,10 +1,11 @@
 """Early learning
 ==============
 
-A network that learns wrong labels learns what is right in them first. Here it learns drawn streets of which a third of
-the road's pixels are labelled as pavement. :class:`sfseg.callbacks.early_learning.EarlyLearning` watches, class
-by class, the IoU of its predictions against the labels that it is given: the curve rises fast, then slows, and that is
-the moment to correct labels.
+A network that learns wrong labels learns what is right in them first. Here it learns drawn
+streets of which a third of the road's pixels are labelled as pavement.
+:class:`sfseg.callbacks.early_learning.EarlyLearning` watches, class by class, the IoU of its
+predictions against the labels that it is given: the curve rises fast, then slows, and that is the
+moment to correct labels.
 """
 
 import numpy as np
@@ -25,8 +26,8 @@ wrong = (truth == ROAD) & (torch.rand(truth.shape) < 1 / 3)
 given = truth.masked_fill(wrong, PAVEMENT)
 
 # %%
-# Training, with two measurements every few steps: against the labels that are given, and against the true ones, which
-# no method sees.
+# Training, with two measurements every few steps: against the labels that are given, and against
+# the true ones, which no method sees.
 
 
 def iou(prediction: torch.Tensor, label: torch.Tensor) -> float:
@@ -49,8 +50,8 @@ for step in range(1, 49):
         measured.append((step, iou(prediction, given[:8]), iou(prediction, truth[:8])))
 
 # %%
-# The cubic of :func:`sfseg.ops.early_learning.fit_curve`, and by how much its slope has fallen since the first
-# measurement.
+# The cubic of :func:`sfseg.ops.early_learning.fit_curve`, and by how much its slope has fallen
+# since the first measurement.
 
 steps, against_given, against_truth = (
     np.array(part, float) for part in zip(*measured, strict=True)
@@ -62,7 +63,8 @@ for last in (6, 10, 16):
     print(f"after {steps[last - 1]:.0f} steps: {fallen:.2f}")
 
 # %%
-# Both curves, the fit dashed. What is measured against wrong labels stays low; what the network has learnt is the road.
+# Both curves, the fit dashed. What is measured against wrong labels stays low; what the network
+# has learnt is the road.
 
 smooth = np.linspace(steps[0], steps[-1], 80)
 plot = Plot(

@@ -1,10 +1,10 @@
 """A score without labels
 ======================
 
-Which of several checkpoints is the best, if no image of the target has a label? Scores that reward certainty are the
-best for a model that has collapsed: one class everywhere is certain, and agrees with itself in every view.
-`select=label_free` goes by the agreement of two views *class by class*, in which a class that has vanished counts as
-0.
+Which of several checkpoints is the best, if no image of the target has a label? Scores that
+reward certainty are the best for a model that has collapsed: one class everywhere is certain, and
+agrees with itself in every view. `select=label_free` goes by the agreement of two views *class by
+class*, in which a class that has vanished counts as 0.
 """
 
 from copy import deepcopy
@@ -62,5 +62,5 @@ for name, network in {"early": early, "late": late, "collapsed": collapsed}.item
     print(f"{name:10}", "  ".join(f"{key} {value:.3f}" for key, value in scores.items()))
 
 # %%
-# By entropy (lower is better) and by plain agreement the collapsed model is the best and the early one the worst. Class
-# by class the order of the three is that of their mIoU.
+# By entropy (lower is better) and by plain agreement the collapsed model is the best and the
+# early one the worst. Class by class the order of the three is that of their mIoU.

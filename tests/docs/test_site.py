@@ -109,9 +109,9 @@ def test_every_public_name_is_documented(monkeypatch: pytest.MonkeyPatch) -> Non
         for name, thing in vars(importlib.import_module(module)).items():
             if name.startswith("_") or getattr(thing, "__module__", None) != module:
                 continue
-            if (inspect.isclass(thing) or inspect.isfunction(thing)) and thing.__doc__:
-                if f"{module}.{name}" not in names:
-                    missing.append(f"{module}.{name}")
+            is_public = inspect.isclass(thing) or inspect.isfunction(thing)
+            if is_public and thing.__doc__ and f"{module}.{name}" not in names:
+                missing.append(f"{module}.{name}")
     assert not missing
     assert {"sfseg.prediction.model.load", "sfseg.methods.tent.Tent"} <= names
 

@@ -75,6 +75,8 @@ sphinx_gallery_conf = {
     "plot_gallery": os.environ.get("SFSEG_GALLERY") == "1",
     "download_all_examples": False,
     "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": float("inf"),
     "write_computation_times": False,
     "abort_on_example_error": True,
     "remove_config_comments": True,

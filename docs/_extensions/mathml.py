@@ -11,9 +11,14 @@ NAMED = re.compile(r"\\(ln|log|arg|cos)(?= [^(\[])")
 """Functions that TeX sets apart from what follows, and the converter does not."""
 
 
+BARS = re.compile(r"<mo[^>]*>&#x000AF;</mo>")
+"""Bars above letters, which browsers stretch until nothing is seen of them."""
+
+
 def mathml(latex: str, **settings: str) -> str:
     """A formula as an element of a page."""
-    return convert(NAMED.sub(r"\\\1\\,", latex), **settings)
+    found = convert(NAMED.sub(r"\\\1\\,", latex), **settings)
+    return BARS.sub('<mo stretchy="false">&#x02C9;</mo>', found)
 
 
 def inline(self: HTML5Translator, node: nodes.math) -> None:

@@ -2,7 +2,7 @@
 ========================
 
 A network has learnt a drawn game. Its batch normalisation has kept the means and variances of the
-game's features, and shifts those of a city as if they were the game's. `method=bn_adapt` takes
+game's features, and shifts those of a city as if they were the game's. ``method=bn_adapt`` takes
 these statistics anew from images of the city, without labels, and trains nothing.
 """
 

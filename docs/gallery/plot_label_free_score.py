@@ -3,7 +3,7 @@
 
 Which of several checkpoints is the best, if no image of the target has a label? Scores that
 reward certainty are the best for a model that has collapsed: one class everywhere is certain, and
-agrees with itself in every view. `select=label_free` goes by the agreement of two views *class by
+agrees with itself in every view. ``select=label_free`` goes by the agreement of two views *class by
 class*, in which a class that has vanished counts as 0.
 """
 

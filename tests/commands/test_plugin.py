@@ -1,4 +1,4 @@
-"""A user's own method: a Python file and a YAML outside the package, as docs/add_a_method.md says."""
+"""A user's own method, outside the package, as docs/add_a_method.md says."""
 
 import re
 from pathlib import Path, PurePath

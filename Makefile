@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.sfseg-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types bench results tables clean
+.PHONY: help install demo docs pages test test-slow lint types bench results tables clean
 
 help: ## Show this list
 	@grep -E '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,7 +23,13 @@ $(READY): pyproject.toml
 demo: install ## Train a source model on drawn streets of a game and adapt it to a city
 	$(BIN)/sfseg-train task_name=demo method=uniuvpt
 
-test: install lint types ## Lint, types and the test suite
+docs: export SFSEG_GALLERY = 1
+docs: pages ## The site, in build/docs, with the examples of its gallery run
+
+pages: install ## The site with what a quick look needs: no example is run
+	$(BIN)/python -m sphinx -q -W --keep-going -j $(JOBS) docs build/docs
+
+test: install lint types pages ## Lint, types, pages and the test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-slow: install ## The tests that take minutes

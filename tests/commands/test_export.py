@@ -92,14 +92,16 @@ def test_only_a_file_that_agrees_is_kept(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_trained_network_runs_as_the_readme_says(cli: Cli, checkpoint: Path) -> None:
+def test_a_trained_network_runs_as_the_page_says(cli: Cli, checkpoint: Path) -> None:
     scenes = Toyscapes("city", "test", length=1)
     Image.fromarray(scenes.image(0)[:101, :77]).save("photo.png")
     done = cli("sfseg-export", f"ckpt_path={checkpoint}", "output=model.onnx")
     assert done.code == 0, done.output
     rows = re.findall(r"\d+ x \d+ .* [12] .* (\S+) .* ([01]\.\d+)", done.output)
     assert len(rows) == 6 and all(float(equal) >= 0.999 for _, equal in rows), done.output
-    (code,) = re.findall(r"```python\n(# run.py\n.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = re.findall(
+        r"```python\n(# run.py\n.*?)```", (ROOT / "docs" / "elsewhere.md").read_text(), re.S
+    )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stdout.endswith("covers most of the photo\n"), ran.stderr
 

@@ -1,4 +1,4 @@
-"""A user's own method: one Python file and one YAML outside the package, as the README says."""
+"""A user's own method, outside the package, as docs/add_a_method.md says."""
 
 import re
 from pathlib import Path, PurePath
@@ -12,19 +12,19 @@ from sfseg.config.composition import CONF, build
 from sfseg.config.trust import require_allowed, trusting
 from sfseg.errors import ConfigError
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "add_a_method.md").read_text()
 
 
 def block(language: str, first: str) -> str:
-    """The README's code block that begins with a comment."""
-    found = re.search(rf"```{language}\n(# {first}\n.*?)```", README, re.DOTALL)
+    """The page's code block that begins with a comment."""
+    found = re.search(rf"```{language}\n(# {first}\n.*?)```", PAGE, re.DOTALL)
     assert found
     return found[1]
 
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A folder with the README's files, and a module that nobody should import."""
+    """A folder with the page's files, and a module that nobody should import."""
     (tmp_path / "mymethod.py").write_text(block("python", "mymethod.py"))
     (tmp_path / "myconf" / "method").mkdir(parents=True)
     yaml = tmp_path / "myconf" / "method" / "entropy.yaml"
@@ -33,8 +33,8 @@ def mine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readmes_method_trains(cli: Cli, mine: Path, parent: Parent) -> None:
-    line = re.search(r"^sfseg-train (--config-dir .*)$", README, re.MULTILINE)
+def test_the_pages_method_trains(cli: Cli, mine: Path, parent: Parent) -> None:
+    line = re.search(r"^sfseg-train (--config-dir .*)$", PAGE, re.MULTILINE)
     assert line
     words = [*line[1].split(), *DEBUG, "hydra.run.dir=run"]
     user = Zygote(parent, mine)

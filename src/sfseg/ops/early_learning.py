@@ -84,9 +84,9 @@ def fit_curve(
 def slowdown(fit: Fit | None, *, first: float, last: float, rule: Rule) -> float:
     """Relative change of slope between two times: 0 at a steady pace, 1 when all is learnt.
 
-    By rule ``paper`` it is |g'(first) - g'(last)| / |g'(first)|; ``release`` compares the slopes'
-    sizes, so that falling as fast as it rose counts as steady. NaN without a fit, or where the
-    curve starts flat.
+    By rule ``paper`` it is ``|g'(first) - g'(last)| / |g'(first)|``; ``release`` compares the
+    slopes' sizes, so that falling as fast as it rose counts as steady. NaN without a fit, or
+    where the curve starts flat.
 
     Raises:
         ValueError: another rule.

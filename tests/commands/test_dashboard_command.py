@@ -30,7 +30,7 @@ def test_a_pattern_of_runs_becomes_a_page(cli: Cli) -> None:
     done = cli("sfseg-dashboard", "run=runs/*", "json=view.json")
     assert done.code == 0, done.output
     assert "dashboard.html: 0.0 MB, of 2 runs" in done.output
-    assert done.output.count("there is no W&B file with numbers") == 2
+    assert done.output.count("as there is no W&B file with numbers") == 2
     page = Path("dashboard.html").read_text()
     assert is_page(Path("dashboard.html")) and "Dashboard of 2 runs" in page
     for words in ("mIoU, target", "IoU, road", "train/loss", "mine/new"):

@@ -1,12 +1,15 @@
 """What a run has logged: W&B's file, the CSV file, and which of them is believed."""
 
+import math
+
 import pytest
 from wandb.proto import wandb_internal_pb2 as messages
 from wandb_log import pieces
 
 from sfseg.errors import DataError
+from sfseg.report.dashboard import Panel
 from sfseg.report.logged_run import LoggedRun, is_logged, name_apart, read_logged
-from sfseg.report.pages.dashboard_page import context, draw, layout_of
+from sfseg.report.pages.dashboard_page import bars, context, draw, layout_of
 from sfseg.report.pages.page import render
 
 
@@ -52,8 +55,8 @@ def test_w_and_b_s_file_is_believed(tmp_path):
 def test_without_one_the_csv_file_is_and_says_so(tmp_path):
     csv_file(tmp_path, [(0, 2.0)])
     run = read_logged(tmp_path)
-    assert points(run) == [(0, 2.0)] and run.source == "csv/metrics.csv"
-    assert run.label == tmp_path.name and "no W&B file" in run.notes[0]
+    assert run.source == "csv/metrics.csv, as there is no W&B file with numbers"
+    assert (points(run), run.label, run.notes) == ([(0, 2.0)], tmp_path.name, [])
 
 
 def test_a_killed_run_has_the_steps_that_only_the_csv_file_has(tmp_path):
@@ -84,7 +87,7 @@ def test_damage_is_told(tmp_path):
     assert points(run) == [(0, 2.0), (5, 1.5)] and any("damaged" in note for note in run.notes)
     path.write_bytes(b"no file of W&B")
     run = read_logged(tmp_path)
-    assert "left out" in run.notes[0] and run.source == "csv/metrics.csv"
+    assert "left out" in run.notes[0] and run.source.startswith("csv/metrics.csv, as there is no")
 
 
 def test_a_folder_in_which_nothing_was_logged_is_refused(tmp_path):
@@ -147,3 +150,16 @@ def test_a_metric_without_a_finite_value_is_named(tmp_path):
     runs = [read_logged(tmp_path)]
     (section,) = [draw(section, runs) for section in layout_of(runs, compares=False)]
     assert section.charts == [] and section.missing == ["train/loss: no finite value"]
+
+
+def test_names_are_as_short_as_they_can_be_told_apart(tmp_path):
+    csv_file(tmp_path, [(4, 0.5), (9, 0.25), (9, 0.75)], name="val/target/mIoU")
+    (run,) = [read_logged(tmp_path)]
+    alone = Panel("", ("val/target/mIoU",), "bars")
+    assert bars(alone, [run]).rows == [("val/target/mIoU", [0.75])]
+    both = Panel("", ("source_only/target/mIoU", "val/target/mIoU"), "bars")
+    (first, (value,)), last = bars(both, [run]).rows
+    assert first == "source_only/target/mIoU" and math.isnan(value)
+    assert last == ("val/target/mIoU", [0.75])
+    classes = Panel("", ("val/target/IoU/road", "val/target/IoU/sky"), "bars")
+    assert [name for name, _ in bars(classes, [run]).rows] == ["road", "sky"]

@@ -44,6 +44,7 @@ def dashboard(cfg: DictConfig) -> None:
     runs = [read_logged(folder) for folder in folders_of(cfg)]
     name_apart(runs)
     for run in runs:
+        log.info("%s: read from %s", run.label, run.source)
         for note in run.notes:
             log.warning("%s: %s", run.label, note)
     # A project holds many runs, whatever number of them is named here.

@@ -127,15 +127,16 @@ def _read_csv(run: LoggedRun) -> None:
     if kept is None or (reached is not None and kept <= reached):
         return
     if reached is None:
-        run.notes.append(f"there is no W&B file with numbers; they are those of {CSV}")
+        run.source = f"{CSV}, as there is no W&B file with numbers"
         run.pictures = run.pictures or _pictures(run.folder, columns)
     else:
+        run.source = str(CSV)
         run.notes.append(
             f"W&B's file ends at step {reached:,}, {CSV} at {kept:,}; numbers are of the latter"
         )
     if columns.damaged:
         run.notes.append(f"{CSV}: {columns.damaged} damaged lines are left out")
-    run.metrics, run.source = columns, str(CSV)
+    run.metrics = columns
 
 
 def _of_one_run(folder: Path, files: Sequence[WandbFile]) -> list[WandbFile]:

@@ -130,6 +130,8 @@ def _last(columns: Columns, name: str) -> float:
 
 def _short(panel: Panel, name: str) -> str:
     """The part of a name by which it differs from the others of its panel."""
+    if len(panel.names) == 1:
+        return name
     parts = [one.split("/") for one in panel.names]
     own, shortest = name.split("/"), min(map(len, parts))
     shared = next((k for k in range(shortest) if len({one[k] for one in parts}) > 1), shortest - 1)

@@ -3,7 +3,8 @@
 Networks start from random weights and batches are noise, so neither downloads nor a data set
 are needed. Each method trains under a Lightning Trainer with its own optimiser and schedule and
 gives one row of a Markdown table; images of all domains count. On a GPU the peak is that of
-torch's allocator; on the processor it is what the process has grown by.
+torch's allocator; on the processor it is the resident memory of the whole process, which may keep
+what methods before have left.
 
     python scripts/gpu_check.py
     python scripts/gpu_check.py --device cpu --backbone tiny --size 64 --steps 1
@@ -19,6 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from sfseg.callbacks.cost import peak_mib
 from sfseg.config.composition import CONF
 from sfseg.labels import CITYSCAPES
 from sfseg.runs.noise import Noise, measure
@@ -55,7 +57,7 @@ def row(name: str, options: argparse.Namespace, folder: str) -> tuple[str, ...]:
     )
     found = measure(cfg, batches, CITYSCAPES, steps=options.steps, warm_up=options.warm_up)
     sizes = (f"{found.parameters / 1e6:.1f} M", f"{found.trainable / 1e6:.1f} M")
-    peak = f"{found.peak_mib / 2**10:.2f}"
+    peak = f"{peak_mib(torch.device(options.device)) / 2**10:.2f}"
     return (name, options.backbone, *sizes, f"{found.images_per_second:.2f}", peak)
 
 

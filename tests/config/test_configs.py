@@ -117,9 +117,13 @@ def test_every_documented_command_composes(line: str, tmp_path: Path) -> None:
     program, *words = shlex.split(re.sub(r"<(\w+)>", r"\1", line), comments=True)
     # Of a sweep the first job.
     words = [re.sub(r"=choice\((.*)\)$", r"=\1", word) for word in left_to_jobs(words, CONF)]
+    words = [re.sub(r"=(?:tag\(\w+,)?interval\(([^,]+),.*$", r"=\1", word) for word in words]
     words = [word for word in words if word not in {"-m", "--help", "--cfg", "job"}]
     if "--config-dir" in words:
         return
+    if program == "sfseg-doctor":
+        # Its settings are those of a run.
+        program, words = "sfseg-train", [*words, "task_name=train"]
     name = {"sfseg-report": "run_report"}.get(program, program.removeprefix("sfseg-"))
     if name == "compare":
         words = as_settings(words)

@@ -63,7 +63,7 @@ def write_at_end(folder: Path) -> None:
         write_report(folder, folder / PAGE)
     except Exception as error:
         log.warning(
-            "no page on the run (%s: %s); sfseg-report run=%s tries again, page=false makes none",
+            "no page on the run (%s: %s); sfseg-report run=%s tries again, report=false makes none",
             type(error).__name__, error, folder,
         )  # fmt: skip
     else:

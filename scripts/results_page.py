@@ -124,6 +124,7 @@ def table_block(tables: Sequence[Table], records: Records, rows: Definitions) ->
 def table_text(table: Table, records: Records, rows: Definitions) -> str:
     """Markdown of a table of the rows that were measured, and lines on it and on the others."""
     there = [e for e in table.entries if e.row in records]
+    require_judged(table, there, records)
     if not table.in_order:
         there.sort(key=lambda e: -statistics.fmean(gains(records[e.row], table.judged_on) or [-9]))
     has_paper = any(entry.paper for entry in table.entries)
@@ -139,6 +140,21 @@ def table_text(table: Table, records: Records, rows: Definitions) -> str:
     ]
     parts = [markdown(header, lines)] if lines else []
     return "\n\n".join([*parts, "\n".join(notes(table, there, records, rows))])
+
+
+def require_judged(table: Table, there: Sequence[Entry], records: Records) -> None:
+    """Refuse a table whose rows have no scores of what it is judged on.
+
+    Raises:
+        ConfigError: with the sets that there are.
+    """
+    for entry in there:
+        for seed in finished_seeds(records[entry.row]).values():
+            if table.judged_on not in seed["scores"]:
+                raise ConfigError(
+                    f"table {table.name} has judged_on: {table.judged_on}, of which row "
+                    f"{entry.row} has no scores; it has those of {', '.join(seed['scores'])}"
+                )
 
 
 def cells(

@@ -94,12 +94,12 @@ def _definitions(content: Any) -> Definitions:
     seeds = tuple(int(seed) for seed in content["seeds"])
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, at least one, got {content['seeds']}")
-    every = tuple(content.get("every", ()))
+    every = words(content.get("every", []), "every")
     rows: dict[str, Row] = {}
     tables: dict[str, Table] = {}
     for name, table in content["tables"].items():
         known(table, {"overrides", "judged_on", "in_order", "chart", "rows"}, f"table {name}")
-        common = (*every, *table.get("overrides", ()))
+        common = (*every, *words(table.get("overrides", []), f"overrides of table {name}"))
         entries = []
         for row, said in table.pop("rows").items():
             known(said, {"words", "paper", "set"}, f"row {row}")
@@ -110,7 +110,7 @@ def _definitions(content: Any) -> Definitions:
                 raise ValueError(f"row {row!r}: a name is of a-z, 0-9, - and _")
             if row in rows:
                 raise ValueError(f"row {row} is defined by {rows[row].table} and by {name}")
-            rows[row] = Row(row, name, (*common, *said["set"]))
+            rows[row] = Row(row, name, (*common, *words(said["set"], f"set of row {row}")))
             require_no_place(rows[row])
         table.pop("overrides", None)
         tables[name] = Table(name, tuple(entries), **table)
@@ -126,6 +126,13 @@ def require_no_place(row: Row) -> None:
             raise ValueError(
                 f"row {row.name}: {override} is a place of one machine; write ${{oc.env:<NAME>}}"
             )
+
+
+def words(content: Any, where: str) -> tuple[str, ...]:
+    """A list of settings; a single text would be taken for a list of its characters."""
+    if not isinstance(content, list) or not all(isinstance(word, str) for word in content):
+        raise ValueError(f"{where} must be a list of settings as text, got {content!r}")
+    return tuple(content)
 
 
 def known(content: Any, keys: set[str], where: str) -> None:

@@ -68,6 +68,34 @@ def test_other_protocols_are_never_in_one_table(tmp_path: Path) -> None:
     assert len(found.groups) == 1 and "an upper bound" in "\n".join(found.warnings)
 
 
+def test_columns_of_settings_are_in_the_order_of_the_tables(tmp_path: Path) -> None:
+    # The second run's table comes last, whatever its place on the command line.
+    other = {"protocol": "sliding window"}
+    found = compared(
+        write_run(tmp_path / "a", config={"lr": 1}),
+        write_run(tmp_path / "b", config={"lr": 2}, results=other),
+        write_run(tmp_path / "c", config={"lr": 3}),
+    )
+    assert found.differences == [("lr", ["1", "3", "2"])]
+    assert [group.settings["lr"] for group in found.groups] == [1, 3, 2]
+    assert [group.label.partition(" ")[2] for group in found.groups] == [
+        "(lr=1)", "(lr=3)", "(lr=2)"
+    ]  # fmt: skip
+
+
+def test_a_seed_that_is_there_twice_is_no_spread(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1), ("c", 1))]
+    assert "several runs of the same seed (0, 1, 1)" in "\n".join(compared(*runs).warnings)
+    assert compared(*runs[:2]).warnings == []
+
+
+def test_a_finished_run_whose_scores_are_damaged_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    write(run / "results.json", "{")
+    ((_, why),) = compared(run, write_run(tmp_path / "b")).unscored
+    assert why == "finished, 10 steps; results.json is missing or not readable"
+
+
 def test_other_classes_are_refused_by_name(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", classes=("road", "car", "tree"))]
     with pytest.raises(DataError, match=r"only in .*a: sky; only in .*b: tree; means over other"):

@@ -12,6 +12,7 @@ from written_run import AFTER, BEFORE, write, write_metrics, write_run
 from sfseg.errors import DataError
 from sfseg.report.pages.csv_files import read_columns, read_rows
 from sfseg.report.pages.run_files import read_run
+from sfseg.report.pages.sections import context
 from sfseg.report.pages.state import reached, state_of
 from sfseg.storage.lock import WriterLock, is_held
 
@@ -141,3 +142,30 @@ def test_an_older_run_has_what_it_has(tmp_path: Path) -> None:
     run = read_run(folder)
     assert run.damaged == [] and run.scores["target"].protocol == ""
     assert state_of(run) == "not known: there is no run.json"
+
+
+def test_entries_of_another_version_leave_the_scores(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    content = json.loads((folder / "results.json").read_text())
+    write(folder / "results.json", json.dumps({"schema": 3, **content, "extra": {"a": [1]}}))
+    run = read_run(folder)
+    assert list(run.scores) == ["target"] and run.images == {"target": 200}
+    assert run.damaged == [
+        "results.json: schema holds no scores", "results.json: extra holds no scores"
+    ]  # fmt: skip
+
+
+def test_confusions_of_other_classes_are_not_those_of_the_scores(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    content = json.loads((folder / "confusion.json").read_text())
+    content["target"]["classes"] = ["car", "road", "sky"]
+    write(folder / "confusion.json", json.dumps(content))
+    run = read_run(folder)
+    assert run.confusion == {} and "target has other classes than" in run.damaged[0]
+
+
+def test_a_step_that_is_no_number_is_not_reached(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", finished=False)
+    write(folder / "label_free.csv", "step,combined\n5,0.5\ninf,0.6\n")
+    run = read_run(folder)
+    assert reached(run) == 10 and context(run, None)["label_free"]["charts"] == []

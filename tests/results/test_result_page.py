@@ -181,6 +181,11 @@ def test_a_row_is_judged_on_the_domain_of_its_table(tmp_path: Path) -> None:
     assert line_of(page, "tent")[2:5] == ["70.00", "10.00", "-60.00"]
 
 
+def test_a_table_that_is_judged_on_what_has_no_scores_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"judged_on: foggy, of which row tent .* of target"):
+        page_of(tmp_path, {"tent": {"0": finished(0.44)}}, table={"judged_on": "foggy"})
+
+
 def test_what_scores_are_worth_is_computed_from_the_curves(tmp_path: Path) -> None:
     page = page_of(
         tmp_path, {"tent": {"0": finished(0.44), "1": finished(0.46)}}, block="scores one"

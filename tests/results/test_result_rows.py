@@ -44,6 +44,9 @@ def test_a_row_is_what_all_share_what_its_table_says_and_its_own(tmp_path: Path)
         ({"a": {"rows": {"../x": {"set": []}}}}, "'../x': a name is of"),
         ({"a": {"rows": {"x": {"set": ["data.root=/home/me"]}}}}, "is a place of one machine"),
         ({"a": {"rows": {"x": {"set": ["data.root=~/data"]}}}}, "is a place of one machine"),
+        ({"a": {"rows": {"x": {"set": "method=tent"}}}}, "set of row x must be a list"),
+        ({"a": {"overrides": "seed=1", "rows": TENT}}, "overrides of table a must be a list"),
+        ({"a": {"rows": {"x": {"set": [3]}}}}, "set of row x must be a list"),
         ({"a": {"rows": "tent"}}, "no attribute|must be a mapping"),
     ],
 )

@@ -135,7 +135,9 @@ def compare(runs: Sequence[RunFiles]) -> Comparison:
         table.groups.append(groups[key])
     scored = {id(run) for run, _ in judged}
     unscored = [(_folder(run), _why(run)) for run in runs if id(run) not in scored]
-    found = Comparison(list(tables.values()), differences(list(groups.values())), unscored)
+    found = Comparison(list(tables.values()), [], unscored)
+    # In the order of the tables, which is that of the page's columns.
+    found.differences = differences(found.groups)
     _name_apart(found)
     found.warnings = list(_warnings(found))
     return found
@@ -190,7 +192,10 @@ def _folder(run: RunFiles) -> str:
 
 
 def _why(run: RunFiles) -> str:
-    return f"{run.judged} has no labels" if run.judged else state_of(run)
+    if run.judged:
+        return f"{run.judged} has no labels"
+    lost = "; results.json is missing or not readable" if run.is_finished else ""
+    return state_of(run) + lost
 
 
 def _key(run: RunFiles, settings: dict[str, Any]) -> str:
@@ -262,6 +267,13 @@ def _of_table(table: Table) -> Iterator[str]:
             f"{table.domain}: one seed only of {', '.join(single[:4])}"
             f"{', ...' if single[4:] else ''}: no spread is known, small differences mean nothing."
         )
+    for group in table.groups:
+        seeds = [tuple(run.setting(name) for name in SEEDS) for run in group.runs]
+        if len(set(map(str, seeds))) < len(seeds):
+            yield (
+                f"{table.domain}: {group.label} holds several runs of the same seed "
+                f"({group.seeds}): these only repeat it, so the spread is too small."
+            )
     images = {run.images[table.domain] for group in table.groups for run in group.runs
               if table.domain in run.images}  # fmt: skip
     if len(images) > 1:

@@ -100,11 +100,11 @@ def read_run(folder: Path) -> RunFiles:
     run.config = _read(run, ".hydra/config.yaml", _settings, {})
     run.resolved = _read(run, ".hydra/resolved.yaml", _settings, {})
     run.overrides = _read(run, ".hydra/overrides.yaml", _words, [])
-    results: dict[str, dict[str, Any]] = _read(run, RESULTS, _by_set, {})
+    results = _scored_sets(run, _read(run, RESULTS, _json, {}))
     run.scores = _read(run, RESULTS, lambda _: _scores(results), {})
     run.images = {k: p["images"] for k, p in results.items() if _is_count(p.get("images"))}
     run.selection = next((p["selection"] for p in results.values() if _has_selection(p)), {})
-    run.confusion = _read(run, "confusion.json", _confusion, {})
+    run.confusion = _read(run, "confusion.json", lambda path: _confusion(path, run.scores), {})
     run.cost = _read(run, "cost.json", _numbers, {})
     run.metrics = _read(run, "csv/metrics.csv", read_columns, Columns())
     run.label_free = _read(run, "label_free.csv", read_rows, [])
@@ -179,11 +179,15 @@ def _numbers(path: Path) -> dict[str, Any]:
     return {k: v for k, v in _json(path).items() if isinstance(v, int | float | str)}
 
 
-def _by_set(path: Path) -> dict[str, dict[str, Any]]:
-    content = _json(path)
-    if wrong := [name for name, part in content.items() if not isinstance(part, dict)]:
-        raise TypeError(f"{wrong[0]} holds no scores")
-    return content
+def _scored_sets(run: RunFiles, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is of a set; entries that another version may have beside them are noted."""
+    found = {}
+    for name, part in content.items():
+        if isinstance(part, dict) and {"summary", "IoU"} & set(part):
+            found[name] = part
+        else:
+            run.damaged.append(f"{RESULTS}: {name} holds no scores")
+    return found
 
 
 def _scores(results: Mapping[str, Any]) -> dict[str, Scored]:
@@ -203,10 +207,12 @@ def _has_selection(part: Any) -> bool:
     return isinstance(chosen, dict) and {"mode", "step"} <= set(chosen)
 
 
-def _confusion(path: Path) -> dict[str, dict[str, Counts]]:
+def _confusion(path: Path, scores: Mapping[str, Scored]) -> dict[str, dict[str, Counts]]:
     found: dict[str, dict[str, Counts]] = {}
     for domain, part in _json(path).items():
         size = len(part["classes"])
+        if domain in scores and list(scores[domain].iou) != part["classes"]:
+            raise ValueError(f"{domain} has other classes than in {RESULTS}")
         for key in ("source_only", "counts"):
             if key not in part:
                 continue

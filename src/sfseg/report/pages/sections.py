@@ -182,7 +182,7 @@ def label_free_of(run: RunFiles) -> dict[str, Any] | None:
         chart(title, {title: (steps, [number(row, name) for row in rows])}, last=steps[-1],
               percent=name in ("combined", "agreement"), moments=moments)
         for name, title in LABEL_FREE.items()
-        if steps[-1] == steps[-1]
+        if math.isfinite(steps[-1])
     ]  # fmt: skip
     return {
         "charts": [one for one in charts if one is not None],

@@ -1,5 +1,7 @@
 """How far a run has come."""
 
+import math
+
 from sfseg.report.pages.csv_files import number
 from sfseg.report.pages.run_files import RunFiles
 
@@ -14,7 +16,8 @@ def reached(run: RunFiles) -> int:
     """The last step that it has written anything of."""
     logged = run.metrics.last_step
     found = [0 if logged is None else logged + 1, *run.panels]
-    found += [int(step) for row in run.label_free if (step := number(row, "step")) == step]
+    scored = (number(row, "step") for row in run.label_free)
+    found += [int(step) for step in scored if math.isfinite(step)]
     last = max(found)
     return last if (planned := steps_of(run)) is None else min(last, planned)
 

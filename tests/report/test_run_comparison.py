@@ -83,6 +83,18 @@ def test_columns_of_settings_are_in_the_order_of_the_tables(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_a_name_holds_the_settings_that_tell_it_from_its_namesakes(tmp_path: Path) -> None:
+    # What a run of another name has or has not says nothing of the other two.
+    third = {"run_name": "uni-tiny-street-s0", "a": {"b": 1, "c": 2, "d": 3}}
+    found = compared(
+        write_run(tmp_path / "x", config={"lr": 1}), write_run(tmp_path / "y", config={"lr": 2}),
+        write_run(tmp_path / "z", config={"lr": 1, **third}),
+    )  # fmt: skip
+    assert [group.label for group in found.groups] == [
+        "tent-tiny-street (lr=1)", "tent-tiny-street (lr=2)", "uni-tiny-street"
+    ]  # fmt: skip
+
+
 def test_a_seed_that_is_there_twice_is_no_spread(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1), ("c", 1))]
     assert "several runs of the same seed (0, 1, 1)" in "\n".join(compared(*runs).warnings)

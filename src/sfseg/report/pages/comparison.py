@@ -230,7 +230,10 @@ def _name_apart(found: Comparison) -> None:
     names = [group.label for group in groups]
     for k, group in enumerate(groups):
         if names.count(names[k]) > 1:
-            words = [f"{name}={values[k]}" for name, values in found.differences[:3]]
+            alike = [i for i, name in enumerate(names) if name == names[k]]
+            apart = [(name, values) for name, values in [*found.shared, *found.single]
+                     if len({values[i] for i in alike}) > 1]  # fmt: skip
+            words = [f"{name}={values[k]}" for name, values in apart[:3]]
             group.label = f"{group.label} ({', '.join(words)})" if words else _folder(group.runs[0])
 
 

@@ -221,3 +221,11 @@ def test_scripts_make_the_slider_and_nothing_else(tmp_path: Path) -> None:
     evil = text.replace("</main>", "<script>document.title = 'taken'</script></main>")
     (tmp_path / "evil.html").write_text(evil)
     assert "<title>taken" not in dumped(tmp_path / "evil.html")
+
+
+def test_a_model_that_adapts_nothing_is_not_compared(tmp_path: Path) -> None:
+    config = {"method": {"needs": ["source"], "_target_": "sfseg.methods.source_only.SourceOnly"}}
+    text = page_on(write_run(tmp_path / "run", before=None, config=config))
+    assert "nothing was adapted" in text and "before and after</h2>" not in text
+    assert "no model before this one" in text and "no gain can be said" not in text
+    assert "no class vanished" not in text

@@ -9,7 +9,7 @@ from sfseg.report.pages.classes import rows_of
 from sfseg.report.pages.csv_files import number
 from sfseg.report.pages.headline import versions_of
 from sfseg.report.pages.run_files import RunFiles
-from sfseg.report.pages.state import reached, steps_of
+from sfseg.report.pages.state import adapts, reached, steps_of
 from sfseg.report.tables import percent
 
 FEW_IMAGES = 100
@@ -98,7 +98,7 @@ def _of_classes(run: RunFiles) -> Iterator[str]:
             rose = one.before is not None and one.summary["mIoU"] > one.before[0]["mIoU"]
             what = "the mean rose and hides classes that" if rose else "classes that"
             yield f"{domain}: {what} got worse: {_some(words)}."
-        if one.before is None:
+        if one.before is None and adapts(run):
             yield f"{domain}: there are no scores of the source model, so no gain can be said."
 
 
@@ -111,8 +111,8 @@ def _of_origin(run: RunFiles) -> Iterator[str]:
     git = run.record.get("git")
     if isinstance(git, dict) and git.get("dirty"):
         yield (
-            f"Files differed from commit {str(git.get('commit'))[:10]} when the run began, so the "
-            "commit alone does not give it again."
+            f"Files differed from commit {str(git.get('commit'))[:10]}, or others lay beside them, "
+            "when the run began, so the commit alone does not give it again."
         )
     restarts = run.record.get("restarts")
     if isinstance(restarts, list) and restarts:

@@ -17,7 +17,7 @@ from sfseg.report.pages.doubts import doubts
 from sfseg.report.pages.pictures import Layout, Scene, scenes, shrunk
 from sfseg.report.pages.png_top import read_top
 from sfseg.report.pages.run_files import RunFiles
-from sfseg.report.pages.state import reached, steps_of
+from sfseg.report.pages.state import adapts, reached, steps_of
 
 log = logging.getLogger(__name__)
 Changed = Sequence[tuple[str, str, str]]
@@ -79,6 +79,7 @@ def context(run: RunFiles, changed: Changed | None) -> dict[str, Any]:
         "title": headline.title_of(run),
         "version": __version__,
         "run": run,
+        "adapts": adapts(run),
         "identity": headline.identity(run),
         "scores": [_score(run, name) for name in run.scores],
         "protocols": list(protocols),

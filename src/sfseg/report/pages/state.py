@@ -33,3 +33,12 @@ def state_of(run: RunFiles) -> str:
     if not run.record:
         return "not known: there is no run.json"
     return f"ended before its end, after step {done:,}{of}; resume=auto goes on with it"
+
+
+def adapts(run: RunFiles) -> bool:
+    """Whether a run's method goes on from another model, or sees images of the target.
+
+    Of one whose settings are not known, too.
+    """
+    needs = run.setting("method.needs")
+    return not isinstance(needs, list) or bool({"target", "source_model"} & set(needs))

@@ -86,7 +86,7 @@ def test_losses_that_are_not_finite(tmp_path: Path) -> None:
 RECORDS: list[tuple[dict[str, Any], str]] = [
     ({"versions": {"sfseg": "0.0.1"}}, "The run is of sfseg 0.0.1, this page of"),
     ({"versions": ["odd"]}, "does not say which version"),
-    ({"git": {"commit": "abcdef0123456789", "dirty": True}}, "differed from commit abcdef0123 "),
+    ({"git": {"commit": "abcdef0123456789", "dirty": True}}, "differed from commit abcdef0123,"),
     ({"restarts": [{}, {}]}, "continued 2 times"),
 ]
 

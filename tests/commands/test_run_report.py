@@ -8,7 +8,7 @@ from conftest import WITH_PANELS, Cli
 from written_run import write_run
 
 from sfseg.commands import run_report
-from sfseg.commands.compare import as_settings
+from sfseg.config.bare_folders import as_list, as_setting
 from sfseg.report.html import is_page
 
 TRAIN = [word for word in WITH_PANELS if word != "report=false"]
@@ -53,6 +53,7 @@ def test_report_of_a_folder(cli: Cli, tmp_path: Path) -> None:
     assert done.code == 0, done.output
     assert is_page(Path("2024_05/report.html"))
     assert cli("sfseg-report", "run=2024_05", "out=deep/a.html").code == 0
+    assert cli("sfseg-report", "2024_05", "out=deep/b.html").code == 0
     assert is_page(Path("deep/a.html"))
 
 
@@ -93,8 +94,12 @@ def test_compare_takes_folders_and_patterns(cli: Cli) -> None:
 
 
 def test_folders_on_a_command_line_become_a_setting(tmp_path: Path) -> None:
-    assert as_settings(["a", "out=b.html", 'it"s, a', "--cfg"]) == [
+    assert as_list(["a", "out=b.html", 'it"s, a', "--cfg"], "runs") == [
         "out=b.html", "--cfg", 'runs=["a","it\\"s, a"]',
     ]  # fmt: skip
-    assert as_settings(["runs=[a,b]", "hydra/output=x"]) == ["runs=[a,b]", "hydra/output=x"]
-    assert as_settings([]) == []
+    assert as_list(["runs=[a,b]", "hydra/output=x"], "runs") == ["runs=[a,b]", "hydra/output=x"]
+    assert as_list([], "runs") == []
+    assert as_setting(["a b, c", "out=d.html"], "run") == ["out=d.html", 'run="a b, c"']
+    assert as_setting(["a", "b"], "run") == ["a", "b"]
+    (tmp_path / "seed=1").mkdir()
+    assert as_setting([f"{tmp_path}/seed=1"], "run") == [f'run="{tmp_path}/seed=1"']

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from sfseg.commands.compare import as_settings
+from sfseg.config.bare_folders import as_list
 from sfseg.config.composition import CONF, build
 from sfseg.config.multirun import left_to_jobs
 
@@ -126,7 +126,7 @@ def test_every_documented_command_composes(line: str, tmp_path: Path) -> None:
         program, words = "sfseg-train", [*words, "task_name=train"]
     name = {"sfseg-report": "run_report"}.get(program, program.removeprefix("sfseg-"))
     if name == "compare":
-        words = as_settings(words)
+        words = as_list(words, "runs")
     if program in {"sfseg-data", "sfseg-generate"}:
         name = words.pop(0)
     overrides = [re.sub(r"=([^\[]*?),.*", r"=\1", word) for word in words]

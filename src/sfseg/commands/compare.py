@@ -2,12 +2,11 @@
 
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from sfseg.config.bare_folders import as_list
 from sfseg.config.composition import as_typed, command
 from sfseg.errors import ConfigError
 
@@ -16,23 +15,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of ``sfseg-compare``."""
-    sys.argv[1:] = as_settings(sys.argv[1:])
+    sys.argv[1:] = as_list(sys.argv[1:], "runs")
     command(compare, "compare")
-
-
-def as_settings(words: Sequence[str]) -> list[str]:
-    """A command line on which folders that stand alone are those of ``runs=``."""
-    folders = [word for word in words if not word.startswith("-") and _is_folder(word)]
-    quoted = ",".join(QuotedString(word, Quote.double).with_quotes() for word in folders)
-    others = [word for word in words if word not in folders]
-    return [*others, f"runs=[{quoted}]"] if folders else others
-
-
-def _is_folder(word: str) -> bool:
-    """Whether a word is no setting; names of folders may hold a ``=`` too."""
-    key, equals, _ = word.partition("=")
-    in_folder = "/" in key and not key.startswith("hydra/")
-    return not equals or in_folder or Path(word).exists()
 
 
 def compare(cfg: DictConfig) -> None:

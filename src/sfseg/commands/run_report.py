@@ -1,10 +1,12 @@
 """``sfseg-report``: one page on a run that explains it; ``sfseg-train`` writes it at its end."""
 
 import logging
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from sfseg.config.bare_folders import as_setting
 from sfseg.config.composition import as_typed, command
 
 log = logging.getLogger(__name__)
@@ -13,6 +15,7 @@ PAGE = "report.html"
 
 def main() -> None:
     """Entry point of ``sfseg-report``."""
+    sys.argv[1:] = as_setting(sys.argv[1:], "run")
     command(report, "run_report")
 
 

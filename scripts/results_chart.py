@@ -17,6 +17,8 @@ SIZE, LETTER = 12, 6.9
 """Height of the letters, and what the widest of them take on average."""
 RADIUS = 4
 BLUE, ORANGE, INK, PALE = "#1f5ab4", "#d66a00", "#1e1e1e", "#e1e1e1"
+HALO = 'stroke="white" stroke-width="3" paint-order="stroke"'
+"""Of letters that lie on lines."""
 
 
 class Point(NamedTuple):
@@ -135,7 +137,7 @@ def panel(points: Sequence[Point], x: str, y: str) -> Iterator[str]:
                 f'stroke="{INK}" stroke-width="0.6"/>'
             )
         yield (
-            f'<text x="{box.left:.1f}" y="{box.bottom - 3:.1f}" fill="{INK}">'
+            f'<text x="{box.left:.1f}" y="{box.bottom - 3:.1f}" fill="{INK}" {HALO}>'
             f"{escape(point.words)}</text>"
         )
 

@@ -17,6 +17,7 @@ import sfseg
 from sfseg.errors import ConfigError
 from sfseg.runs.folder import git_state, read_record
 from sfseg.storage.atomic import write_whole
+from sfseg.storage.json_object import json_object
 from sfseg.storage.manifest import KEY, LAST, load_plain
 
 ROOT = Path(__file__).parents[1]
@@ -61,12 +62,7 @@ def read_record_of(path: Path) -> Record:
         ConfigError: another schema, or somebody has changed it by hand.
     """
     again = f"measure it again: make result-{path.stem} FORCE=1"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise TypeError(f"a {type(record).__name__}")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged ({error}); restore it, or {again}") from error
+    record = json_object(path, f"restore it, or {again}")
     if record.get("schema") != SCHEMA:
         raise ConfigError(
             f"{path} has schema {record.get('schema')!r}, this version reads {SCHEMA}; {again}"

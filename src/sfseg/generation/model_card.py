@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from sfseg.generation.json_object import json_object
 from sfseg.generation.kept import RECORD
+from sfseg.storage.json_object import json_object
 
 CARD = "README.md"
 UNKNOWN = "not stated"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfseg.errors import ConfigError, hub_reason
-from sfseg.generation.json_object import json_object
+from sfseg.storage.json_object import json_object
 
 if TYPE_CHECKING:
     import torch

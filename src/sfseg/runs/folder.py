@@ -17,6 +17,7 @@ from sfseg.config.moved import with_todays_names
 from sfseg.errors import ConfigError, OutputError
 from sfseg.nesting import leaves
 from sfseg.storage.atomic import write_whole
+from sfseg.storage.json_object import json_object
 from sfseg.storage.lock import WriterLock
 
 RECORD, HYDRA, LOCK = "run.json", ".hydra", ".lock"
@@ -103,17 +104,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         ConfigError: it is damaged.
     """
     path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise TypeError(f"a {type(record).__name__}")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            f"{path} is damaged ({error}); restore it, or choose another hydra.run.dir"
-        ) from error
-    return record
+    return json_object(path, "restore it, or choose another hydra.run.dir")
 
 
 def finish(folder: Path, metric: float | None) -> None:
